@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR MIT */
+/*
+ * The one interface between ub.ko and user space: ioctls, reports and
+ * statistics on /dev/ub, and the frame through which a fragment talks to
+ * whoever runs it. runtime/tests/abi.rs checks the Rust side against this
+ * file; change both together and raise UB_ABI_VERSION.
+ */
+#ifndef _UAPI_UB_H
+#define _UAPI_UB_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define UB_ABI_VERSION 1
+#define UB_DEVICE_PATH "/dev/ub"
+
+/*
+ * The frame at the hardware stack pointer while a fragment runs. A fragment
+ * reaches it as [rsp + offset] with an 8-bit displacement and reaches
+ * nothing else on the kernel stack. docs/fragment.md has the rules.
+ */
+#define UB_SPILL_SLOTS 7
+
+struct ub_frame {
+	__u64 user_rsp;			/* in and out: the user's stack pointer */
+	__u64 target;			/* out: user target of an indirect exit */
+	__u64 spill[UB_SPILL_SLOTS];	/* displaced registers and scratch */
+	__u64 user_r11;			/* in: the user's r11 */
+	__u64 poll_flags;		/* in: address of the thread's work flags */
+	__u64 poll_softirq;		/* in: address of the 16-bit pending mask */
+	__u32 poll_mask;		/* in: work flags that end a ride */
+	__u32 exit_id;			/* out: index into the fragment's exits */
+};
+
+/* Why a fragment was left. Value of ub_exit.kind. */
+enum ub_exit_kind {
+	UB_EXIT_SYSCALL = 1,		/* user_ip: the syscall instruction */
+	UB_EXIT_BRANCH = 2,		/* user_ip: target outside the region */
+	UB_EXIT_INDIRECT = 3,		/* user_ip: the branch; frame.target: its target */
+	UB_EXIT_UNSUPPORTED = 4,	/* user_ip: instruction not on the allow-list */
+	UB_EXIT_FAULT = 5,		/* user_ip: instruction whose access faulted */
+	UB_EXIT_GUARD = 6,		/* user_ip: instruction a run-time guard refused */
+	UB_EXIT_POLL = 7,		/* user_ip: where to go on; work is pending */
+	UB_EXIT_KIND_MAX,
+};
+
+struct ub_exit {
+	__u64 user_ip;
+	__u16 kind;			/* enum ub_exit_kind */
+	__u16 reason;			/* translator's name for UNSUPPORTED, else 0 */
+	__u32 reserved;			/* zero */
+};
+
+/* A fault at fault_offset continues at landing_offset, both in the code. */
+struct ub_fixup {
+	__u32 fault_offset;
+	__u32 landing_offset;
+};
+
+struct ub_range {
+	__u64 start;
+	__u64 end;			/* exclusive */
+};
+
+struct ub_info {
+	__u32 abi_version;
+	__u32 refusals;			/* UB_REFUSE_*: why no ride happens on this CPU */
+	__u32 actions;			/* UB_ACT_*: what is done around a fragment */
+	__u32 poll_mask;
+	__u64 arena_bytes;
+	__u64 arena_free;
+	__u32 max_code_bytes;		/* per fragment */
+	__u32 max_exits;		/* per fragment */
+	__u32 max_fixups;		/* per fragment */
+	__u32 max_sources;		/* per fragment */
+	__u32 sessions;
+	__u32 fragments;
+};
+
+#define UB_REFUSE_UNTRAIN	(1u << 0)	/* kernel untrains returns on entry */
+#define UB_REFUSE_ENTRY_IBPB	(1u << 1)	/* kernel issues IBPB on entry */
+#define UB_REFUSE_LEGACY_IBRS	(1u << 2)	/* kernel writes IBRS on entry */
+#define UB_REFUSE_XEN_PV	(1u << 3)	/* Xen PV guest */
+#define UB_REFUSE_NO_SMAP	(1u << 4)	/* SMAP absent or disabled */
+#define UB_REFUSE_NO_FSGSBASE	(1u << 5)	/* FS base unreadable by fragments */
+#define UB_REFUSE_CALL_DEPTH	(1u << 6)	/* return-depth tracking in use */
+#define UB_ACT_CLEAR_BUFFERS	(1u << 0)	/* VERW before each fragment */
+#define UB_ACT_CLEAR_BRANCHES	(1u << 1)	/* branch history cleared before in-ride calls */
+
+struct ub_session_config {
+	__u32 abi_version;
+	__u32 hot_count;		/* passages after which a gap is hot; 0: default */
+	__u64 gap_max_ns;		/* longer gaps do not count; 0: default */
+	__u32 miss_count;		/* misses at an address before it is reported; 0: default */
+	__u32 max_fragments;		/* 0: default */
+	__u64 max_arena_bytes;		/* 0: default */
+	__u32 flags;			/* zero */
+	__u32 reserved;			/* zero */
+};
+
+struct ub_read_code {
+	__u64 btc;
+	__u64 address;
+	__u64 buffer;			/* user pointer */
+	__u32 length;			/* at most 64 KiB */
+	__u32 copied;			/* out */
+	__u64 sequence;			/* out: pass it on to install */
+};
+
+struct ub_install {
+	__u64 btc;
+	__u64 sequence;			/* smallest seen while reading the sources */
+	__u64 entry;			/* user address the fragment stands for */
+	__u64 code;			/* user pointer */
+	__u64 exits;			/* user pointer to struct ub_exit[] */
+	__u64 fixups;			/* user pointer to struct ub_fixup[], by fault_offset */
+	__u64 sources;			/* user pointer to struct ub_range[] */
+	__u64 relocations;		/* user pointer to __u32[]: rel32 fields of the exit jump */
+	__u32 code_length;
+	__u32 exit_count;
+	__u32 fixup_count;
+	__u32 source_count;
+	__u32 relocation_count;
+	__u32 flags;			/* zero */
+};
+
+struct ub_retire {
+	__u64 btc;
+	__u64 entry;
+};
+
+/* Why a ride ended. Index into ub_stats.stops. */
+enum ub_stop {
+	UB_STOP_NO_FRAGMENT = 0,	/* resume address not translated (yet) */
+	UB_STOP_BRANCH_MISS,		/* direct branch to untranslated code */
+	UB_STOP_INDIRECT_MISS,		/* indirect branch to untranslated code */
+	UB_STOP_UNSUPPORTED,		/* instruction not on the allow-list */
+	UB_STOP_FAULT,			/* a user memory access faulted */
+	UB_STOP_GUARD,			/* a run-time guard refused an operand */
+	UB_STOP_POLL,			/* signal, reschedule or softirq pending */
+	UB_STOP_SYSCALL_REFUSED,	/* the next call is not run in a ride */
+	UB_STOP_RESTART,		/* the call must be restarted */
+	UB_STOP_SYSCALL_WORK,		/* seccomp, ptrace, audit or tracing */
+	UB_STOP_CONDITION,		/* another run condition does not hold */
+	UB_STOP_SESSION_END,		/* supervisor gone or module leaving */
+	UB_STOP_MAX,
+};
+
+struct ub_stats {
+	__u64 syscalls;			/* system calls of enrolled threads */
+	__u64 ridden;			/* of these, reached without leaving ring 0 */
+	__u64 rides;			/* stays in ring 0 with at least one fragment */
+	__u64 fragments_run;
+	__u64 stops[UB_STOP_MAX];
+	__u64 threads;			/* enrolled so far */
+	__u64 threads_now;
+	__u64 address_spaces;		/* so far */
+	__u64 fragments;		/* installed now */
+	__u64 fragments_installed;	/* so far */
+	__u64 fragments_retired;	/* so far */
+	__u64 installs_stale;		/* rejected: code changed meanwhile */
+	__u64 arena_bytes;		/* in use now */
+	__u64 reports;
+	__u64 reports_dropped;
+};
+
+enum ub_report_kind {
+	UB_REPORT_HOT_GAP = 1,		/* address: resume address of a hot gap */
+	UB_REPORT_MISS = 2,		/* address: untranslated target; from: the branch or 0 */
+	UB_REPORT_BTC_GONE = 3,		/* the address space ended */
+	UB_REPORT_RETIRED = 4,		/* sources in [address, from) changed */
+};
+
+struct ub_report {
+	__u32 kind;			/* enum ub_report_kind */
+	__u32 pid;			/* a thread that saw it, in the reader's pid namespace or 0 */
+	__u64 btc;
+	__u64 address;
+	__u64 from;
+	__u64 count;
+	__u64 gap_ns;			/* mean native gap time, HOT_GAP only */
+};
+
+/*
+ * A file on /dev/ub becomes a session with SESSION_CREATE. ENROLL enrols the
+ * calling thread, which must be the only one of its process; what it forks
+ * and executes stays enrolled. read() yields struct ub_report, blocks unless
+ * O_NONBLOCK, and returns 0 once every enrolled thread has ended. Closing
+ * the file ends the session: its threads go on natively.
+ */
+#define UB_IOC_MAGIC		0xb5
+#define UB_IOC_INFO		_IOR(UB_IOC_MAGIC, 1, struct ub_info)
+#define UB_IOC_SESSION_CREATE	_IOW(UB_IOC_MAGIC, 2, struct ub_session_config)
+#define UB_IOC_ENROLL		_IO(UB_IOC_MAGIC, 3)
+#define UB_IOC_READ_CODE	_IOWR(UB_IOC_MAGIC, 4, struct ub_read_code)
+#define UB_IOC_INSTALL		_IOW(UB_IOC_MAGIC, 5, struct ub_install)
+#define UB_IOC_RETIRE		_IOW(UB_IOC_MAGIC, 6, struct ub_retire)
+#define UB_IOC_STATS		_IOR(UB_IOC_MAGIC, 7, struct ub_stats)
+
+#endif /* _UAPI_UB_H */
