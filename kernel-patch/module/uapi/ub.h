@@ -77,15 +77,16 @@ struct ub_info {
 	__u32 fragments;
 };
 
-#define UB_REFUSE_UNTRAIN	(1u << 0)	/* kernel untrains returns on entry */
-#define UB_REFUSE_ENTRY_IBPB	(1u << 1)	/* kernel issues IBPB on entry */
-#define UB_REFUSE_LEGACY_IBRS	(1u << 2)	/* kernel writes IBRS on entry */
+#define UB_REFUSE_LEGACY_IBRS	(1u << 0)	/* kernel writes IBRS on entry */
+#define UB_REFUSE_BRANCH_HISTORY (1u << 1)	/* branch history hidden by BHI_DIS_S */
+#define UB_REFUSE_CALL_DEPTH	(1u << 2)	/* return-depth tracking in use */
 #define UB_REFUSE_XEN_PV	(1u << 3)	/* Xen PV guest */
 #define UB_REFUSE_NO_SMAP	(1u << 4)	/* SMAP absent or disabled */
-#define UB_REFUSE_NO_FSGSBASE	(1u << 5)	/* FS base unreadable by fragments */
-#define UB_REFUSE_CALL_DEPTH	(1u << 6)	/* return-depth tracking in use */
+#define UB_REFUSE_NO_FSGSBASE	(1u << 5)	/* FS base not readable by fragments */
 #define UB_ACT_CLEAR_BUFFERS	(1u << 0)	/* VERW before each fragment */
-#define UB_ACT_CLEAR_BRANCHES	(1u << 1)	/* branch history cleared before in-ride calls */
+#define UB_ACT_CLEAR_BRANCHES	(1u << 1)	/* branch history cleared after each fragment */
+#define UB_ACT_UNTRAIN		(1u << 2)	/* returns untrained after each fragment */
+#define UB_ACT_IBPB		(1u << 3)	/* branch predictions flushed after each fragment */
 
 struct ub_session_config {
 	__u32 abi_version;

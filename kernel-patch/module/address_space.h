@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * One address space and its binary translation cache (BTC): all fragments
+ * translated from it, shared by its threads, kept true by an mmu notifier.
+ */
+#ifndef UB_ADDRESS_SPACE_H
+#define UB_ADDRESS_SPACE_H
+
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mmu_notifier.h>
+#include <linux/spinlock.h>
+
+#include "gaps.h"
+#include "session.h"
+
+#define UB_SPACE_BUCKET_BITS 10
+#define UB_SPACE_WATCHED 64
+
+struct ub_fragment;
+
+struct ub_space {
+	struct mmu_notifier notifier;
+	struct kref ref;
+	struct mm_struct *mm;		/* pinned (mmgrab), so never reused */
+	struct ub_session *session;	/* set before anyone else sees us */
+	u64 id;
+	struct list_head in_session;	/* session->lock */
+	bool gone;			/* the process let go of the mm */
+
+	/*
+	 * Guards the fragments and what says whether code that was read a
+	 * while ago is still the code: taken by the notifier, never held
+	 * while sleeping.
+	 */
+	spinlock_t lock;
+	u64 sequence;			/* +1 for every change of watched code */
+	unsigned int changing;		/* changes under way */
+	unsigned int watched_count;
+	struct ub_range watched[UB_SPACE_WATCHED];
+	struct list_head fragments;
+	struct hlist_head buckets[1 << UB_SPACE_BUCKET_BITS];
+
+	struct ub_gaps gaps;		/* by resume address */
+	struct ub_gaps misses;		/* by untranslated address */
+};
+
+/* The calling thread's address space in this session, or NULL. Sleeps. */
+struct ub_space *ub_space_of_current(struct ub_session *session);
+/* Ends a thread's use of it. May be called with preemption off. */
+void ub_space_put(struct ub_space *space);
+
+/* For ioctls: finds by id and pins the memory; ub_space_unpin() after use. */
+struct ub_space *ub_space_pin(struct ub_session *session, u64 id);
+void ub_space_unpin(struct ub_space *space);
+
+/*
+ * Reads code that is executable, not writable and not shared, starting at
+ * address; *copied may be shorter than the buffer. From now on a change
+ * there raises the sequence number, of which *sequence gets the value
+ * before the read. -EFAULT: nothing there. -EACCES: not such code. -EAGAIN: it is
+ * changing now.
+ */
+int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 length,
+		       u32 *copied, u64 *sequence);
+
+int ub_space_init(void);
+void ub_space_exit(void);
+
+#endif

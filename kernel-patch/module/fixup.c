@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/extable.h>
+#include <linux/list.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
+#include <asm/extable.h>
+#include <asm/extable_fixup_types.h>
+
+#include "fixup.h"
+#include "fragment.h"
+
+#define TABLE_ENTRIES 65536
+
+/*
+ * Two tables of constant length, padded with entries that sort behind
+ * everything: one in use, one being made. search_module_extables() reads the
+ * pointer and the table with preemption off. Entries hold 32-bit relative
+ * addresses, so the tables must be the module's own data.
+ */
+static struct exception_table_entry tables[2][TABLE_ENTRIES];
+static unsigned int in_use;
+static unsigned int filled[2];	/* entries in front of the padding */
+static unsigned long grace;	/* when the other table was last in use */
+
+static struct exception_table_entry *own_table;	/* the linker's */
+static unsigned int own_entries;
+
+static DEFINE_MUTEX(lock);
+static LIST_HEAD(fragments);	/* by code address */
+static unsigned int entries;
+
+static void entry_set(struct exception_table_entry *entry, unsigned long at,
+		      unsigned long landing)
+{
+	entry->insn = at - (unsigned long)&entry->insn;
+	entry->fixup = landing - (unsigned long)&entry->fixup;
+	entry->data = EX_TYPE_DEFAULT;
+}
+
+static void entry_copy(struct exception_table_entry *to, const struct exception_table_entry *from)
+{
+	to->insn = from->insn + ((unsigned long)&from->insn - (unsigned long)&to->insn);
+	to->fixup = from->fixup + ((unsigned long)&from->fixup - (unsigned long)&to->fixup);
+	to->data = from->data;
+}
+
+static unsigned long entry_at(const struct exception_table_entry *entry)
+{
+	return (unsigned long)&entry->insn + entry->insn;
+}
+
+static void rebuild(void)
+{
+	struct exception_table_entry *table = tables[!in_use];
+	struct ub_fragment *fragment;
+	unsigned int own = 0, used = 0, pad, i;
+
+	cond_synchronize_rcu_expedited(grace);
+
+	list_for_each_entry(fragment, &fragments, in_fixups) {
+		unsigned long code = (unsigned long)fragment->code;
+
+		/* The arena may lie before, between or behind our own text. */
+		while (own < own_entries && entry_at(&own_table[own]) < code)
+			entry_copy(&table[used++], &own_table[own++]);
+		for (i = 0; i < fragment->fixup_count; i++)
+			entry_set(&table[used++], code + fragment->fixups[i].fault_offset,
+				  code + fragment->fixups[i].landing_offset);
+	}
+	while (own < own_entries)
+		entry_copy(&table[used++], &own_table[own++]);
+	/* The last address there is: above every module, and nothing faults there. */
+	for (pad = used; pad < filled[!in_use]; pad++)
+		entry_set(&table[pad], ULONG_MAX, (unsigned long)table);
+	filled[!in_use] = used;
+
+	/* The table is complete before anyone can find it. */
+	smp_store_release(&THIS_MODULE->extable, table);
+	in_use = !in_use;
+	grace = get_state_synchronize_rcu();
+}
+
+int ub_fixups_add(struct ub_fragment *fragment)
+{
+	struct ub_fragment *other;
+	struct list_head *before = &fragments;
+	int err = 0;
+
+	mutex_lock(&lock);
+	if (entries + fragment->fixup_count + own_entries >= TABLE_ENTRIES) {
+		err = -ENOSPC;
+	} else {
+		list_for_each_entry(other, &fragments, in_fixups) {
+			if (other->code > fragment->code) {
+				before = &other->in_fixups;
+				break;
+			}
+		}
+		list_add_tail(&fragment->in_fixups, before);
+		entries += fragment->fixup_count;
+		rebuild();
+	}
+	mutex_unlock(&lock);
+	return err;
+}
+
+void ub_fixups_remove(struct ub_fragment *fragment)
+{
+	mutex_lock(&lock);
+	if (!list_empty(&fragment->in_fixups)) {
+		list_del_init(&fragment->in_fixups);
+		entries -= fragment->fixup_count;
+		/*
+		 * Must be visible before the arena space is reused: stale entries
+		 * would send a new fragment's fault to a wrong landing.
+		 */
+		rebuild();
+	}
+	mutex_unlock(&lock);
+}
+
+int ub_fixups_init(void)
+{
+	own_table = THIS_MODULE->extable;
+	own_entries = THIS_MODULE->num_exentries;
+	if (own_entries >= TABLE_ENTRIES / 2)
+		return -ENOSPC;
+	mutex_lock(&lock);
+	grace = get_state_synchronize_rcu();
+	filled[0] = TABLE_ENTRIES;
+	filled[1] = TABLE_ENTRIES;
+	rebuild();
+	/* Pointer before length: both tables are longer than the linker's. */
+	rebuild();
+	smp_wmb();
+	WRITE_ONCE(THIS_MODULE->num_exentries, TABLE_ENTRIES);
+	mutex_unlock(&lock);
+	return 0;
+}
+
+void ub_fixups_exit(void)
+{
+	/* Length before pointer, and a grace period between. */
+	WRITE_ONCE(THIS_MODULE->num_exentries, own_entries);
+	synchronize_rcu();
+	smp_store_release(&THIS_MODULE->extable, own_table);
+	synchronize_rcu();
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The exception table for code that did not exist when the module was
+ * linked: this module's extable pointer leads to a table made at run time.
+ */
+#ifndef UB_FIXUP_H
+#define UB_FIXUP_H
+
+struct ub_fragment;
+
+/* Adds the fixups of a fragment that is placed but not published. Sleeps. */
+int ub_fixups_add(struct ub_fragment *fragment);
+/* Removes them. No CPU executes the code any more. Sleeps. */
+void ub_fixups_remove(struct ub_fragment *fragment);
+int ub_fixups_init(void);
+void ub_fixups_exit(void);
+
+#endif

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/hash.h>
+#include <linux/mm.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+
+#include "address_space.h"
+#include "arena.h"
+#include "fixup.h"
+#include "fragment.h"
+#include "session.h"
+
+/* Waits for nobody but RCU, so a queue of our own can be drained at unload. */
+static struct workqueue_struct *free_queue;
+static atomic_t live = ATOMIC_INIT(0);
+
+static struct hlist_head *bucket_of(struct ub_space *space, u64 entry)
+{
+	return &space->buckets[hash_64(entry, UB_SPACE_BUCKET_BITS)];
+}
+
+struct ub_fragment *ub_fragment_find(struct ub_space *space, u64 entry)
+{
+	struct ub_fragment *fragment;
+
+	hlist_for_each_entry_rcu(fragment, bucket_of(space, entry), in_bucket,
+				 !preemptible())
+		if (fragment->entry == entry)
+			return fragment;
+	return NULL;
+}
+
+void ub_fragment_free(struct ub_fragment *fragment)
+{
+	/*
+	 * Fixups last: until the code is unreachable a fault in it must find
+	 * them. It has been for a grace period, or it never was reachable.
+	 */
+	if (fragment->code) {
+		ub_fixups_remove(fragment);
+		ub_arena_free(fragment->code, fragment->code_length);
+	}
+	ub_session_put(fragment->session);
+	kvfree(fragment->exits);
+	kvfree(fragment->fixups);
+	kvfree(fragment->sources);
+	kfree(fragment);
+}
+
+static void free_after_grace(struct work_struct *work)
+{
+	ub_fragment_free(container_of(to_rcu_work(work), struct ub_fragment, free_work));
+	atomic_dec(&live);
+}
+
+static void retire(struct ub_space *space, struct ub_fragment *fragment)
+{
+	struct ub_session *session = fragment->session;
+	unsigned long flags;
+
+	hlist_del_rcu(&fragment->in_bucket);
+	list_del(&fragment->in_space);
+	ub_gaps_forget(&space->gaps, fragment->entry);
+	ub_gaps_forget(&space->misses, fragment->entry);
+
+	spin_lock_irqsave(&session->lock, flags);
+	session->fragments--;
+	session->fragments_retired++;
+	session->arena_bytes -= fragment->code_length;
+	spin_unlock_irqrestore(&session->lock, flags);
+
+	INIT_RCU_WORK(&fragment->free_work, free_after_grace);
+	queue_rcu_work(free_queue, &fragment->free_work);
+}
+
+bool ub_fragment_retire_entry(struct ub_space *space, u64 entry)
+{
+	struct ub_fragment *fragment;
+
+	hlist_for_each_entry(fragment, bucket_of(space, entry), in_bucket) {
+		if (fragment->entry == entry) {
+			retire(space, fragment);
+			return true;
+		}
+	}
+	return false;
+}
+
+void ub_fragment_publish(struct ub_space *space, struct ub_fragment *fragment)
+{
+	struct ub_session *session = fragment->session;
+	unsigned long flags;
+
+	ub_fragment_retire_entry(space, fragment->entry);
+	spin_lock_irqsave(&session->lock, flags);
+	session->fragments++;
+	session->fragments_installed++;
+	session->arena_bytes += fragment->code_length;
+	spin_unlock_irqrestore(&session->lock, flags);
+	atomic_inc(&live);
+	list_add(&fragment->in_space, &space->fragments);
+	hlist_add_head_rcu(&fragment->in_bucket, bucket_of(space, fragment->entry));
+}
+
+static bool made_from(const struct ub_fragment *fragment, u64 start, u64 end)
+{
+	u32 i;
+
+	for (i = 0; i < fragment->source_count; i++)
+		if (fragment->sources[i].start < end && start < fragment->sources[i].end)
+			return true;
+	return false;
+}
+
+bool ub_fragments_retire_range(struct ub_space *space, u64 start, u64 end)
+{
+	struct ub_report report = {
+		.kind = UB_REPORT_RETIRED, .btc = space->id, .address = start, .from = end,
+	};
+	struct ub_fragment *fragment, *next;
+
+	list_for_each_entry_safe(fragment, next, &space->fragments, in_space) {
+		if (made_from(fragment, start, end)) {
+			retire(space, fragment);
+			report.count++;
+		}
+	}
+	if (report.count)
+		ub_session_report(space->session, &report);
+	return report.count != 0;
+}
+
+void ub_fragments_retire_all(struct ub_space *space)
+{
+	struct ub_fragment *fragment, *next;
+	unsigned long flags;
+
+	spin_lock_irqsave(&space->lock, flags);
+	list_for_each_entry_safe(fragment, next, &space->fragments, in_space)
+		retire(space, fragment);
+	spin_unlock_irqrestore(&space->lock, flags);
+}
+
+unsigned int ub_fragment_count(void)
+{
+	return atomic_read(&live);
+}
+
+int ub_fragment_init(void)
+{
+	free_queue = alloc_workqueue("ub_free", 0, 1);
+	return free_queue ? 0 : -ENOMEM;
+}
+
+void ub_fragment_exit(void)
+{
+	/* Grace periods first, then the work they queue. */
+	rcu_barrier();
+	destroy_workqueue(free_queue);
+}

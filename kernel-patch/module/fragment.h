@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Installed fragments: found by user address, retired, freed after a grace period. */
+#ifndef UB_FRAGMENT_H
+#define UB_FRAGMENT_H
+
+#include <linux/list.h>
+#include <linux/rculist.h>
+#include <linux/types.h>
+#include <linux/workqueue.h>
+
+#include "uapi/ub.h"
+
+struct ub_session;
+struct ub_space;
+
+#define UB_MAX_CODE_BYTES	(64u << 10)
+#define UB_MAX_EXITS		4096u
+#define UB_MAX_FIXUPS		4096u
+#define UB_MAX_SOURCES		256u
+#define UB_MAX_RELOCATIONS	4096u
+
+struct ub_fragment {
+	struct hlist_node in_bucket;	/* space->lock; read under RCU */
+	struct list_head in_space;	/* space->lock */
+	struct list_head in_fixups;	/* fixup.c's lock, by code address */
+	u64 entry;
+	void *code;			/* in the arena, or NULL */
+	u32 code_length;
+	u32 exit_count;
+	u32 fixup_count;
+	u32 source_count;
+	struct ub_exit *exits;
+	struct ub_fixup *fixups;
+	struct ub_range *sources;
+	struct ub_session *session;	/* counted */
+	struct rcu_work free_work;
+};
+
+/* Call with preemption off; the result is good until it is on again. */
+struct ub_fragment *ub_fragment_find(struct ub_space *space, u64 entry);
+/*
+ * Makes it reachable. Call with space->lock held; replaces one with the same
+ * entry. The code, fixups and counters are in place by then.
+ */
+void ub_fragment_publish(struct ub_space *space, struct ub_fragment *fragment);
+/*
+ * Take fragments out of reach; riders that are inside are out after a grace
+ * period, and only then is anything freed. True if there was one.
+ * The first two are called with space->lock held.
+ */
+bool ub_fragments_retire_range(struct ub_space *space, u64 start, u64 end);
+bool ub_fragment_retire_entry(struct ub_space *space, u64 entry);
+void ub_fragments_retire_all(struct ub_space *space);
+/* Frees one that was never published. */
+void ub_fragment_free(struct ub_fragment *fragment);
+
+/* install.c: copies, checks, places and publishes what the supervisor sends. */
+int ub_install(struct ub_session *session, const struct ub_install *request);
+
+unsigned int ub_fragment_count(void);
+int ub_fragment_init(void);
+void ub_fragment_exit(void);
+
+#endif

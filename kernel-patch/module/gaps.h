@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Counters by user address: how often a gap starts there, or how often a
+ * ride ends there for want of a fragment. Fixed size, no locks; when a
+ * neighbourhood is full, new addresses are not counted.
+ */
+#ifndef UB_GAPS_H
+#define UB_GAPS_H
+
+#include <linux/types.h>
+
+#define UB_GAP_SLOTS 1024
+
+struct ub_gap_slot {
+	u64 address;
+	u32 count;
+	u32 unused;
+	u64 cycles;		/* sum over count */
+};
+
+struct ub_gaps {
+	struct ub_gap_slot slots[UB_GAP_SLOTS];
+};
+
+/*
+ * Counts one passage. Returns the slot each time its count reaches threshold
+ * or threshold times a power of two (a report may have been lost, or the
+ * translation may have failed for a reason that has gone), else NULL.
+ */
+const struct ub_gap_slot *ub_gaps_count(struct ub_gaps *gaps, u64 address, u64 cycles,
+					u32 threshold);
+/* Starts over at this address: its fragment is gone. */
+void ub_gaps_forget(struct ub_gaps *gaps, u64 address);
+
+#endif

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/delay.h>
+#include <linux/module.h>
+#include <linux/nospec.h>
+#include <linux/percpu.h>
+#include <linux/rcupdate.h>
+#include <linux/static_call.h>
+#include <linux/syscalls.h>
+#include <linux/workqueue.h>
+#include <asm/ptrace.h>
+#include <asm/unistd.h>
+
+#include "compat/compat.h"
+#include "gate/gate.h"
+
+/*
+ * The body of x64_sys_call() behind its ftrace site. A static call, because
+ * there is no ENDBR where it starts.
+ */
+DEFINE_STATIC_CALL_NULL(ub_body, *(long (*)(const struct pt_regs *, unsigned int))NULL);
+
+static const struct ub_gate_ops *attached;
+static DEFINE_MUTEX(attach_lock);
+
+/*
+ * Threads inside ops and threads inside the loop. Each count is the sum over
+ * all CPUs; a thread may leave on another CPU than it entered on. Once no new
+ * entries can happen, a sum of zero is final.
+ */
+static DEFINE_PER_CPU(long, inside_ops);
+static DEFINE_PER_CPU(long, inside_loop);
+
+static long sum(long __percpu *counter)
+{
+	long total = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		total += READ_ONCE(*per_cpu_ptr(counter, cpu));
+	return total;
+}
+
+static const struct ub_gate_ops *ops_get(void)
+{
+	const struct ub_gate_ops *ops;
+
+	/*
+	 * Preemption off makes this a reader for the synchronize_rcu() in
+	 * detach: whoever read the pointer before it was cleared has been
+	 * counted by the time that returns.
+	 */
+	preempt_disable();
+	ops = READ_ONCE(attached);
+	if (ops)
+		this_cpu_inc(inside_ops);
+	preempt_enable();
+	return ops;
+}
+
+static void ops_put(void)
+{
+	this_cpu_dec(inside_ops);
+}
+
+bool ub_gate_enter(struct pt_regs *regs, unsigned int nr)
+{
+	const struct ub_gate_ops *ops = ops_get();
+	bool through;
+
+	if (!ops) {
+		/* A mark that outlived its module. */
+		clear_thread_flag(UB_TIF_ENROLLED);
+		return false;
+	}
+	through = ops->enter(regs, nr);
+	ops_put();
+	return through;
+}
+
+static int after(struct pt_regs *regs)
+{
+	const struct ub_gate_ops *ops = ops_get();
+	int next;
+
+	if (!ops)
+		return -1;
+	next = ops->after(regs);
+	ops_put();
+	return next;
+}
+
+long ub_gate_loop(struct pt_regs *regs, unsigned int nr)
+{
+	int next = nr;
+
+	this_cpu_inc(inside_loop);
+	do {
+		/* As do_syscall_x64() does: the number is the user's. */
+		nr = array_index_nospec((unsigned int)next, NR_syscalls);
+		regs->ax = static_call(ub_body)(regs, nr);
+		next = after(regs);
+	} while (next >= 0);
+	this_cpu_dec(inside_loop);
+	/* do_syscall_x64() stores it to regs->ax once more. */
+	return regs->ax;
+}
+
+void ub_gate_set_body(unsigned long address)
+{
+	static_call_update(ub_body, (long (*)(const struct pt_regs *, unsigned int))address);
+}
+
+/*
+ * Sleepers keep this module, not ub.ko. While there are any after a detach,
+ * the module holds a reference to itself, so that rmmod says "in use".
+ */
+static void unpin_when_empty(struct work_struct *work);
+static DECLARE_DELAYED_WORK(unpin_work, unpin_when_empty);
+static bool pinned;
+
+static void unpin_when_empty(struct work_struct *work)
+{
+	mutex_lock(&attach_lock);
+	if (pinned && !sum(&inside_loop)) {
+		pinned = false;
+		module_put(THIS_MODULE);
+	}
+	if (pinned)
+		schedule_delayed_work(&unpin_work, HZ);
+	mutex_unlock(&attach_lock);
+}
+
+int ub_gate_attach(const struct ub_gate_ops *ops)
+{
+	int err = 0;
+
+	mutex_lock(&attach_lock);
+	if (attached)
+		err = -EBUSY;
+	else
+		err = ub_hook_attach();
+	if (!err)
+		WRITE_ONCE(attached, ops);
+	mutex_unlock(&attach_lock);
+	return err;
+}
+EXPORT_SYMBOL_GPL(ub_gate_attach);
+
+void ub_gate_detach(void)
+{
+	mutex_lock(&attach_lock);
+	ub_hook_detach();
+	WRITE_ONCE(attached, NULL);
+	synchronize_rcu();
+	while (sum(&inside_ops))
+		msleep(1);
+	if (sum(&inside_loop) && !pinned) {
+		pinned = true;
+		__module_get(THIS_MODULE);
+		schedule_delayed_work(&unpin_work, HZ);
+		pr_info("ub_gate: kept while %ld threads sleep in system calls\n",
+			sum(&inside_loop));
+	}
+	mutex_unlock(&attach_lock);
+}
+EXPORT_SYMBOL_GPL(ub_gate_detach);
+
+static int __init gate_init(void)
+{
+	/* Fails early, with a name, where the lookup cannot work. */
+	if (!ub_symbol("x64_sys_call")) {
+		pr_err("ub_gate: x64_sys_call not found; kernel not supported\n");
+		return -EOPNOTSUPP;
+	}
+	return 0;
+}
+
+static void __exit gate_exit(void)
+{
+	cancel_delayed_work_sync(&unpin_work);
+	/*
+	 * A thread may have been preempted on the trampoline or on the last
+	 * instructions of the loop, behind the counters.
+	 */
+	synchronize_rcu_tasks();
+}
+
+module_init(gate_init);
+module_exit(gate_exit);
+MODULE_LICENSE("Dual MIT/GPL");
+MODULE_DESCRIPTION("Userspace Bypass: system-call gate");

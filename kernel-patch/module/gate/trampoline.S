@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Called from the ftrace site at the start of x64_sys_call(regs, nr).
+ * Returning falls into the original body; dropping our return address first
+ * replaces the function. rax, r10 and r11 are dead at a function's start.
+ */
+#include <linux/linkage.h>
+#include <asm/nospec-branch.h>
+#include <asm/percpu.h>
+#include <asm/unwind_hints.h>
+#include "compat/compat.h"
+
+	.text
+SYM_FUNC_START(ub_gate_trampoline)
+	movq	UB_CURRENT_TASK, %rax
+	testb	$UB_TIF_ENROLLED_MASK, UB_TIF_ENROLLED_BYTE(%rax)
+	jnz	.Lenrolled
+	RET
+.Lenrolled:
+	pushq	%rdi
+	pushq	%rsi
+	call	ub_gate_enter
+	popq	%rsi
+	popq	%rdi
+	testb	%al, %al
+	jnz	.Lloop
+	RET
+.Lloop:
+	addq	$8, %rsp
+	/* The stack is now as x64_sys_call() found it. */
+	UNWIND_HINT_FUNC
+	jmp	ub_gate_loop
+SYM_FUNC_END(ub_gate_trampoline)

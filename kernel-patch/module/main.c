@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/module.h>
+#include <linux/pid.h>
+#include <asm/ptrace.h>
+#include <asm/tsc.h>
+
+#include "address_space.h"
+#include "allowed.h"
+#include "arena.h"
+#include "compat/compat.h"
+#include "device.h"
+#include "fixup.h"
+#include "fragment.h"
+#include "gate/gate.h"
+#include "mitigations.h"
+#include "ride/conditions.h"
+#include "ride/ride.h"
+#include "rider.h"
+
+static void count_gap(struct ub_rider *rider)
+{
+	struct ub_session *session = rider->session;
+	const struct ub_gap_slot *slot;
+	u64 address = rider->gap_ip, cycles;
+
+	rider->gap_ip = 0;
+	cycles = rdtsc() - rider->gap_start;
+	if (mul_u64_u32_div(cycles, 1000000, tsc_khz) > session->config.gap_max_ns)
+		return;
+	slot = ub_gaps_count(&rider->space->gaps, address, cycles, session->config.hot_count);
+	if (slot) {
+		struct ub_report report = {
+			.kind = UB_REPORT_HOT_GAP,
+			.pid = task_tgid_nr_ns(current, session->pid_namespace),
+			.btc = rider->space->id,
+			.address = address,
+			.count = slot->count,
+			.gap_ns = mul_u64_u32_div(slot->cycles / slot->count, 1000000, tsc_khz),
+		};
+
+		ub_session_report(session, &report);
+	}
+}
+
+/* At the entry of every system call of an enrolled thread, rides excepted. */
+static bool on_enter(struct pt_regs *regs, unsigned int nr)
+{
+	struct ub_rider *rider = ub_rider_current();
+
+	if (!rider) {
+		/* A mark from an earlier life of this module. */
+		clear_thread_flag(UB_TIF_ENROLLED);
+		return false;
+	}
+	if (READ_ONCE(rider->session->ended)) {
+		ub_rider_leave(rider);
+		return false;
+	}
+	rider->counters.syscalls++;
+	if (!ub_rider_space(rider))
+		return false;
+	if (rider->gap_ip)
+		count_gap(rider);
+	return ub_call_allowed(nr);
+}
+
+static int on_after(struct pt_regs *regs)
+{
+	struct ub_rider *rider = ub_rider_current();
+
+	return rider ? ub_ride(rider, regs) : -1;
+}
+
+static const struct ub_gate_ops gate_ops = {
+	.enter = on_enter,
+	.after = on_after,
+};
+
+static int shutdown_set(const char *value, const struct kernel_param *parameter)
+{
+	ub_session_end_all();
+	return 0;
+}
+
+static const struct kernel_param_ops shutdown_ops = { .set = shutdown_set };
+module_param_cb(shutdown, &shutdown_ops, NULL, 0200);
+MODULE_PARM_DESC(shutdown, "write anything to end all sessions, so that the module can be unloaded");
+
+static const struct step {
+	const char *name;
+	int (*init)(void);
+	void (*exit)(void);
+} steps[] = {
+	{ "address spaces", ub_space_init, ub_space_exit },
+	{ "run conditions", ub_conditions_init, NULL },
+	{ "arena", ub_arena_init, ub_arena_exit },
+	{ "fixups", ub_fixups_init, ub_fixups_exit },
+	{ "fragments", ub_fragment_init, ub_fragment_exit },
+	{ "fork and exit", ub_rider_init, ub_rider_exit },
+	{ "device", ub_device_init, ub_device_exit },
+};
+
+static void undo(int done)
+{
+	while (done-- > 0)
+		if (steps[done].exit)
+			steps[done].exit();
+}
+
+static int __init ub_init(void)
+{
+	int i, err;
+
+	ub_allowed_init();
+	ub_mitigations_init();
+	for (i = 0; i < ARRAY_SIZE(steps); i++) {
+		err = steps[i].init();
+		if (err) {
+			pr_err("ub: %s: error %d\n", steps[i].name, err);
+			undo(i);
+			return err;
+		}
+	}
+	err = ub_gate_attach(&gate_ops);
+	if (err) {
+		pr_err("ub: gate: error %d\n", err);
+		undo(ARRAY_SIZE(steps));
+		return err;
+	}
+	pr_info("ub: ready, refusals 0x%x, actions 0x%x\n", ub_refusals, ub_actions);
+	return 0;
+}
+
+/*
+ * No file is open, so no session has a supervisor, but threads may still be
+ * marked, inside fragments, or asleep in a call that the gate made for them.
+ */
+static void __exit ub_exit(void)
+{
+	ub_gate_detach();
+	/*
+	 * Nobody is or gets inside our code. Records go, then the address
+	 * spaces they held, whose end retires the fragments, whose memory
+	 * goes after a grace period, and only then fixups and arena.
+	 */
+	ub_device_exit();
+	ub_rider_exit();
+	ub_space_exit();
+	ub_fragment_exit();
+	ub_fixups_exit();
+	ub_arena_exit();
+	rcu_barrier();
+}
+
+module_init(ub_init);
+module_exit(ub_exit);
+MODULE_LICENSE("Dual MIT/GPL");
+MODULE_DESCRIPTION("Userspace Bypass");

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/bottom_half.h>
+#include <linux/errno.h>
+#include <linux/nospec.h>
+#include <linux/pid.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/timex.h>
+#include <asm/fpu/api.h>
+#include <asm/nospec-branch.h>
+#include <asm/processor-flags.h>
+#include <asm/ptrace.h>
+#include <asm/tsc.h>
+#include <asm/unistd.h>
+
+#include "address_space.h"
+#include "allowed.h"
+#include "compat/compat.h"
+#include "fragment.h"
+#include "mitigations.h"
+#include "ride/conditions.h"
+#include "ride/ride.h"
+#include "ride/run_fragment.h"
+#include "rider.h"
+
+/* What run_fragment.S knows by number. */
+static_assert(offsetof(struct ub_run, regs) == 0);
+static_assert(offsetof(struct ub_run, entry) == 8);
+static_assert(offsetof(struct ub_run, work_flags) == 16);
+static_assert(offsetof(struct ub_run, softirq_pending) == 24);
+static_assert(offsetof(struct ub_run, poll_mask) == 32);
+static_assert(offsetof(struct ub_run, exit_id) == 36);
+static_assert(offsetof(struct ub_run, target) == 40);
+static_assert(offsetof(struct ub_run, flags_out) == 48);
+static_assert(offsetof(struct ub_frame, user_rsp) == 0x00);
+static_assert(offsetof(struct ub_frame, target) == 0x08);
+static_assert(offsetof(struct ub_frame, spill) == 0x10);
+static_assert(offsetof(struct ub_frame, user_r11) == 0x48);
+static_assert(offsetof(struct ub_frame, poll_flags) == 0x50);
+static_assert(offsetof(struct ub_frame, poll_softirq) == 0x58);
+static_assert(offsetof(struct ub_frame, poll_mask) == 0x60);
+static_assert(offsetof(struct ub_frame, exit_id) == 0x64);
+static_assert(sizeof(struct ub_frame) == 0x68);
+static_assert(offsetof(struct pt_regs, ax) == 80);
+
+/* What lahf and seto bring; DF cannot change in a fragment. */
+#define ARITHMETIC_FLAGS (X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | \
+			  X86_EFLAGS_SF | X86_EFLAGS_OF)
+#define SYSCALL_BYTES 2
+
+static bool must_restart(const struct pt_regs *regs)
+{
+	switch ((long)regs->ax) {
+	case -ERESTARTSYS:
+	case -ERESTARTNOINTR:
+	case -ERESTARTNOHAND:
+	case -ERESTART_RESTARTBLOCK:
+		return true;
+	}
+	return false;
+}
+
+static unsigned long flags_after(unsigned long before, u32 out)
+{
+	unsigned long flags = (out >> 8) & (ARITHMETIC_FLAGS & 0xff);
+
+	if (out & 1)
+		flags |= X86_EFLAGS_OF;
+	return (before & ~ARITHMETIC_FLAGS) | flags;
+}
+
+/*
+ * Finds the fragment at regs->ip and runs it. On UB_GO *exit says how it was
+ * left and regs are the user's there. Otherwise nothing happened.
+ */
+static int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit *exit)
+{
+	struct ub_fragment *fragment;
+	struct ub_run run;
+	int stop = UB_GO;
+
+	/*
+	 * Preemption and softirqs off until fpregs_unlock(): the user's vector
+	 * registers stay in place, and the fragment stays allocated (retiring
+	 * waits for an RCU grace period).
+	 */
+	fpregs_lock();
+	while (!ub_nothing_pending()) {
+		/* Softirqs run in here. */
+		fpregs_unlock();
+		stop = ub_do_pending_work(regs);
+		if (stop != UB_GO)
+			return stop;
+		fpregs_lock();
+	}
+	fragment = ub_fragment_find(rider->space, regs->ip);
+	if (!fragment) {
+		fpregs_unlock();
+		return UB_STOP_NO_FRAGMENT;
+	}
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+
+	run.regs = regs;
+	run.entry = fragment->code;
+	run.work_flags = &current_thread_info()->flags;
+	run.softirq_pending = ub_softirq_pending();
+	run.poll_mask = ub_work_mask();
+	/* As on the way to user mode: the next instructions are the user's. */
+	if (ub_actions & UB_ACT_CLEAR_BUFFERS)
+		x86_clear_cpu_buffers();
+	ub_run_fragment(&run);
+	/* The bound is the verifier's to prove; this keeps a mistake readable. */
+	if (likely(run.exit_id < fragment->exit_count)) {
+		*exit = fragment->exits[array_index_nospec(run.exit_id, fragment->exit_count)];
+	} else {
+		exit->kind = UB_EXIT_GUARD;
+		exit->user_ip = fragment->entry;
+	}
+	fpregs_unlock();
+
+	regs->flags = flags_after(regs->flags, run.flags_out);
+	regs->ip = exit->kind == UB_EXIT_INDIRECT ? run.target : exit->user_ip;
+	/* We are no longer in a system call: nothing to restart. */
+	regs->orig_ax = -1;
+	rider->counters.fragments_run++;
+	return UB_GO;
+}
+
+/* The program is at a syscall instruction. Makes regs what entry_64.S would. */
+static int next_call(struct ub_rider *rider, struct pt_regs *regs)
+{
+	unsigned int nr = regs->ax;
+
+	if (!ub_call_allowed(nr) || !ub_no_syscall_work())
+		return -1;
+	rider->counters.syscalls++;
+	rider->counters.ridden++;
+	regs->ip += SYSCALL_BYTES;
+	regs->cx = regs->ip;
+	regs->r11 = regs->flags;
+	regs->orig_ax = nr;
+	regs->ax = -ENOSYS;
+	return nr;
+}
+
+static void report_miss(struct ub_rider *rider, u64 address, u64 from)
+{
+	struct ub_session *session = rider->session;
+	const struct ub_gap_slot *slot;
+
+	slot = ub_gaps_count(&rider->space->misses, address, 0, session->config.miss_count);
+	if (slot) {
+		struct ub_report report = {
+			.kind = UB_REPORT_MISS,
+			.pid = task_tgid_nr_ns(current, session->pid_namespace),
+			.btc = rider->space->id,
+			.address = address,
+			.from = from,
+			.count = slot->count,
+		};
+
+		ub_session_report(session, &report);
+	}
+}
+
+int ub_ride(struct ub_rider *rider, struct pt_regs *regs)
+{
+	bool in_gap = true;	/* no user instruction since the call */
+	u64 branch = 0;
+	int stop, missed = UB_STOP_NO_FRAGMENT;
+
+	if (must_restart(regs)) {
+		stop = UB_STOP_RESTART;
+		goto out;
+	}
+	for (;;) {
+		struct ub_exit exit;
+
+		stop = ub_may_ride(rider, regs);
+		if (stop != UB_GO)
+			break;
+		stop = run_one(rider, regs, &exit);
+		if (stop == UB_STOP_NO_FRAGMENT) {
+			stop = missed;
+			if (!in_gap)
+				report_miss(rider, regs->ip, branch);
+		}
+		if (stop != UB_GO)
+			break;
+		if (in_gap)
+			rider->counters.rides += !rider->riding;
+		rider->riding = true;
+		in_gap = false;
+
+		switch (exit.kind) {
+		case UB_EXIT_SYSCALL: {
+			int nr = next_call(rider, regs);
+
+			if (nr >= 0)
+				return nr;
+			stop = UB_STOP_SYSCALL_REFUSED;
+			goto out;
+		}
+		case UB_EXIT_BRANCH:
+			missed = UB_STOP_BRANCH_MISS;
+			branch = 0;
+			continue;
+		case UB_EXIT_INDIRECT:
+			missed = UB_STOP_INDIRECT_MISS;
+			branch = exit.user_ip;
+			continue;
+		case UB_EXIT_POLL:
+			continue;
+		case UB_EXIT_UNSUPPORTED:
+			stop = UB_STOP_UNSUPPORTED;
+			goto out;
+		case UB_EXIT_FAULT:
+			stop = UB_STOP_FAULT;
+			goto out;
+		default:
+			stop = UB_STOP_GUARD;
+			goto out;
+		}
+	}
+out:
+	if (rider->riding) {
+		rider->riding = false;
+		rider->counters.stops[stop]++;
+	}
+	/* A gap that starts natively here is one to learn about. */
+	rider->gap_ip = in_gap && stop == UB_STOP_NO_FRAGMENT ? regs->ip : 0;
+	rider->gap_start = rdtsc();
+	return -1;
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Into a fragment and out of it. docs/fragment.md describes both interfaces.
+ *
+ * Mitigations: coming back from user code is, for the branch predictors, an
+ * entry from user mode, so what entry_64.S does there is done here, with the
+ * same macros, before the first return or indirect branch.
+ */
+#include <linux/linkage.h>
+#include <asm/alternative.h>
+#include <asm/asm-offsets.h>
+#include <asm/cpufeatures.h>
+#include <asm/nospec-branch.h>
+#include <asm/smap.h>
+#include <asm/unwind_hints.h>
+#include "ride/run_fragment.h"
+
+/* The arithmetic flags that lahf and sahf leave out. */
+#define EFLAGS_OF_BIT 11
+
+	.text
+	/*
+	 * Not SYM_FUNC: it does not return the way a function does, and objtool
+	 * would say so. The hints keep stack traces whole.
+	 */
+SYM_CODE_START(ub_run_fragment)
+	UNWIND_HINT_FUNC
+	ANNOTATE_NOENDBR	/* called directly only */
+	pushq	%rbp
+	pushq	%rbx
+	pushq	%r12
+	pushq	%r13
+	pushq	%r14
+	pushq	%r15
+	pushq	%rdi
+	subq	$FRAME_SIZE, %rsp
+
+	movq	%rdi, %rdx
+	movq	RUN_REGS(%rdx), %rdi
+
+	/* A slot that a fragment reads before it writes must not leak. */
+	xorl	%eax, %eax
+	.set	slot, FRAME_SPILL
+	.rept	7
+	movq	%rax, slot(%rsp)
+	.set	slot, slot + 8
+	.endr
+	movq	%rax, FRAME_TARGET(%rsp)
+	movq	pt_regs_sp(%rdi), %rax
+	movq	%rax, FRAME_RSP(%rsp)
+	movq	pt_regs_r11(%rdi), %rax
+	movq	%rax, FRAME_R11(%rsp)
+	movq	RUN_FLAGS(%rdx), %rax
+	movq	%rax, FRAME_FLAGS(%rsp)
+	movq	RUN_SOFTIRQ(%rdx), %rax
+	movq	%rax, FRAME_SOFTIRQ(%rsp)
+	movl	RUN_MASK(%rdx), %eax
+	movl	%eax, FRAME_MASK(%rsp)
+	movq	RUN_ENTRY(%rdx), %r11
+
+	/* No popf: it could touch IF and IOPL, and it is slow. */
+	movl	pt_regs_flags(%rdi), %eax
+	movl	%eax, %ecx
+	shrl	$EFLAGS_OF_BIT, %ecx
+	andl	$1, %ecx
+	movb	%al, %ah
+	ASM_STAC
+	addb	$0x7f, %cl
+	sahf
+
+	movq	pt_regs_r15(%rdi), %r15
+	movq	pt_regs_r14(%rdi), %r14
+	movq	pt_regs_r13(%rdi), %r13
+	movq	pt_regs_r12(%rdi), %r12
+	movq	pt_regs_bp(%rdi), %rbp
+	movq	pt_regs_bx(%rdi), %rbx
+	movq	pt_regs_r10(%rdi), %r10
+	movq	pt_regs_r9(%rdi), %r9
+	movq	pt_regs_r8(%rdi), %r8
+	movq	PT_REGS_AX(%rdi), %rax
+	movq	pt_regs_cx(%rdi), %rcx
+	movq	pt_regs_dx(%rdi), %rdx
+	movq	pt_regs_si(%rdi), %rsi
+	movq	pt_regs_di(%rdi), %rdi
+	JMP_NOSPEC r11
+
+	/* Reached by the direct jumps of fragments only: needs no ENDBR. */
+SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
+	UNWIND_HINT sp_reg=ORC_REG_SP sp_offset=FRAME_SIZE+8*8 type=UNWIND_HINT_TYPE_CALL
+	ANNOTATE_NOENDBR
+	/* Everything user is restored by now, so the spill slots are free. */
+	movq	%rax, FRAME_SPILL(%rsp)
+	movq	%rcx, (FRAME_SPILL + 8)(%rsp)
+	movq	%rdx, (FRAME_SPILL + 24)(%rsp)
+	lahf
+	seto	%al
+	movl	%eax, (FRAME_SPILL + 16)(%rsp)
+	ASM_CLAC
+	/* These two may change rax, rcx and rdx. */
+	CLEAR_BRANCH_HISTORY
+	UNTRAIN_RET
+
+	movq	FRAME_SIZE(%rsp), %rax		/* run */
+	movq	RUN_REGS(%rax), %rcx
+	movq	%r15, pt_regs_r15(%rcx)
+	movq	%r14, pt_regs_r14(%rcx)
+	movq	%r13, pt_regs_r13(%rcx)
+	movq	%r12, pt_regs_r12(%rcx)
+	movq	%rbp, pt_regs_bp(%rcx)
+	movq	%rbx, pt_regs_bx(%rcx)
+	movq	%r11, pt_regs_r11(%rcx)
+	movq	%r10, pt_regs_r10(%rcx)
+	movq	%r9, pt_regs_r9(%rcx)
+	movq	%r8, pt_regs_r8(%rcx)
+	movq	%rsi, pt_regs_si(%rcx)
+	movq	%rdi, pt_regs_di(%rcx)
+	movq	FRAME_SPILL(%rsp), %rdx
+	movq	%rdx, PT_REGS_AX(%rcx)
+	movq	(FRAME_SPILL + 8)(%rsp), %rdx
+	movq	%rdx, pt_regs_cx(%rcx)
+	movq	(FRAME_SPILL + 24)(%rsp), %rdx
+	movq	%rdx, pt_regs_dx(%rcx)
+	movq	FRAME_RSP(%rsp), %rdx
+	movq	%rdx, pt_regs_sp(%rcx)
+	movl	(FRAME_SPILL + 16)(%rsp), %edx
+	movl	%edx, RUN_FLAGS_OUT(%rax)
+	movl	FRAME_EXIT_ID(%rsp), %edx
+	movl	%edx, RUN_EXIT_ID(%rax)
+	movq	FRAME_TARGET(%rsp), %rdx
+	movq	%rdx, RUN_TARGET(%rax)
+
+	addq	$(FRAME_SIZE + 8), %rsp
+	popq	%r15
+	popq	%r14
+	popq	%r13
+	popq	%r12
+	popq	%rbx
+	popq	%rbp
+	RET
+SYM_CODE_END(ub_run_fragment)

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* A rider: one enrolled thread. */
+#ifndef UB_RIDER_H
+#define UB_RIDER_H
+
+#include <linux/list.h>
+#include <linux/rcupdate.h>
+
+#include "session.h"
+
+struct task_struct;
+struct ub_space;
+
+struct ub_rider {
+	struct hlist_node in_table;	/* by task */
+	struct list_head in_session;
+	struct task_struct *task;	/* not counted: the record goes before the task */
+	struct ub_session *session;
+
+	/* Below: used by the thread itself only (counters are also read). */
+	struct ub_space *space;		/* NULL until first needed, and after exec */
+	bool riding;			/* at least one fragment since user mode */
+	u64 gap_ip;			/* resume address of the gap under way, or 0 */
+	u64 gap_start;			/* cycle counter at its start */
+	struct ub_counters counters;
+	struct rcu_head rcu;
+};
+
+/* Enrols the calling thread, the only one of its process. */
+int ub_rider_enroll(struct ub_session *session);
+/* The calling thread's record or NULL. */
+struct ub_rider *ub_rider_current(void);
+/* Takes the calling thread out of its session. */
+void ub_rider_leave(struct ub_rider *rider);
+/* The thread's address space, created or switched as needed; may be NULL. */
+struct ub_space *ub_rider_space(struct ub_rider *rider);
+
+/* Follows fork and exit through their tracepoints. */
+int ub_rider_init(void);
+/* Unregisters these and drops every record. The gate is detached by then. */
+void ub_rider_exit(void);
+
+#endif

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* A session: one supervised process tree and its statistics. */
+#ifndef UB_SESSION_H
+#define UB_SESSION_H
+
+#include <linux/kfifo.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+
+#include "uapi/ub.h"
+
+#define UB_REPORT_QUEUE 1024
+
+/* What a thread counts without locks and a session adds up. */
+struct ub_counters {
+	u64 syscalls;
+	u64 ridden;
+	u64 rides;
+	u64 fragments_run;
+	u64 stops[UB_STOP_MAX];
+};
+
+struct ub_session {
+	struct kref ref;
+	struct ub_session_config config;
+	struct pid_namespace *pid_namespace;
+	/* Set once, read without a lock before every fragment. */
+	bool ended;
+
+	/* Serialises installs and retirements asked for by the supervisor. */
+	struct mutex install_lock;
+
+	spinlock_t lock;		/* everything below */
+	struct list_head riders;
+	struct list_head spaces;
+	struct ub_counters past;	/* of threads that are gone */
+	u64 threads;
+	u64 threads_now;
+	u64 address_spaces;
+	u64 fragments;
+	u64 fragments_installed;
+	u64 fragments_retired;
+	u64 installs_stale;
+	u64 arena_bytes;
+	u64 reports_queued;
+	u64 reports_dropped;
+	DECLARE_KFIFO(reports, struct ub_report, UB_REPORT_QUEUE);
+	wait_queue_head_t readers;
+	struct list_head all;
+};
+
+/* A new session, or an ERR_PTR. The caller owns the reference. */
+struct ub_session *ub_session_create(const struct ub_session_config *config);
+void ub_session_get(struct ub_session *session);
+void ub_session_put(struct ub_session *session);
+/* Its threads go on natively, its reader sees the end. Idempotent. */
+void ub_session_end(struct ub_session *session);
+void ub_session_end_all(void);
+unsigned int ub_session_count(void);
+/* Queues a report for the supervisor; drops and counts it when full. */
+void ub_session_report(struct ub_session *session, const struct ub_report *report);
+/* True when there is nothing more to come. Takes no lock. */
+bool ub_session_finished(struct ub_session *session);
+void ub_session_stats(struct ub_session *session, struct ub_stats *stats);
+
+#endif
