@@ -1,1 +1,32 @@
-//! Under construction.
+//! Native against userspace bypass: the workloads, the driver that runs them
+//! inside a guest, and the demo that boots the guests and prints the table.
+//!
+//! | module | side | concern |
+//! |---|---|---|
+//! | [`plan`] | both | what to run, as JSON |
+//! | [`outcome`] | both | what came out, as JSON |
+//! | [`content`] | guest | deterministic data and digests |
+//! | [`micro`] | guest | the `null` and `pread` loops |
+//! | [`resp`], [`http`] | guest | small clients that check what servers say |
+//! | [`output`] | guest | reads what redis-benchmark, wrk and `ub run` print |
+//! | [`guest`] | guest | starts servers, loads and sessions; measures |
+//! | [`stats`] | both | medians, shares |
+//! | [`report`], [`table`] | host | `report.json` and the table |
+//! | [`demo`] | host | boots the guests; the command line |
+
+pub mod content;
+pub mod demo;
+mod error;
+pub mod guest;
+pub mod http;
+pub mod micro;
+pub mod outcome;
+pub mod output;
+pub mod plan;
+pub mod report;
+pub mod resp;
+pub mod stats;
+pub mod table;
+
+pub use demo::cli;
+pub use error::{Error, Result};

@@ -1,1 +1,26 @@
-//! Under construction.
+//! Sessions of userspace bypass: the client of `/dev/ub`, the supervisor that
+//! translates for it, and the `ub` command on top.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`abi`] | the interface to the kernel module, as data |
+//! | [`kernel`] | the same as operations, for the real one and for tests |
+//! | [`device`] | `/dev/ub` |
+//! | [`supervisor`] | reports in, verified fragments out |
+//! | [`session`], [`report`] | the supervisor's loop and what it leaves behind |
+//! | [`launch`], [`exec`] | starting a supervisor, becoming the program |
+//! | [`host`], [`doctor`] | what kind of machine this is and whether it can ride |
+//! | [`commands`] | the subcommands |
+
+pub mod abi;
+pub mod commands;
+pub mod device;
+pub mod doctor;
+pub mod exec;
+pub mod host;
+pub mod kernel;
+pub mod launch;
+pub mod logging;
+pub mod report;
+pub mod session;
+pub mod supervisor;

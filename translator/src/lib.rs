@@ -5,5 +5,25 @@
 //! contract that [`translate`] produces and [`verifier::verify`] enforces; the
 //! two share the types of [`fragment`] and [`frame`] and no code.
 
+mod cpu;
+mod displace;
+mod emit;
+mod error;
+mod exits;
+mod flags;
+mod forms;
 pub mod fragment;
 pub mod frame;
+mod layout;
+mod liveness;
+mod lower;
+mod region;
+mod regs;
+mod source;
+mod translate;
+pub mod verifier;
+
+pub use cpu::CpuFeatures;
+pub use error::TranslateError;
+pub use source::{CodeSource, SliceSource};
+pub use translate::{Options, translate};

@@ -1,0 +1,85 @@
+# Userspace bypass. `make` lists the targets.
+#
+# On a fresh Debian 12 with Rust, `make demo` and `make test` need nothing
+# else: scripts/deps installs what is missing (as root or with sudo).
+
+CARGO ?= cargo
+# Arguments for the demo, e.g. make demo ARGS='--workload null --kpti off'
+ARGS ?=
+KERNELS := 6.1 6.12
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+CARGO_FLAGS := --locked
+
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+ifeq ($(NEXTEST),yes)
+  NEXTEST_PROFILE := $(if $(CI),ci,default)
+  RUN_TESTS = $(CARGO) nextest run $(CARGO_FLAGS) --profile $(NEXTEST_PROFILE)
+else
+  # cargo test has no groups: one thread keeps the machines from starving each other.
+  RUN_TESTS = RUST_TEST_THREADS=1 $(CARGO) test $(CARGO_FLAGS) --no-fail-fast
+endif
+
+# Cargo builds in parallel; the steps of a target are in order.
+.NOTPARALLEL:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.PHONY: help demo test test-all lint fmt doc unit vm module bench fuzz clean deps build
+
+help: ## list the targets
+	@echo 'usage: make TARGET'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+demo: deps build ## boot guests, compare native and ub, print the table (needs no arguments)
+	@$(RELEASE)/ub-demo $(ARGS)
+
+test: deps lint doc module ## everything that must pass before a commit lands
+	$(RUN_TESTS) --workspace
+
+test-all: test ## test, then the tests marked as long (soak, sweeps)
+ifeq ($(NEXTEST),yes)
+	$(RUN_TESTS) --workspace --run-ignored only --no-tests pass
+else
+	$(RUN_TESTS) --workspace -- --ignored
+endif
+
+lint: ## formatting, clippy and (where installed) cargo-deny; warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(CARGO_FLAGS) --workspace --all-targets --quiet -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    $(CARGO) deny --locked check; \
+	else \
+	    echo 'cargo-deny is not installed: licences and advisories not checked'; \
+	fi
+
+fmt: ## format the Rust code
+	$(CARGO) fmt --all
+
+doc: ## build the API documentation; warnings are errors
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(CARGO_FLAGS) --workspace --no-deps --document-private-items --quiet
+
+unit: ## only the tests that need no virtual machine
+ifeq ($(NEXTEST),yes)
+	$(RUN_TESTS) --workspace -E 'not (test(/(^|::)vm_/) | binary(/^vm/))'
+else
+	$(RUN_TESTS) --workspace -- --skip vm_
+endif
+
+build: ## the programs, optimised
+	$(CARGO) build $(CARGO_FLAGS) --release -p ub-runtime -p ub-bench -p ub-vm-lab --bins
+
+module: deps ## build ub.ko for the stock kernels; warnings are errors
+	@for kernel in $(KERNELS); do \
+	    $(CARGO) run $(CARGO_FLAGS) --quiet -p ub-runtime --bin ub -- lab build --kernel $$kernel || exit 1; \
+	done
+
+bench: ## micro-benchmarks of the translator and of translated code, on this CPU
+	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches
+
+fuzz: ## random instruction sequences, translated code against the CPU
+	$(CARGO) test $(CARGO_FLAGS) --release -p ub-ring3 -- --include-ignored fuzz
+
+clean: ## remove what was built (downloads stay in the cache folder)
+	$(CARGO) clean
+
+deps: ## install the Debian packages that are missing
+	@scripts/deps

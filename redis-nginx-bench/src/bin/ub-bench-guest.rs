@@ -1,0 +1,71 @@
+//! The guest driver: runs a plan inside the guest and writes what came out.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use ub_bench::guest;
+use ub_bench::plan::Plan;
+
+/// Runs workloads natively and under `ub run` and writes the results as JSON.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a plan.
+    Run {
+        /// The plan, JSON.
+        #[arg(long)]
+        plan: PathBuf,
+        /// Where the outcome goes, JSON.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Move to a CPU and become PROGRAM. The driver starts everything like that.
+    Pin {
+        /// Which of the allowed CPUs, from 0.
+        cpu: usize,
+        /// The program, looked up in PATH.
+        program: OsString,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).without_time().init();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ub-bench-guest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Run { plan, out } => {
+            let text =
+                fs::read_to_string(&plan).with_context(|| format!("reading {}", plan.display()))?;
+            let plan: Plan = serde_json::from_str(&text)
+                .with_context(|| format!("reading {}", plan.display()))?;
+            let outcome = guest::run(&plan)?;
+            fs::write(&out, serde_json::to_vec(&outcome)?)
+                .with_context(|| format!("writing {}", out.display()))
+        }
+        Command::Pin { cpu, program, arguments } => {
+            match guest::pin_and_exec(cpu, &program, &arguments)? {}
+        }
+    }
+}

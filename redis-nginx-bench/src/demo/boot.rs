@@ -1,0 +1,153 @@
+//! Boots one guest with the lab and runs the driver in it.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ub_vm_lab::{Job, Lab, Module};
+
+use super::options::{Guest, Options, guest_paths};
+use super::programs::find_program;
+use crate::outcome::Outcome;
+use crate::plan::{Mode, Plan};
+
+/// The command under test.
+const UB: &str = "ub";
+/// Programs of this workspace that run in the guest.
+const OWN: [&str; 3] = [UB, "ub-workload", "ub-bench-guest"];
+/// Programs of Debian that run in the guest.
+const DEBIAN: [&str; 4] = ["redis-server", "redis-benchmark", "nginx", "wrk"];
+/// Life of one guest: many times what the plans need under emulation.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// What came of one boot.
+#[derive(Debug)]
+pub(super) struct Booted {
+    /// "kvm" or "tcg".
+    pub accelerator: String,
+    /// What the driver measured.
+    pub outcome: Outcome,
+    /// The kernel's log, free of warnings: the lab fails otherwise.
+    pub log: String,
+}
+
+/// The lab and the programs for the guests.
+#[derive(Debug)]
+pub(super) struct Laboratory {
+    lab: Lab,
+    /// Host path and guest path.
+    programs: Vec<(PathBuf, PathBuf)>,
+    module_source: PathBuf,
+}
+
+impl Laboratory {
+    /// Finds everything before the first, slow, boot.
+    pub fn prepare(options: &Options) -> Result<Self> {
+        let own = own_folder(options)?;
+        let mut programs = Vec::new();
+        for name in OWN.into_iter().filter(|name| !(options.native_only && *name == UB)) {
+            let path = own.join(name);
+            ensure!(
+                path.is_file(),
+                "{} is missing; `make build` builds it, --bin-dir says where it is",
+                path.display()
+            );
+            programs.push((path, in_guest(name)));
+        }
+        for name in DEBIAN {
+            // Resolved, as redis-server is a link to a program of another name.
+            let path = fs::canonicalize(find_program(name)?)
+                .with_context(|| format!("resolving {name}"))?;
+            programs.push((path, in_guest(name)));
+        }
+        let mut lab = Lab::new()?;
+        let init = own.join("ub-guest-init");
+        if init.is_file() {
+            lab = lab.with_guest_init(init);
+        }
+        Ok(Self { lab, programs, module_source: module_source()? })
+    }
+
+    /// Boots `guest` and runs `plan` in it.
+    pub fn run(&self, guest: &Guest, plan: &Plan) -> Result<Booted> {
+        let modules = if plan.modes.contains(&Mode::Ub) {
+            self.lab.kernel(guest.kernel)?.build_module(&self.module_source)?
+        } else {
+            Vec::new()
+        };
+        let folder = tempfile::tempdir().context("creating a folder for the plan")?;
+        let file = folder.path().join("plan.json");
+        fs::write(&file, serde_json::to_vec(plan)?).context("writing the plan")?;
+
+        let driver = guest_paths::BIN.to_owned() + "/ub-bench-guest";
+        let mut job = Job::new(format!("demo-{}", guest.file_name()), guest.kernel)
+            .kpti(guest.kpti)
+            .command([
+                driver.as_str(),
+                "run",
+                "--plan",
+                guest_paths::PLAN,
+                "--out",
+                guest_paths::OUTCOME,
+            ])
+            .file(&file, guest_paths::PLAN)
+            .collect(guest_paths::OUTCOME)
+            .timeout(LIMIT);
+        job.modules = modules.into_iter().map(Module::new).collect();
+        job.files.extend(self.programs.iter().cloned());
+        job.unload_modules = true;
+        // The driver's progress goes to standard error.
+        job.echo = true;
+
+        let outcome = self.lab.run(&job)?;
+        if !outcome.status.success() {
+            bail!(
+                "the driver failed in the guest; logs are in {}\n{}",
+                outcome.directory.display(),
+                outcome.stderr_text()
+            );
+        }
+        let data = outcome
+            .file(guest_paths::OUTCOME)
+            .context("the driver succeeded and left no outcome: bug in ub-bench-guest")?;
+        let measured: Outcome =
+            serde_json::from_slice(data).context("reading the driver's outcome")?;
+        ensure!(
+            measured.machine.kpti == Some(guest.kpti),
+            "the driver saw KPTI {:?}, asked for was {}",
+            measured.machine.kpti,
+            guest.kpti
+        );
+        Ok(Booted {
+            accelerator: outcome.environment.accelerator.to_string().to_lowercase(),
+            outcome: measured,
+            log: outcome.console,
+        })
+    }
+}
+
+fn in_guest(name: &str) -> PathBuf {
+    Path::new(guest_paths::BIN).join(name)
+}
+
+/// Where this workspace's programs are.
+fn own_folder(options: &Options) -> Result<PathBuf> {
+    if let Some(folder) = &options.bin_dir {
+        return Ok(folder.clone());
+    }
+    let program = env::current_exe().context("looking up this program")?;
+    Ok(program.parent().context("this program has no folder")?.to_owned())
+}
+
+/// The module's source: in the checkout this was built from, else below the
+/// working directory.
+fn module_source() -> Result<PathBuf> {
+    let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel-patch/module");
+    let here = PathBuf::from("kernel-patch/module");
+    [built_from, here]
+        .into_iter()
+        .find(|folder| folder.is_dir())
+        .context("kernel-patch/module not found; run this in a checkout of the project")
+}

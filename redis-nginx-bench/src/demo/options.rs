@@ -1,0 +1,208 @@
+//! The options of the demo, and the guests and plans that follow from them.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use ub_vm_lab::KernelVersion;
+
+use crate::plan::{Mode, Plan, Programs, Workload};
+
+/// Compare programs run natively and under userspace bypass
+///
+/// Boots a stock Debian kernel in a virtual machine with page-table isolation
+/// (KPTI) off and on, runs each workload natively and under `ub run` in turns,
+/// prints a table and writes a report as JSON. A short pass on a second kernel
+/// follows.
+#[derive(Debug, Clone, Parser)]
+#[command(version)]
+pub(super) struct Options {
+    /// Kernel of the comparison
+    #[arg(long, default_value = "6.12")]
+    pub kernel: KernelVersion,
+    /// Kernel of the short pass
+    #[arg(long, default_value = "6.1")]
+    pub smoke_kernel: KernelVersion,
+    /// Leave the short pass out
+    #[arg(long)]
+    pub no_smoke: bool,
+    /// States of page-table isolation
+    #[arg(long, value_enum, default_value_t = Kpti::Both)]
+    pub kpti: Kpti,
+    /// Run everything natively only: no module, no comparison
+    #[arg(long)]
+    pub native_only: bool,
+    /// A workload; can be repeated [default: all]
+    #[arg(long = "workload", value_name = "NAME")]
+    pub workloads: Vec<Workload>,
+    /// Measurements of each cell
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Timed part of one measurement, in milliseconds
+    #[arg(long, default_value_t = 1000)]
+    pub timed_ms: u64,
+    /// Untimed part before it, in milliseconds
+    #[arg(long, default_value_t = 800)]
+    pub warmup_ms: u64,
+    /// An option for `ub run`; can be repeated
+    ///
+    /// The default finds hot gaps early and admits long ones, as the whole demo
+    /// is short and an emulated CPU slow.
+    #[arg(
+        long = "ub-option",
+        value_name = "OPTION",
+        allow_hyphen_values = true,
+        default_values = ["--hot-count=32", "--gap-max-us=1000", "--miss-count=4"]
+    )]
+    pub ub_options: Vec<String>,
+    /// Also fail when a figure falls short of what is promised for it
+    #[arg(long)]
+    pub strict: bool,
+    /// Where the report goes; raw results and logs go beside it
+    #[arg(long, value_name = "FILE", default_value = "target/demo/report.json")]
+    pub out: PathBuf,
+    /// Folder with ub, ub-workload and ub-bench-guest [default: this program's]
+    #[arg(long, value_name = "DIR")]
+    pub bin_dir: Option<PathBuf>,
+}
+
+/// Which states of page-table isolation to boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kpti {
+    Off,
+    On,
+    Both,
+}
+
+/// One boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Guest {
+    pub kernel: KernelVersion,
+    pub kpti: bool,
+    /// Whether this is the short pass.
+    pub smoke: bool,
+}
+
+impl Guest {
+    /// Name for files about this guest.
+    pub fn file_name(&self) -> String {
+        format!("{}-kpti-{}", self.kernel, if self.kpti { "on" } else { "off" })
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kpti = if self.kpti { "on" } else { "off" };
+        write!(f, "kernel {}, KPTI {kpti}", self.kernel)
+    }
+}
+
+/// The workloads of the short pass: one of each kind.
+const SMOKE: [Workload; 4] =
+    [Workload::Null, Workload::Pread64, Workload::RedisGet, Workload::Nginx];
+
+/// Where things are inside the guest.
+pub(super) mod guest_paths {
+    /// The tmpfs for data, sockets and logs.
+    pub const SCRATCH: &str = "/tmp/ub-bench";
+    /// The plan; not below /tmp, over which the guest mounts a tmpfs.
+    pub const PLAN: &str = "/ub-bench/plan.json";
+    /// The outcome.
+    pub const OUTCOME: &str = "/tmp/ub-bench-outcome.json";
+    /// The programs.
+    pub const BIN: &str = "/usr/bin";
+}
+
+impl Options {
+    /// The boots, in order.
+    pub fn guests(&self) -> Vec<Guest> {
+        let states: &[bool] = match self.kpti {
+            Kpti::Off => &[false],
+            Kpti::On => &[true],
+            Kpti::Both => &[false, true],
+        };
+        let full =
+            states.iter().map(|kpti| Guest { kernel: self.kernel, kpti: *kpti, smoke: false });
+        let smoke = Guest { kernel: self.smoke_kernel, kpti: states[0], smoke: true };
+        full.chain((!self.no_smoke && self.smoke_kernel != self.kernel).then_some(smoke)).collect()
+    }
+
+    /// The plan for one of them.
+    pub fn plan(&self, guest: &Guest) -> Plan {
+        let asked = if self.workloads.is_empty() { &Workload::ALL[..] } else { &self.workloads };
+        let workloads = asked.iter().copied().filter(|w| !guest.smoke || SMOKE.contains(w));
+        let bin = |name: &str| PathBuf::from(guest_paths::BIN).join(name);
+        let divisor = if guest.smoke { 2 } else { 1 };
+        Plan {
+            workloads: workloads.collect(),
+            modes: if self.native_only { vec![Mode::Native] } else { vec![Mode::Native, Mode::Ub] },
+            rounds: if guest.smoke { 1 } else { self.rounds },
+            timed_ms: self.timed_ms / divisor,
+            warmup_ms: self.warmup_ms / divisor,
+            operations: (1000, 20_000_000),
+            ub_options: self.ub_options.clone(),
+            programs: Programs {
+                ub: bin("ub"),
+                workload: bin("ub-workload"),
+                redis_server: bin("redis-server"),
+                redis_benchmark: bin("redis-benchmark"),
+                nginx: bin("nginx"),
+                wrk: bin("wrk"),
+            },
+            scratch: guest_paths::SCRATCH.into(),
+            prepare_guest: true,
+            connections: 10,
+            redis_keys: 1000,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn options(words: &[&str]) -> Options {
+        Options::try_parse_from([&["ub-demo"], words].concat()).unwrap()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn by_default_both_states_and_a_short_pass() {
+        let options = options(&[]);
+        let guests: Vec<String> = options.guests().iter().map(Guest::to_string).collect();
+        assert_eq!(
+            guests,
+            ["kernel 6.12, KPTI off", "kernel 6.12, KPTI on", "kernel 6.1, KPTI off"]
+        );
+        let [full, _, smoke] = options.guests()[..] else { panic!("three guests") };
+        assert_eq!(options.plan(&full).workloads, Workload::ALL);
+        assert_eq!(options.plan(&smoke).workloads, SMOKE);
+        for guest in options.guests() {
+            options.plan(&guest).validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_single_cell_can_be_asked_for() {
+        let options =
+            options(&["--kpti", "on", "--workload", "null", "--no-smoke", "--ub-option", "-vv"]);
+        let guests = options.guests();
+        assert_eq!((guests.len(), guests[0].kpti), (1, true));
+        let plan = options.plan(&guests[0]);
+        assert_eq!(plan.workloads, [Workload::Null]);
+        assert_eq!(plan.ub_options, ["-vv"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for words in [["--workload", "mysql"], ["--kernel", "5.4"], ["--rounds", "0"]] {
+            assert!(Options::try_parse_from([&["ub-demo"], &words[..]].concat()).is_err());
+        }
+    }
+}

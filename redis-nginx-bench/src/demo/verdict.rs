@@ -1,0 +1,162 @@
+//! What the figures must be, and what they should be.
+
+use std::fmt;
+
+use crate::outcome::Outcome;
+use crate::plan::{Mode, Plan, Workload};
+use crate::report::{self, Cell, Report};
+
+/// What is wrong with a report.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Wrong or missing results. Nothing else counts when there is one.
+    pub failures: Vec<String>,
+    /// Figures below what SPECIFICATION.md promises.
+    pub shortfalls: Vec<String>,
+}
+
+/// Share of ridden calls that each workload must exceed, where one is promised.
+fn promised_share(workload: Workload) -> Option<f64> {
+    match workload {
+        Workload::Null | Workload::Pread64 | Workload::Pread4096 => Some(0.95),
+        Workload::RedisSet | Workload::RedisGet => Some(0.5),
+        Workload::Nginx => None,
+    }
+}
+
+/// Whether it is promised that the workload is faster under ub, even emulated.
+fn promised_faster(workload: Workload) -> bool {
+    matches!(workload, Workload::Null | Workload::Pread64)
+}
+
+impl Verdict {
+    /// Judges the cells of `report`.
+    #[must_use]
+    pub fn of(report: &Report) -> Self {
+        let mut verdict = Self::default();
+        for cell in &report.cells {
+            let name = name(cell);
+            if !cell.results_match {
+                verdict.failures.push(format!("{name}: results differ from the native run"));
+            }
+            if cell.mode == Mode::Native {
+                continue;
+            }
+            if let Some(promised) = promised_share(cell.workload)
+                && cell.ridden_share <= promised
+            {
+                let share = cell.ridden_share;
+                verdict
+                    .shortfalls
+                    .push(format!("{name}: ridden share {share:.3}, not over {promised}"));
+            }
+            if promised_faster(cell.workload)
+                && let Some(speedup) = report::speedup(&report.cells, cell)
+                && speedup <= 1.0
+            {
+                verdict.shortfalls.push(format!("{name}: {speedup:.2} times native, not faster"));
+            }
+        }
+        verdict
+    }
+
+    /// Adds what the guest itself found wrong, and what is missing of `plan`.
+    pub fn add_guest(&mut self, guest: &str, plan: &Plan, outcome: &Outcome) {
+        for workload in &plan.workloads {
+            for mode in &plan.modes {
+                let found = outcome
+                    .cells
+                    .iter()
+                    .any(|cell| cell.workload == *workload && cell.mode == *mode);
+                if !found {
+                    self.failures.push(format!("{guest}: {workload} {mode} was not measured"));
+                }
+            }
+        }
+        for cell in &outcome.cells {
+            for fault in &cell.faults {
+                self.failures.push(format!("{guest}: {} {}: {fault}", cell.workload, cell.mode));
+            }
+        }
+    }
+}
+
+fn name(cell: &Cell) -> String {
+    let kpti = if cell.kpti { "on" } else { "off" };
+    format!("{} {} on {} with KPTI {kpti}", cell.workload, cell.mode, cell.kernel)
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for failure in &self.failures {
+            writeln!(f, "FAILED: {failure}")?;
+        }
+        for shortfall in &self.shortfalls {
+            writeln!(f, "short of the promise: {shortfall}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::plan;
+    use crate::report::tests::outcome;
+    use crate::report::{Environment, SCHEMA};
+
+    fn report() -> Report {
+        Report {
+            schema: SCHEMA,
+            environment: Environment {
+                accelerator: "tcg".into(),
+                kernel: "6.12.1".into(),
+                cpu: "Some CPU".into(),
+            },
+            cells: report::cells(&outcome("x", "x"), true),
+        }
+    }
+
+    #[test]
+    fn a_good_report_has_no_complaints() {
+        assert_eq!(Verdict::of(&report()), Verdict::default());
+        assert_eq!(Verdict::default().to_string(), "");
+    }
+
+    #[test]
+    fn differing_results_fail() {
+        let mut report = report();
+        report.cells[1].results_match = false;
+        let verdict = Verdict::of(&report);
+        assert_eq!(verdict.failures.len(), 1);
+        assert!(verdict.to_string().starts_with("FAILED: redis-get ub on 6.12.1 with KPTI on"));
+    }
+
+    #[test]
+    fn low_shares_and_slow_micro_workloads_fall_short() {
+        let mut report = report();
+        report.cells[1].ridden_share = 0.5;
+        assert_eq!(Verdict::of(&report).shortfalls.len(), 1);
+        for cell in &mut report.cells {
+            cell.workload = Workload::Null;
+        }
+        // Share not over 0.95, and as fast as native.
+        assert_eq!(Verdict::of(&report).shortfalls.len(), 2);
+        report.cells[1].ridden_share = 0.96;
+        report.cells[1].ops_per_s += 1.0;
+        assert_eq!(Verdict::of(&report), Verdict::default());
+    }
+
+    #[test]
+    fn faults_and_missing_cells_fail() {
+        let mut plan = plan();
+        plan.workloads = vec![Workload::RedisGet, Workload::Null];
+        let mut outcome = outcome("x", "x");
+        outcome.cells[1].faults.push("key 3 is gone".into());
+        let mut verdict = Verdict::default();
+        verdict.add_guest("kernel 6.12", &plan, &outcome);
+        assert_eq!(verdict.failures.len(), 3, "{verdict}");
+        assert!(verdict.to_string().contains("redis-get ub: key 3 is gone"));
+        assert!(verdict.to_string().contains("null native was not measured"));
+    }
+}

@@ -1,0 +1,308 @@
+//! Starts programs natively or under `ub run`, on a chosen CPU, and collects
+//! what they leave behind.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::outcome::Counts;
+use crate::plan::Plan;
+use crate::{Error, Result, output};
+
+/// Between two looks at something that is waited for.
+const TICK: Duration = Duration::from_millis(10);
+/// How long a program may take to start, stop or finish. Emulation is slow.
+pub(super) const PATIENCE: Duration = Duration::from_secs(240);
+/// How much of a program's output goes into an error.
+const LOG_TAIL: usize = 4096;
+/// The CPU (counted among the allowed ones) of the measured program.
+pub(super) const SERVER_CPU: usize = 0;
+/// The CPU of what puts load on it.
+pub(super) const CLIENT_CPU: usize = 1;
+
+/// How the measured program is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// As it is.
+    Native,
+    /// Under `ub run`.
+    Ub,
+    /// Under `ub run` with a hot count that nothing reaches: calls are
+    /// counted, nothing is translated.
+    Count,
+}
+
+/// Starts programs according to a plan.
+#[derive(Debug)]
+pub struct Launcher {
+    plan: Plan,
+    /// This driver, which pins itself and becomes the program.
+    driver: PathBuf,
+    started: Cell<u32>,
+}
+
+impl Launcher {
+    /// A launcher that writes outputs and reports to the plan's scratch folder.
+    ///
+    /// # Errors
+    /// If the running program cannot find itself (no `/proc`).
+    pub fn new(plan: Plan) -> Result<Self> {
+        let driver = std::env::current_exe().map_err(Error::io("looking up this program"))?;
+        Ok(Self { plan, driver, started: Cell::new(0) })
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Starts the program to be measured on its CPU.
+    pub(super) fn server(&self, how: How, program: &Path, arguments: &[&str]) -> Result<Running> {
+        self.start(how, SERVER_CPU, program, arguments)
+    }
+
+    /// Runs a load generator to its end on its own CPU; returns its output.
+    pub(super) fn client(&self, program: &Path, arguments: &[&str]) -> Result<String> {
+        self.start(How::Native, CLIENT_CPU, program, arguments)?.finish()
+    }
+
+    fn start(&self, how: How, cpu: usize, program: &Path, arguments: &[&str]) -> Result<Running> {
+        let number = self.started.replace(self.started.get() + 1);
+        let file = |kind: &str| self.plan.scratch.join(format!("{number}.{kind}"));
+        let report = (how != How::Native).then(|| file("report"));
+        let mut command = match &report {
+            None => Command::new(&self.driver),
+            Some(report) => {
+                let mut command = Command::new(&self.plan.programs.ub);
+                command.args(["run", "--require", "--report"]).arg(report);
+                command.args(ub_options(&self.plan.ub_options, how));
+                command.arg("--").arg(&self.driver);
+                command
+            }
+        };
+        // Pinning happens inside the session, so that the supervisor, which
+        // translates, is free to use the other CPU.
+        command.arg("pin").arg(cpu.to_string()).arg("--").arg(program).args(arguments);
+        let [stdout, stderr] = [file("out"), file("err")];
+        let create = |path: &Path| {
+            File::create(path).map_err(Error::io(format!("creating {}", path.display())))
+        };
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(create(&stdout)?)
+            .stderr(create(&stderr)?)
+            .spawn()
+            .map_err(Error::io(format!("starting {}", command.get_program().display())))?;
+        Ok(Running { child, name, stdout, stderr, report })
+    }
+}
+
+/// Options of `ub run` for this start.
+fn ub_options(options: &[String], how: How) -> Vec<String> {
+    let mut options = options.to_vec();
+    if how == How::Count {
+        // The last one given counts.
+        options.retain(|option| !option.starts_with("--hot-count"));
+        options.push(format!("--hot-count={}", u32::MAX));
+    }
+    options
+}
+
+/// A started program. Killed when dropped, so that a failed measurement
+/// leaves nothing behind.
+#[derive(Debug)]
+pub(super) struct Running {
+    child: Child,
+    name: String,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    report: Option<PathBuf>,
+}
+
+impl Running {
+    /// Waits for a successful end; returns standard output.
+    pub(super) fn finish(&mut self) -> Result<String> {
+        let status = self.wait()?;
+        if !status.success() {
+            return Err(self.failed(status));
+        }
+        fs::read_to_string(&self.stdout)
+            .map_err(Error::io(format!("reading {}", self.stdout.display())))
+    }
+
+    /// Asks the program to end with `signal` and waits until it did so
+    /// successfully.
+    pub(super) fn stop(&mut self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).map_err(|e| Error::io(format!("signalling {}", self.name))(e.into()))?;
+        self.finish().map(drop)
+    }
+
+    /// Waits until `ready` gives a value; an early end of the program is an
+    /// error, as is a longer wait than [`PATIENCE`].
+    pub(super) fn until<T>(
+        &mut self,
+        what: &str,
+        mut ready: impl FnMut() -> Option<T>,
+    ) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            if let Some(value) = ready() {
+                return Ok(value);
+            }
+            if let Some(status) = self.try_wait()? {
+                return Err(self.failed(status));
+            }
+            self.check_patience(start, what)?;
+            thread::sleep(TICK);
+        }
+    }
+
+    /// The ended session, which served `operations`; `None` for a native start.
+    ///
+    /// The supervisor outlives the program by a moment, so the report may
+    /// come late.
+    pub(super) fn session(&mut self, operations: u64) -> Result<Option<Session>> {
+        let Some(path) = self.report.clone() else {
+            return Ok(None);
+        };
+        let start = Instant::now();
+        loop {
+            let session = read_session(&path, operations);
+            let failure = match session {
+                Ok(session) => return Ok(Some(session)),
+                Err(error) => error,
+            };
+            if start.elapsed() > PATIENCE / 8 {
+                return Err(failure);
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(status);
+            }
+            self.check_patience(start, "its end")?;
+            thread::sleep(TICK);
+        }
+    }
+
+    fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().map_err(Error::io(format!("waiting for {}", self.name)))
+    }
+
+    fn check_patience(&self, start: Instant, what: &str) -> Result<()> {
+        if start.elapsed() <= PATIENCE {
+            return Ok(());
+        }
+        Err(Error::Timeout {
+            what: format!("{}: {what}", self.name),
+            seconds: PATIENCE.as_secs(),
+            log: self.log(),
+        })
+    }
+
+    fn failed(&self, status: ExitStatus) -> Error {
+        Error::Program { program: self.name.clone(), status, log: self.log() }
+    }
+
+    /// The end of what the program printed.
+    fn log(&self) -> String {
+        [&self.stdout, &self.stderr]
+            .into_iter()
+            .filter_map(|path| fs::read(path).ok())
+            .map(|data| {
+                let tail = &data[data.len().saturating_sub(LOG_TAIL)..];
+                String::from_utf8_lossy(tail).into_owned()
+            })
+            .collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Nothing sensible is left to do if this fails: the process is
+            // gone or not ours to kill.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A session as its report describes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    /// What a measurement uses of it.
+    pub(crate) counts: Counts,
+    /// All of it.
+    pub(crate) report: Value,
+}
+
+fn read_session(path: &Path, operations: u64) -> Result<Session> {
+    let text = fs::read(path).map_err(Error::io(format!("reading {}", path.display())))?;
+    let report = serde_json::from_slice(&text)
+        .map_err(|error| Error::output("ub run --report", error.to_string()))?;
+    Ok(Session { counts: output::session(&report, operations)?, report })
+}
+
+/// A loopback address on which nothing listens at the moment.
+pub(super) fn free_address() -> Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .map_err(Error::io("looking for a free port on the loopback interface"))
+}
+
+/// Moves this process to the `index`-th of its allowed CPUs (the last one if
+/// there are fewer) and replaces it with `program`.
+///
+/// # Errors
+/// Always, as it only returns when the program could not be started.
+pub fn pin_and_exec(
+    index: usize,
+    program: &OsString,
+    arguments: &[OsString],
+) -> Result<Infallible> {
+    let pid = Pid::from_raw(0);
+    let failed = |e: nix::Error| Error::io("choosing a CPU")(e.into());
+    let allowed = sched_getaffinity(pid).map_err(failed)?;
+    let cpus: Vec<usize> =
+        (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu) == Ok(true)).collect();
+    if let Some(cpu) = cpus.get(index).or(cpus.last()) {
+        let mut set = CpuSet::new();
+        set.set(*cpu).map_err(failed)?;
+        sched_setaffinity(pid, &set).map_err(failed)?;
+    }
+    let source = Command::new(program).args(arguments).exec();
+    Err(Error::Io { what: format!("starting {}", program.display()), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counting_replaces_the_hot_count() {
+        let options = vec!["--hot-count=8".to_owned(), "--verbose".to_owned()];
+        assert_eq!(ub_options(&options, How::Ub), options);
+        assert_eq!(ub_options(&options, How::Count), ["--verbose", "--hot-count=4294967295"]);
+    }
+}

@@ -1,0 +1,211 @@
+//! Runs a plan inside the guest (or, natively, on any Linux machine).
+
+mod calls;
+mod launch;
+mod machine;
+mod nginx;
+mod prepare;
+mod redis;
+
+use std::fs;
+use std::time::Duration;
+
+use crate::outcome::{Cell, Outcome, Round};
+use crate::plan::{Mode, Plan, Workload};
+use crate::{Error, Result};
+
+use launch::Session;
+pub use launch::{How, Launcher, pin_and_exec};
+pub use machine::machine;
+
+/// How much one measurement does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Amount {
+    /// Timed operations; wrk, which cannot count, goes by `timed`.
+    pub operations: u64,
+    /// Wanted duration of the timed part.
+    pub timed: Duration,
+    /// Untimed operations before it.
+    pub warmup_operations: u64,
+    /// Wanted duration of the untimed part.
+    pub warmup: Duration,
+}
+
+/// One measurement: a process started, warmed up, timed, checked and ended.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    /// The timed part.
+    pub round: Round,
+    /// Digest of what was computed.
+    pub digest: String,
+    /// What was wrong with the data.
+    pub faults: Vec<String>,
+    /// The session, unless native.
+    pub session: Option<Session>,
+}
+
+/// Makes one measurement of `workload`.
+fn sample(launcher: &Launcher, workload: Workload, how: How, amount: &Amount) -> Result<Sample> {
+    match workload {
+        Workload::Null => calls::null(launcher, how, amount),
+        Workload::Pread64 => calls::pread(launcher, how, amount, 64),
+        Workload::Pread4096 => calls::pread(launcher, how, amount, 4096),
+        Workload::RedisSet => redis::sample(launcher, how, amount, redis::Test::Set),
+        Workload::RedisGet => redis::sample(launcher, how, amount, redis::Test::Get),
+        Workload::Nginx => nginx::sample(launcher, how, amount),
+    }
+}
+
+/// Runs `plan`.
+///
+/// # Errors
+/// The first thing that kept a measurement from being made. Wrong results
+/// are not errors but [`Cell::faults`].
+pub fn run(plan: &Plan) -> Result<Outcome> {
+    plan.validate()?;
+    fs::create_dir_all(&plan.scratch)
+        .map_err(Error::io(format!("creating {}", plan.scratch.display())))?;
+    if plan.prepare_guest {
+        prepare::guest()?;
+    }
+    let launcher = Launcher::new(plan.clone())?;
+    let mut cells = Vec::new();
+    for workload in &plan.workloads {
+        cells.extend(run_workload(&launcher, *workload)?);
+    }
+    Ok(Outcome { machine: machine()?, cells })
+}
+
+fn run_workload(launcher: &Launcher, workload: Workload) -> Result<Vec<Cell>> {
+    let plan = launcher.plan();
+    for program in plan.programs.of(workload) {
+        if !program.exists() {
+            let text = format!("{workload} needs {}, which is missing", program.display());
+            return Err(Error::Plan(text));
+        }
+    }
+    let amount = pilot(launcher, workload)?;
+    tracing::info!("{workload}: {} operations a round", amount.operations);
+    let mut cells: Vec<Cell> = plan.modes.iter().map(|mode| empty_cell(workload, *mode)).collect();
+    for mode in plan.schedule() {
+        let how = match mode {
+            Mode::Native => How::Native,
+            Mode::Ub => How::Ub,
+        };
+        let sample = sample(launcher, workload, how, &amount)?;
+        tracing::info!("{workload} {mode}: {:.0} ops/s", sample.round.ops_per_s());
+        for cell in cells.iter_mut().filter(|cell| cell.mode == mode) {
+            add(cell, &sample);
+        }
+    }
+    if plan.modes.contains(&Mode::Ub) {
+        // Counts of the native program need the hook but no fragments.
+        let short = Amount {
+            operations: amount.operations.div_ceil(2),
+            timed: amount.timed / 2,
+            warmup_operations: 0,
+            warmup: Duration::ZERO,
+        };
+        let sample = sample(launcher, workload, How::Count, &short)?;
+        for cell in cells.iter_mut().filter(|cell| cell.mode == Mode::Native) {
+            add_session(cell, sample.session.as_ref());
+        }
+    }
+    Ok(cells)
+}
+
+/// Finds out how many operations fill the wanted time, natively.
+fn pilot(launcher: &Launcher, workload: Workload) -> Result<Amount> {
+    let plan = launcher.plan();
+    let (low, high) = plan.operations;
+    let timed = Duration::from_millis(plan.timed_ms);
+    let warmup = Duration::from_millis(plan.warmup_ms);
+    let first = Amount {
+        operations: low,
+        timed: timed / 4,
+        warmup_operations: low / 4,
+        warmup: Duration::ZERO,
+    };
+    let rate = sample(launcher, workload, How::Native, &first)?.round.ops_per_s();
+    Ok(scale(rate, timed, warmup, low, high))
+}
+
+/// The amount that takes `timed` and `warmup` at `rate` operations a second.
+fn scale(rate: f64, timed: Duration, warmup: Duration, low: u64, high: u64) -> Amount {
+    Amount {
+        operations: ((rate * timed.as_secs_f64()) as u64).clamp(low, high),
+        timed,
+        warmup_operations: ((rate * warmup.as_secs_f64()) as u64).clamp(1, high),
+        warmup,
+    }
+}
+
+fn empty_cell(workload: Workload, mode: Mode) -> Cell {
+    Cell {
+        workload,
+        mode,
+        rounds: Vec::new(),
+        counts: None,
+        sessions: Vec::new(),
+        digest: String::new(),
+        faults: Vec::new(),
+    }
+}
+
+fn add(cell: &mut Cell, sample: &Sample) {
+    if cell.rounds.is_empty() {
+        cell.digest.clone_from(&sample.digest);
+    } else if cell.digest != sample.digest {
+        let round = cell.rounds.len();
+        cell.faults.push(format!("round {round} computed something else than round 0"));
+    }
+    cell.rounds.push(sample.round);
+    cell.faults.extend(sample.faults.iter().cloned());
+    add_session(cell, sample.session.as_ref());
+}
+
+fn add_session(cell: &mut Cell, session: Option<&Session>) {
+    if let Some(session) = session {
+        cell.counts.get_or_insert_default().add(&session.counts);
+        cell.sessions.push(session.report.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Counts;
+
+    fn sample(digest: &str, ridden: u64) -> Sample {
+        Sample {
+            round: Round { operations: 10, seconds: 1.0 },
+            digest: digest.into(),
+            faults: vec![],
+            session: Some(Session {
+                counts: Counts { operations: 12, syscalls: 24, ridden, ..Counts::default() },
+                report: serde_json::Value::Null,
+            }),
+        }
+    }
+
+    #[test]
+    fn rounds_that_differ_are_a_fault() {
+        let mut cell = empty_cell(Workload::Null, Mode::Ub);
+        add(&mut cell, &sample("a", 20));
+        add(&mut cell, &sample("a", 22));
+        assert!(cell.faults.is_empty());
+        assert_eq!(cell.counts.as_ref().unwrap().ridden, 42);
+        add(&mut cell, &sample("b", 20));
+        assert_eq!(cell.faults.len(), 1);
+        assert_eq!((cell.rounds.len(), cell.digest.as_str()), (3, "a"));
+    }
+
+    #[test]
+    fn operations_fill_the_time_within_bounds() {
+        let second = Duration::from_secs(1);
+        let amount = scale(5000.0, 2 * second, second, 10, 1_000_000);
+        assert_eq!((amount.operations, amount.warmup_operations), (10_000, 5000));
+        assert_eq!(scale(1.0, second, second, 10, 100).operations, 10);
+        assert_eq!(scale(1e9, second, second, 10, 100).operations, 100);
+    }
+}

@@ -1,0 +1,149 @@
+//! What the guest driver measured; it writes this as JSON for the host.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::plan::{Mode, Workload};
+
+/// Everything that came out of one plan in one guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Facts about the machine that every figure is labelled with.
+    pub machine: Machine,
+    /// One for each workload and mode.
+    pub cells: Vec<Cell>,
+}
+
+/// The machine as the kernel under test describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// `uname -r`.
+    pub kernel: String,
+    /// Model name from `/proc/cpuinfo`.
+    pub cpu: String,
+    /// Number of CPUs the driver may use.
+    pub cpus: usize,
+    /// Whether the kernel runs with page-table isolation. `None`: the kernel
+    /// does not say (no `/sys`, or no Meltdown entry).
+    pub kpti: Option<bool>,
+    /// `/sys/devices/system/cpu/vulnerabilities`: name to state.
+    pub vulnerabilities: BTreeMap<String, String>,
+}
+
+/// One workload in one mode.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// What ran.
+    pub workload: Workload,
+    /// How.
+    pub mode: Mode,
+    /// The timed parts, in the order they were run.
+    pub rounds: Vec<Round>,
+    /// What the enrolled threads did, over all rounds, start-up and warm-up
+    /// included. For [`Mode::Native`] this comes from one extra session that
+    /// counts and never translates, so the calls are counted by the same hook.
+    /// `None`: no counts, as `ub` mode was not in the plan.
+    pub counts: Option<Counts>,
+    /// The reports of these sessions, whole, for whoever looks for the reason
+    /// of a figure.
+    pub sessions: Vec<Value>,
+    /// Digest of what the workload computed; equal in all rounds, or there is
+    /// an entry in `faults`.
+    pub digest: String,
+    /// What was wrong with the data; empty when everything was right.
+    pub faults: Vec<String>,
+}
+
+/// The timed part of one measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// Operations done.
+    pub operations: u64,
+    /// How long they took, in seconds.
+    pub seconds: f64,
+}
+
+impl Round {
+    /// Operations per second; 0 for an empty round.
+    #[must_use]
+    pub fn ops_per_s(&self) -> f64 {
+        if self.seconds > 0.0 { self.operations as f64 / self.seconds } else { 0.0 }
+    }
+}
+
+/// Counts of one or more sessions and the operations they served.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Operations, warm-up included.
+    pub operations: u64,
+    /// System calls of the enrolled threads.
+    pub syscalls: u64,
+    /// Of these, reached without leaving ring 0.
+    pub ridden: u64,
+    /// Stays in ring 0 with at least one fragment.
+    pub rides: u64,
+    /// Why rides ended.
+    pub exits: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    /// Adds another session.
+    pub fn add(&mut self, other: &Self) {
+        self.operations += other.operations;
+        self.syscalls += other.syscalls;
+        self.ridden += other.ridden;
+        self.rides += other.rides;
+        for (reason, count) in &other.exits {
+            *self.exits.entry(reason.clone()).or_default() += count;
+        }
+    }
+
+    /// System calls per operation.
+    #[must_use]
+    pub fn syscalls_per_op(&self) -> f64 {
+        crate::stats::ratio(self.syscalls, self.operations)
+    }
+
+    /// Share of the calls that needed no transition, 0 to 1.
+    #[must_use]
+    pub fn ridden_share(&self) -> f64 {
+        crate::stats::ratio(self.ridden, self.syscalls)
+    }
+
+    /// Switches from ring 3 to ring 0 for a system call, per operation.
+    #[must_use]
+    pub fn transitions_per_op(&self) -> f64 {
+        crate::stats::ratio(self.syscalls.saturating_sub(self.ridden), self.operations)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up_by_reason() {
+        let one = Counts {
+            operations: 10,
+            syscalls: 20,
+            ridden: 15,
+            rides: 5,
+            exits: BTreeMap::from([("poll".into(), 1), ("fault".into(), 2)]),
+        };
+        let mut sum = one.clone();
+        sum.add(&Counts { exits: BTreeMap::from([("poll".into(), 4)]), ..one.clone() });
+        assert_eq!((sum.operations, sum.syscalls, sum.ridden, sum.rides), (20, 40, 30, 10));
+        assert_eq!(sum.exits, BTreeMap::from([("poll".into(), 5), ("fault".into(), 2)]));
+        assert_eq!(sum.syscalls_per_op(), 2.0);
+        assert_eq!(sum.ridden_share(), 0.75);
+        assert_eq!(sum.transitions_per_op(), 0.5);
+    }
+
+    #[test]
+    fn empty_counts_have_no_share() {
+        let none = Counts::default();
+        assert_eq!((none.syscalls_per_op(), none.ridden_share()), (0.0, 0.0));
+    }
+}

@@ -1,0 +1,176 @@
+//! Reads what redis-benchmark, wrk and `ub run --report` write.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::outcome::Counts;
+use crate::{Error, Result};
+
+/// Requests per second from `redis-benchmark --csv`, for test `name`
+/// ("SET", "GET").
+///
+/// # Errors
+/// [`Error::Output`] if there is no such line.
+pub fn redis_benchmark(text: &str, name: &str) -> Result<f64> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split(',').map(|field| field.trim().trim_matches('"'));
+            (fields.next() == Some(name)).then(|| fields.next())?
+        })
+        .find_map(|rate| rate.parse().ok())
+        .filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
+        .ok_or_else(|| {
+            Error::output("redis-benchmark", format!("no line \"{name}\",rate in {text:?}"))
+        })
+}
+
+/// What wrk says about one run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wrk {
+    /// Completed requests.
+    pub requests: u64,
+    /// Requests per second over the time that wrk itself measured.
+    pub per_second: f64,
+    /// Socket errors and answers other than 2xx and 3xx.
+    pub errors: u64,
+}
+
+/// Reads the report of wrk 4.
+///
+/// # Errors
+/// [`Error::Output`] if the totals are missing.
+pub fn wrk(text: &str) -> Result<Wrk> {
+    let missing = |what: &str| Error::output("wrk", format!("no {what} in {text:?}"));
+    let requests = text
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok())
+        .ok_or_else(|| missing("\"N requests in\""))?;
+    let per_second = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse().ok())
+        .ok_or_else(|| missing("\"Requests/sec:\""))?;
+    let mut errors = 0;
+    for line in text.lines().map(str::trim) {
+        if let Some(counts) = line.strip_prefix("Socket errors:") {
+            errors +=
+                counts.split([' ', ',']).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>();
+        } else if let Some(count) = line.strip_prefix("Non-2xx or 3xx responses:") {
+            errors += count.trim().parse::<u64>().map_err(|_| missing("a number of responses"))?;
+        }
+    }
+    Ok(Wrk { requests, per_second, errors })
+}
+
+/// Version of the session report that this reads.
+const SESSION_SCHEMA: u32 = 1;
+
+/// The fields of a session report that a measurement uses.
+#[derive(Debug, Deserialize)]
+struct Session {
+    schema: u32,
+    active: bool,
+    ended: bool,
+    syscalls: u64,
+    ridden: u64,
+    rides: u64,
+    exits: BTreeMap<String, u64>,
+}
+
+/// Counts of one ended session from `ub run --report`, which served
+/// `operations`.
+///
+/// # Errors
+/// [`Error::Output`] if it is not the report of a session that took place
+/// and has ended.
+pub fn session(report: &Value, operations: u64) -> Result<Counts> {
+    let refuse = |detail: String| Err(Error::output("ub run --report", detail));
+    let session = match Session::deserialize(report) {
+        Ok(session) => session,
+        Err(error) => return refuse(error.to_string()),
+    };
+    if session.schema != SESSION_SCHEMA {
+        return refuse(format!("schema {} instead of {SESSION_SCHEMA}", session.schema));
+    }
+    if !session.active || !session.ended {
+        return refuse(format!("active: {}, ended: {}", session.active, session.ended));
+    }
+    if session.ridden > session.syscalls {
+        return refuse(format!("{} of {} calls ridden", session.ridden, session.syscalls));
+    }
+    Ok(Counts {
+        operations,
+        syscalls: session.syscalls,
+        ridden: session.ridden,
+        rides: session.rides,
+        exits: session.exits.into_iter().filter(|(_, count)| *count > 0).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const REDIS: &str = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\"\n\
+                         \"SET\",\"98039.22\",\"0.069\",\"0.016\"\n";
+
+    #[test]
+    fn redis_benchmark_csv() {
+        assert_eq!(redis_benchmark(REDIS, "SET").unwrap(), 98039.22);
+        assert!(redis_benchmark(REDIS, "GET").is_err());
+        assert!(redis_benchmark("\"SET\",\"nan\"", "SET").is_err());
+        assert!(redis_benchmark("\"SET\"", "SET").is_err());
+    }
+
+    const WRK: &str = "Running 2s test @ http://127.0.0.1:8080/4096\n  1 threads and 4 connections\n  \
+                       Thread Stats   Avg      Stdev     Max   +/- Stdev\n  90418 requests in 2.10s, 385.61MB read\n\
+                       Requests/sec:  43061.77\nTransfer/sec:    183.64MB\n";
+
+    #[test]
+    fn wrk_without_errors() {
+        let expected = Wrk { requests: 90418, per_second: 43061.77, errors: 0 };
+        assert_eq!(wrk(WRK).unwrap(), expected);
+    }
+
+    #[test]
+    fn wrk_errors_add_up() {
+        let text = format!(
+            "{WRK}  Socket errors: connect 1, read 2, write 3, timeout 4\n  Non-2xx or 3xx responses: 5\n"
+        );
+        assert_eq!(wrk(&text).unwrap().errors, 15);
+        assert!(wrk("unable to connect to 127.0.0.1:1 Connection refused").is_err());
+    }
+
+    fn report() -> Value {
+        json!({
+            "schema": 1, "active": true, "ended": true, "syscalls": 10, "ridden": 8, "rides": 2,
+            "exits": {"poll": 1, "fault": 0}, "more": [1],
+        })
+    }
+
+    #[test]
+    fn session_counts() {
+        let counts = session(&report(), 5).unwrap();
+        assert_eq!((counts.operations, counts.syscalls, counts.ridden), (5, 10, 8));
+        assert_eq!(counts.exits, BTreeMap::from([("poll".into(), 1)]));
+    }
+
+    #[test]
+    fn only_reports_of_ended_sessions_count() {
+        for (field, value) in [
+            ("schema", json!(2)),
+            ("active", json!(false)),
+            ("ended", json!(false)),
+            ("ridden", json!(11)),
+            ("syscalls", json!("many")),
+        ] {
+            let mut changed = report();
+            changed[field] = value;
+            assert!(session(&changed, 5).is_err(), "{field}");
+        }
+        assert!(session(&json!({}), 5).is_err());
+    }
+}

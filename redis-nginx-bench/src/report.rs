@@ -1,0 +1,226 @@
+//! `report.json`: what `make demo` writes for other programs.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::{self, Outcome, Round};
+use crate::plan::{Mode, Workload};
+use crate::stats;
+
+/// Version of this layout; raised when a field changes its meaning or goes.
+pub const SCHEMA: u32 = 1;
+
+/// The report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What all cells have in common.
+    pub environment: Environment,
+    /// The figures.
+    pub cells: Vec<Cell>,
+}
+
+/// What figures are labelled with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    /// "bare metal", "kvm" or "tcg". Under "tcg" every wall-clock figure is
+    /// emulated: good for finding mistakes, no measure of speed.
+    pub accelerator: String,
+    /// Release of the kernel that the full set of cells ran on.
+    pub kernel: String,
+    /// CPU model, as the guest sees it.
+    pub cpu: String,
+}
+
+/// One workload in one mode on one kernel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cell {
+    /// What ran.
+    pub workload: Workload,
+    /// Whether page-table isolation was on, as the guest's kernel says.
+    pub kpti: bool,
+    /// Native or under `ub run`.
+    pub mode: Mode,
+    /// Kernel release.
+    pub kernel: String,
+    /// Median of the rounds.
+    pub ops_per_s: f64,
+    /// System calls of the measured program for each operation, whole session.
+    /// `null` if they were not counted.
+    pub syscalls_per_op: Option<f64>,
+    /// Share of the calls that were reached without leaving ring 0, 0 to 1.
+    pub ridden_share: f64,
+    /// Switches from ring 3 to ring 0 for system calls, for each operation.
+    /// `null` if they were not counted.
+    pub transitions_per_op: Option<f64>,
+    /// Why rides ended, with counts; empty for native cells.
+    pub exits: BTreeMap<String, u64>,
+    /// What was computed is right and equals the native run of the same guest.
+    pub results_match: bool,
+}
+
+/// The cells of one guest. `kpti` is the state that was asked for and that
+/// the caller has compared with [`outcome::Machine::kpti`].
+#[must_use]
+pub fn cells(outcome: &Outcome, kpti: bool) -> Vec<Cell> {
+    outcome.cells.iter().map(|cell| cell_of(outcome, cell, kpti)).collect()
+}
+
+fn cell_of(outcome: &Outcome, cell: &outcome::Cell, kpti: bool) -> Cell {
+    let rates: Vec<f64> = cell.rounds.iter().map(Round::ops_per_s).collect();
+    let counts = cell.counts.as_ref();
+    let reference = outcome
+        .cells
+        .iter()
+        .find(|other| other.workload == cell.workload && other.mode == Mode::Native);
+    let results_match = cell.faults.is_empty()
+        && !cell.rounds.is_empty()
+        && reference.is_some_and(|native| {
+            native.faults.is_empty() && !native.digest.is_empty() && native.digest == cell.digest
+        });
+    Cell {
+        workload: cell.workload,
+        kpti,
+        mode: cell.mode,
+        kernel: outcome.machine.kernel.clone(),
+        ops_per_s: stats::median(&rates).unwrap_or(0.0),
+        syscalls_per_op: counts.map(outcome::Counts::syscalls_per_op),
+        ridden_share: counts.map_or(0.0, outcome::Counts::ridden_share),
+        transitions_per_op: counts.map(outcome::Counts::transitions_per_op),
+        exits: match cell.mode {
+            Mode::Native => BTreeMap::new(),
+            Mode::Ub => counts.map(|counts| counts.exits.clone()).unwrap_or_default(),
+        },
+        results_match,
+    }
+}
+
+/// Throughput of the `ub` cell that belongs to `cell` relative to the native
+/// one: 1.1 is 10 % faster. `None` for native cells and where either is missing.
+#[must_use]
+pub fn speedup(cells: &[Cell], cell: &Cell) -> Option<f64> {
+    if cell.mode == Mode::Native {
+        return None;
+    }
+    let native = cells.iter().find(|other| {
+        other.mode == Mode::Native
+            && other.workload == cell.workload
+            && other.kpti == cell.kpti
+            && other.kernel == cell.kernel
+    })?;
+    (native.ops_per_s > 0.0).then(|| cell.ops_per_s / native.ops_per_s)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::outcome::{Counts, Machine};
+
+    fn outcome_cell(mode: Mode, digest: &str) -> outcome::Cell {
+        let ridden = if mode == Mode::Ub { 180 } else { 0 };
+        outcome::Cell {
+            workload: Workload::RedisGet,
+            mode,
+            rounds: [100.0, 300.0, 200.0]
+                .map(|rate| Round { operations: rate as u64, seconds: 1.0 })
+                .to_vec(),
+            counts: Some(Counts {
+                operations: 100,
+                syscalls: 200,
+                ridden,
+                rides: 20,
+                exits: BTreeMap::from([("poll".into(), 20)]),
+            }),
+            sessions: vec![],
+            digest: digest.into(),
+            faults: vec![],
+        }
+    }
+
+    /// A native and a ub cell with these digests.
+    pub(crate) fn outcome(native: &str, ub: &str) -> Outcome {
+        Outcome {
+            machine: Machine {
+                kernel: "6.12.1".into(),
+                cpu: "Some CPU".into(),
+                cpus: 2,
+                kpti: Some(true),
+                vulnerabilities: BTreeMap::new(),
+            },
+            cells: vec![outcome_cell(Mode::Native, native), outcome_cell(Mode::Ub, ub)],
+        }
+    }
+
+    #[test]
+    fn figures_come_from_rounds_and_counts() {
+        let cells = cells(&outcome("x", "x"), true);
+        let [native, ub] = &cells[..] else { panic!("two cells") };
+        assert_eq!((native.ops_per_s, ub.ops_per_s), (200.0, 200.0));
+        assert_eq!((native.syscalls_per_op, native.transitions_per_op), (Some(2.0), Some(2.0)));
+        assert_eq!((ub.syscalls_per_op, ub.transitions_per_op), (Some(2.0), Some(0.2)));
+        assert_eq!((native.ridden_share, ub.ridden_share), (0.0, 0.9));
+        assert!(native.exits.is_empty());
+        assert_eq!(ub.exits["poll"], 20);
+        assert!(native.results_match && ub.results_match && ub.kpti);
+        assert_eq!((speedup(&cells, native), speedup(&cells, ub)), (None, Some(1.0)));
+    }
+
+    #[test]
+    fn results_match_only_if_everything_was_right() {
+        let matches = |outcome: &Outcome| {
+            cells(outcome, true).iter().map(|cell| cell.results_match).collect::<Vec<_>>()
+        };
+        assert_eq!(matches(&outcome("x", "y")), [true, false]);
+        let mut faulty = outcome("x", "x");
+        faulty.cells[1].faults.push("wrong".into());
+        assert_eq!(matches(&faulty), [true, false]);
+        let mut faulty = outcome("x", "x");
+        faulty.cells[0].faults.push("wrong".into());
+        assert_eq!(matches(&faulty), [false, false]);
+        assert_eq!(matches(&outcome("", "")), [false, false]);
+        let mut alone = outcome("x", "x");
+        alone.cells.remove(0);
+        assert_eq!(matches(&alone), [false]);
+    }
+
+    #[test]
+    fn layout_is_the_published_one() {
+        let report = Report {
+            schema: SCHEMA,
+            environment: Environment {
+                accelerator: "tcg".into(),
+                kernel: "6.12.1".into(),
+                cpu: "Some CPU".into(),
+            },
+            cells: cells(&outcome("x", "x"), false).split_off(1),
+        };
+        let value: Value = serde_json::to_value(&report).unwrap();
+        assert_eq!(
+            value,
+            json!({
+                "schema": 1,
+                "environment": {"accelerator": "tcg", "kernel": "6.12.1", "cpu": "Some CPU"},
+                "cells": [{
+                    "workload": "redis-get",
+                    "kpti": false,
+                    "mode": "ub",
+                    "kernel": "6.12.1",
+                    "ops_per_s": 200.0,
+                    "syscalls_per_op": 2.0,
+                    "ridden_share": 0.9,
+                    "transitions_per_op": 0.2,
+                    "exits": {"poll": 20},
+                    "results_match": true,
+                }],
+            })
+        );
+        assert_eq!(serde_json::from_value::<Report>(value).unwrap(), report);
+    }
+}

@@ -1,0 +1,159 @@
+//! The table that `make demo` ends with.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::outcome::Machine;
+use crate::plan::Mode;
+use crate::report::{self, Cell, Report};
+
+const COLUMNS: [&str; 11] = [
+    "kernel",
+    "workload",
+    "kpti",
+    "mode",
+    "ops/s",
+    "ub/native",
+    "syscalls/op",
+    "ridden",
+    "transitions/op",
+    "top exit",
+    "results",
+];
+
+/// Draws `report`. Figures of time are marked where the guest was emulated.
+#[must_use]
+pub fn draw(report: &Report) -> String {
+    let emulated = is_emulated(report);
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_header(COLUMNS);
+    for cell in &report.cells {
+        table.add_row(row(report, cell, emulated));
+    }
+    for column in 4..=8 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.to_string()
+}
+
+fn row(report: &Report, cell: &Cell, emulated: bool) -> [String; COLUMNS.len()] {
+    let mark = if emulated { " (emulated)" } else { "" };
+    let per_op = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
+    let ub = cell.mode == Mode::Ub;
+    [
+        upstream(&cell.kernel).to_owned(),
+        cell.workload.to_string(),
+        if cell.kpti { "on" } else { "off" }.into(),
+        cell.mode.to_string(),
+        format!("{:.0}{mark}", cell.ops_per_s),
+        report::speedup(&report.cells, cell)
+            .map_or("-".into(), |speedup| format!("{speedup:.2}{mark}")),
+        per_op(cell.syscalls_per_op),
+        if ub { format!("{:.1} %", cell.ridden_share * 100.0) } else { "-".into() },
+        per_op(cell.transitions_per_op),
+        top_exit(cell),
+        if cell.results_match { "match" } else { "DIFFER" }.into(),
+    ]
+}
+
+/// The upstream version at the front of a kernel release.
+fn upstream(release: &str) -> &str {
+    release.split(['+', '-']).next().unwrap_or(release)
+}
+
+fn top_exit(cell: &Cell) -> String {
+    let total: u64 = cell.exits.values().sum();
+    cell.exits.iter().max_by_key(|(_, count)| **count).map_or("-".into(), |(reason, count)| {
+        format!("{reason} {:.0} %", 100.0 * crate::stats::ratio(*count, total))
+    })
+}
+
+/// Whether wall-clock figures of `report` come from an emulated CPU.
+#[must_use]
+pub fn is_emulated(report: &Report) -> bool {
+    report.environment.accelerator == "tcg"
+}
+
+/// The lines above the table: the facts that label every figure.
+#[must_use]
+pub fn environment(report: &Report, machine: &Machine) -> String {
+    let facts = &report.environment;
+    let mitigations: Vec<String> = machine
+        .vulnerabilities
+        .iter()
+        .filter(|(_, state)| *state != "Not affected")
+        .map(|(name, state)| format!("{name}: {}", state.trim_start_matches("Mitigation: ")))
+        .collect();
+    let mitigations =
+        if mitigations.is_empty() { "none needed".to_owned() } else { mitigations.join("; ") };
+    let mut text = format!(
+        "accelerator {} | kernel {} | cpu {} | {} guest CPUs\nmitigations besides KPTI: {mitigations}",
+        facts.accelerator, facts.kernel, facts.cpu, machine.cpus
+    );
+    if is_emulated(report) {
+        text.push_str(
+            "\nThe CPU is emulated: rates and ratios marked \"emulated\" say nothing about real \
+             hardware. Counts do.",
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::report::tests::outcome;
+    use crate::report::{Environment, SCHEMA};
+
+    fn report(accelerator: &str) -> Report {
+        Report {
+            schema: SCHEMA,
+            environment: Environment {
+                accelerator: accelerator.into(),
+                kernel: "6.12.1".into(),
+                cpu: "Some CPU".into(),
+            },
+            cells: report::cells(&outcome("x", "y"), true),
+        }
+    }
+
+    #[test]
+    fn every_rate_of_an_emulated_guest_is_marked() {
+        let text = draw(&report("tcg"));
+        assert_eq!(text.matches("200 (emulated)").count(), 2, "{text}");
+        assert_eq!(text.matches("1.00 (emulated)").count(), 1, "{text}");
+        assert!(!draw(&report("kvm")).contains("emulated"));
+    }
+
+    #[test]
+    fn rows_show_shares_and_mismatches() {
+        let text = draw(&report("kvm"));
+        for part in ["redis-get", "90.0 %", "0.200", "poll 100 %", "DIFFER", "match"] {
+            assert!(text.contains(part), "{part} missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn releases_are_cut_to_the_upstream_version() {
+        assert_eq!(upstream("6.12.117+deb12-cloud-amd64"), "6.12.117");
+        assert_eq!(upstream("6.1.0-56-cloud-amd64"), "6.1.0");
+    }
+
+    #[test]
+    fn environment_names_the_four_facts_and_what_is_mitigated() {
+        let mut machine = outcome("x", "x").machine;
+        machine.vulnerabilities = BTreeMap::from([
+            ("meltdown".into(), "Not affected".into()),
+            ("mds".into(), "Mitigation: Clear CPU buffers".into()),
+        ]);
+        let text = environment(&report("tcg"), &machine);
+        for part in ["tcg", "6.12.1", "Some CPU", "mds: Clear CPU buffers", "emulated"] {
+            assert!(text.contains(part), "{part} missing in\n{text}");
+        }
+        assert!(!text.contains("meltdown"));
+        assert!(!environment(&report("kvm"), &machine).contains("emulated"));
+    }
+}

@@ -1,0 +1,520 @@
+//! The interface to the kernel module, field by field as in
+//! `kernel-patch/module/uapi/ub.h`.
+//!
+//! The macros below write a type and its description from the same text, so a
+//! field cannot exist without being compared with the header by
+//! `tests/abi.rs`.
+
+use std::mem::{offset_of, size_of};
+
+use ub_translator::fragment::ExitKind;
+use ub_translator::frame;
+
+/// Revision of the interface that this program speaks (`UB_ABI_VERSION`).
+pub const ABI_VERSION: u32 = 1;
+/// The device node (`UB_DEVICE_PATH`).
+pub const DEVICE_PATH: &str = "/dev/ub";
+/// First letter of every ioctl number (`UB_IOC_MAGIC`).
+pub const IOC_MAGIC: u8 = 0xb5;
+/// Most bytes that one `UB_IOC_READ_CODE` may ask for.
+pub const READ_CODE_MAX: usize = 64 << 10;
+
+/// One member of a structure of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Field {
+    /// Name in C.
+    pub name: &'static str,
+    /// Offset from the start of the structure in bytes.
+    pub offset: usize,
+    /// Size in bytes.
+    pub size: usize,
+}
+
+/// A structure of the interface, as laid out by the Rust compiler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Tag in C.
+    pub name: &'static str,
+    /// Size in bytes.
+    pub size: usize,
+    /// Members in order.
+    pub fields: &'static [Field],
+}
+
+macro_rules! uapi_struct {
+    ($(#[$meta:meta])* struct $c:ident = $name:ident {
+        $($(#[$field_meta:meta])* $field:ident: $type:ty,)*
+    }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $type,)*
+        }
+
+        impl $name {
+            /// Name, size and members, for comparison with the header.
+            pub const LAYOUT: Layout = Layout {
+                name: stringify!($c),
+                size: size_of::<$name>(),
+                fields: &[$(Field {
+                    name: stringify!($field),
+                    offset: offset_of!($name, $field),
+                    size: size_of::<$type>(),
+                }),*],
+            };
+        }
+    };
+}
+
+/// `struct ub_frame`, which the translator owns: no code here touches one.
+const FRAME_LAYOUT: Layout = Layout {
+    name: "ub_frame",
+    size: frame::SIZE,
+    fields: &[
+        Field { name: "user_rsp", offset: frame::USER_RSP as usize, size: 8 },
+        Field { name: "target", offset: frame::TARGET as usize, size: 8 },
+        Field { name: "spill", offset: frame::SPILL as usize, size: 8 * frame::SPILL_SLOTS },
+        Field { name: "user_r11", offset: frame::USER_R11 as usize, size: 8 },
+        Field { name: "poll_flags", offset: frame::POLL_FLAGS as usize, size: 8 },
+        Field { name: "poll_softirq", offset: frame::POLL_SOFTIRQ as usize, size: 8 },
+        Field { name: "poll_mask", offset: frame::POLL_MASK as usize, size: 4 },
+        Field { name: "exit_id", offset: frame::EXIT_ID as usize, size: 4 },
+    ],
+};
+
+uapi_struct! {
+    /// One way out of a fragment.
+    struct ub_exit = Exit {
+        /// User address of the meaning that `kind` gives it.
+        user_ip: u64,
+        /// [`ExitKind`] as a number.
+        kind: u16,
+        /// [`ub_translator::fragment::Unsupported`] as a number.
+        reason: u16,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+uapi_struct! {
+    /// Where a fault inside the code continues.
+    struct ub_fixup = Fixup {
+        /// Offset of the instruction that may fault.
+        fault_offset: u32,
+        /// Offset at which execution continues.
+        landing_offset: u32,
+    }
+}
+
+uapi_struct! {
+    /// A stretch of user addresses.
+    struct ub_range = Range {
+        /// First address.
+        start: u64,
+        /// One past the last address.
+        end: u64,
+    }
+}
+
+uapi_struct! {
+    /// What the module is and what it decided about this CPU.
+    struct ub_info = Info {
+        /// The module's [`ABI_VERSION`].
+        abi_version: u32,
+        /// [`Refusals`]: why no ride happens on this CPU.
+        refusals: u32,
+        /// [`Actions`]: what is done around a fragment.
+        actions: u32,
+        /// Work flags that end a ride.
+        poll_mask: u32,
+        /// Size of the code arena in bytes.
+        arena_bytes: u64,
+        /// Unused bytes of the arena.
+        arena_free: u64,
+        /// Most bytes of code in a fragment.
+        max_code_bytes: u32,
+        /// Most exits of a fragment.
+        max_exits: u32,
+        /// Most fixups of a fragment.
+        max_fixups: u32,
+        /// Most source ranges of a fragment.
+        max_sources: u32,
+        /// Sessions open now, of all users.
+        sessions: u32,
+        /// Fragments installed now, of all sessions.
+        fragments: u32,
+    }
+}
+
+uapi_struct! {
+    /// What a session starts with.
+    struct ub_session_config = SessionConfig {
+        /// [`ABI_VERSION`].
+        abi_version: u32,
+        /// Passages after which a gap is hot; 0 for the module's default.
+        hot_count: u32,
+        /// Longer gaps do not count, in nanoseconds; 0 for the default.
+        gap_max_ns: u64,
+        /// Misses at an address before it is reported; 0 for the default.
+        miss_count: u32,
+        /// Most fragments of the session; 0 for the default.
+        max_fragments: u32,
+        /// Most bytes of arena for the session; 0 for the default.
+        max_arena_bytes: u64,
+        /// Zero.
+        flags: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+uapi_struct! {
+    /// Request to read code bytes of a supervised address space.
+    struct ub_read_code = ReadCode {
+        /// Which address space.
+        btc: u64,
+        /// First user address.
+        address: u64,
+        /// Where to put the bytes, an address of the caller.
+        buffer: u64,
+        /// How many bytes at most.
+        length: u32,
+        /// How many bytes were read.
+        copied: u32,
+        /// State of the address space, for [`Install::sequence`].
+        sequence: u64,
+    }
+}
+
+uapi_struct! {
+    /// Request to install a fragment.
+    struct ub_install = Install {
+        /// Into which address space.
+        btc: u64,
+        /// Smallest sequence seen while reading the sources.
+        sequence: u64,
+        /// User address the fragment stands for.
+        entry: u64,
+        /// Address of the code bytes.
+        code: u64,
+        /// Address of an array of [`Exit`].
+        exits: u64,
+        /// Address of an array of [`Fixup`], sorted by fault offset.
+        fixups: u64,
+        /// Address of an array of [`Range`].
+        sources: u64,
+        /// Address of an array of `u32`: offsets of the rel32 fields.
+        relocations: u64,
+        /// Bytes of code.
+        code_length: u32,
+        /// Elements of `exits`.
+        exit_count: u32,
+        /// Elements of `fixups`.
+        fixup_count: u32,
+        /// Elements of `sources`.
+        source_count: u32,
+        /// Elements of `relocations`.
+        relocation_count: u32,
+        /// Zero.
+        flags: u32,
+    }
+}
+
+uapi_struct! {
+    /// Request to retire a fragment.
+    struct ub_retire = Retire {
+        /// Of which address space.
+        btc: u64,
+        /// User address it stands for.
+        entry: u64,
+    }
+}
+
+uapi_struct! {
+    /// What a session has counted.
+    struct ub_stats = Stats {
+        /// System calls of enrolled threads.
+        syscalls: u64,
+        /// Of these, reached without leaving ring 0.
+        ridden: u64,
+        /// Stays in ring 0 with at least one fragment.
+        rides: u64,
+        /// Fragments executed.
+        fragments_run: u64,
+        /// Ends of rides by [`Stop`].
+        stops: [u64; STOP_COUNT],
+        /// Threads enrolled so far.
+        threads: u64,
+        /// Threads enrolled now.
+        threads_now: u64,
+        /// Address spaces seen so far.
+        address_spaces: u64,
+        /// Fragments installed now.
+        fragments: u64,
+        /// Fragments installed so far.
+        fragments_installed: u64,
+        /// Fragments retired so far.
+        fragments_retired: u64,
+        /// Installs rejected because the code had changed.
+        installs_stale: u64,
+        /// Arena bytes in use now.
+        arena_bytes: u64,
+        /// Reports made.
+        reports: u64,
+        /// Reports lost because nobody read them in time.
+        reports_dropped: u64,
+    }
+}
+
+uapi_struct! {
+    /// One thing the module wants the supervisor to know.
+    struct ub_report = Report {
+        /// [`ReportKind`] as a number.
+        kind: u32,
+        /// A thread that saw it, in the reader's pid namespace, or 0.
+        pid: u32,
+        /// Which address space.
+        btc: u64,
+        /// User address; its meaning depends on `kind`.
+        address: u64,
+        /// Second user address; its meaning depends on `kind`.
+        from: u64,
+        /// How often it was seen.
+        count: u64,
+        /// Mean native gap time in nanoseconds, for hot gaps.
+        gap_ns: u64,
+    }
+}
+
+/// Every structure of the interface.
+pub const LAYOUTS: &[Layout] = &[
+    FRAME_LAYOUT,
+    Exit::LAYOUT,
+    Fixup::LAYOUT,
+    Range::LAYOUT,
+    Info::LAYOUT,
+    SessionConfig::LAYOUT,
+    ReadCode::LAYOUT,
+    Install::LAYOUT,
+    Retire::LAYOUT,
+    Stats::LAYOUT,
+    Report::LAYOUT,
+];
+
+macro_rules! uapi_enum {
+    ($(#[$meta:meta])* enum $name:ident: $repr:ty {
+        $($(#[$variant_meta:meta])* $c:ident = $variant:ident = $value:expr, $label:literal;)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr($repr)]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant = $value,)*
+        }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+            /// Names and values in C, for comparison with the header.
+            pub const CONSTANTS: &[(&str, u64)] = &[$((stringify!($c), $value as u64)),*];
+
+            /// Name for statistics and logs, in snake case.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                }
+            }
+
+            /// The value that the module calls `number`.
+            #[must_use]
+            pub fn from_number(number: u32) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| *value as u32 == number)
+            }
+        }
+    };
+}
+
+uapi_enum! {
+    /// Why a ride ended; index into [`Stats::stops`].
+    enum Stop: u32 {
+        /// The resume address is not translated (yet).
+        UB_STOP_NO_FRAGMENT = NoFragment = 0, "no_fragment";
+        /// Direct branch to untranslated code.
+        UB_STOP_BRANCH_MISS = BranchMiss = 1, "branch_miss";
+        /// Indirect branch to untranslated code.
+        UB_STOP_INDIRECT_MISS = IndirectMiss = 2, "indirect_miss";
+        /// An instruction that is not on the allow-list.
+        UB_STOP_UNSUPPORTED = Unsupported = 3, "unsupported";
+        /// A user memory access faulted.
+        UB_STOP_FAULT = Fault = 4, "fault";
+        /// A run-time guard refused an operand.
+        UB_STOP_GUARD = Guard = 5, "guard";
+        /// Signal, reschedule or softirq pending.
+        UB_STOP_POLL = Poll = 6, "poll";
+        /// The next system call is not run in a ride.
+        UB_STOP_SYSCALL_REFUSED = SyscallRefused = 7, "syscall_refused";
+        /// The system call must be restarted.
+        UB_STOP_RESTART = Restart = 8, "restart";
+        /// seccomp, ptrace, audit or tracing.
+        UB_STOP_SYSCALL_WORK = SyscallWork = 9, "syscall_work";
+        /// Another run condition does not hold.
+        UB_STOP_CONDITION = Condition = 10, "condition";
+        /// Supervisor gone or module leaving.
+        UB_STOP_SESSION_END = SessionEnd = 11, "session_end";
+    }
+}
+
+/// Length of [`Stats::stops`] (`UB_STOP_MAX`).
+pub const STOP_COUNT: usize = 12;
+
+uapi_enum! {
+    /// What a [`Report`] is about.
+    enum ReportKind: u32 {
+        /// `address`: resume address of a hot gap.
+        UB_REPORT_HOT_GAP = HotGap = 1, "hot_gap";
+        /// `address`: untranslated target; `from`: the branch, or 0.
+        UB_REPORT_MISS = Miss = 2, "miss";
+        /// The address space ended.
+        UB_REPORT_BTC_GONE = BtcGone = 3, "btc_gone";
+        /// Sources in `address..from` changed; their fragments are retired.
+        UB_REPORT_RETIRED = Retired = 4, "retired";
+    }
+}
+
+uapi_enum! {
+    /// A reason for which the module never rides on this CPU; one bit of
+    /// [`Info::refusals`].
+    enum Refusal: u32 {
+        /// The kernel untrains returns on entry.
+        UB_REFUSE_UNTRAIN = Untrain = 1 << 0, "untrain";
+        /// The kernel issues IBPB on entry.
+        UB_REFUSE_ENTRY_IBPB = EntryIbpb = 1 << 1, "entry_ibpb";
+        /// The kernel writes IBRS on entry.
+        UB_REFUSE_LEGACY_IBRS = LegacyIbrs = 1 << 2, "legacy_ibrs";
+        /// Xen PV guest.
+        UB_REFUSE_XEN_PV = XenPv = 1 << 3, "xen_pv";
+        /// SMAP absent or disabled.
+        UB_REFUSE_NO_SMAP = NoSmap = 1 << 4, "no_smap";
+        /// Fragments cannot read the FS base.
+        UB_REFUSE_NO_FSGSBASE = NoFsgsbase = 1 << 5, "no_fsgsbase";
+        /// Return-depth tracking in use.
+        UB_REFUSE_CALL_DEPTH = CallDepth = 1 << 6, "call_depth";
+    }
+}
+
+uapi_enum! {
+    /// What the module does around a fragment; one bit of [`Info::actions`].
+    enum Action: u32 {
+        /// CPU buffers are cleared (VERW) before each fragment.
+        UB_ACT_CLEAR_BUFFERS = ClearBuffers = 1 << 0, "clear_buffers";
+        /// Branch history is cleared before in-ride calls.
+        UB_ACT_CLEAR_BRANCHES = ClearBranches = 1 << 1, "clear_branches";
+    }
+}
+
+impl Refusal {
+    /// Splits [`Info::refusals`]; bits nobody knows come back as a number.
+    #[must_use]
+    pub fn split(bits: u32) -> (Vec<Self>, u32) {
+        let known: Vec<_> = Self::ALL.iter().copied().filter(|r| bits & *r as u32 != 0).collect();
+        let rest = known.iter().fold(bits, |rest, r| rest & !(*r as u32));
+        (known, rest)
+    }
+
+    /// One line for people: what the obstacle is.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Untrain => "the kernel untrains return predictions on every entry (retbleed or SRSO mitigation)",
+            Self::EntryIbpb => "the kernel issues IBPB on every entry",
+            Self::LegacyIbrs => "the kernel writes IBRS on every entry (spectre_v2=ibrs or retbleed mitigation)",
+            Self::XenPv => "Xen PV guest",
+            Self::NoSmap => "the CPU lacks SMAP or the kernel turned it off",
+            Self::NoFsgsbase => "the CPU lacks FSGSBASE or the kernel turned it off",
+            Self::CallDepth => "the kernel tracks call depth (retbleed=stuff)",
+        }
+    }
+}
+
+impl Action {
+    /// Splits [`Info::actions`]; bits nobody knows come back as a number.
+    #[must_use]
+    pub fn split(bits: u32) -> (Vec<Self>, u32) {
+        let known: Vec<_> = Self::ALL.iter().copied().filter(|a| bits & *a as u32 != 0).collect();
+        let rest = known.iter().fold(bits, |rest, a| rest & !(*a as u32));
+        (known, rest)
+    }
+
+    /// One line for people: what is done and when.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::ClearBuffers => "CPU buffers are cleared (VERW) before each fragment",
+            Self::ClearBranches => "branch history is cleared before each system call of a ride",
+        }
+    }
+}
+
+/// Remaining numbers of the interface, by their names in C.
+const OTHER_CONSTANTS: &[(&str, u64)] = &[
+    ("UB_ABI_VERSION", ABI_VERSION as u64),
+    ("UB_SPILL_SLOTS", frame::SPILL_SLOTS as u64),
+    ("UB_EXIT_SYSCALL", ExitKind::Syscall as u64),
+    ("UB_EXIT_BRANCH", ExitKind::Branch as u64),
+    ("UB_EXIT_INDIRECT", ExitKind::Indirect as u64),
+    ("UB_EXIT_UNSUPPORTED", ExitKind::Unsupported as u64),
+    ("UB_EXIT_FAULT", ExitKind::Fault as u64),
+    ("UB_EXIT_GUARD", ExitKind::Guard as u64),
+    ("UB_EXIT_POLL", ExitKind::Poll as u64),
+    ("UB_EXIT_KIND_MAX", ExitKind::Poll as u64 + 1),
+    ("UB_STOP_MAX", STOP_COUNT as u64),
+    ("UB_IOC_MAGIC", IOC_MAGIC as u64),
+    ("UB_IOC_INFO", IOC_INFO),
+    ("UB_IOC_SESSION_CREATE", IOC_SESSION_CREATE),
+    ("UB_IOC_ENROLL", IOC_ENROLL),
+    ("UB_IOC_READ_CODE", IOC_READ_CODE),
+    ("UB_IOC_INSTALL", IOC_INSTALL),
+    ("UB_IOC_RETIRE", IOC_RETIRE),
+    ("UB_IOC_STATS", IOC_STATS),
+];
+
+/// Every number of the interface, by its name in C.
+pub fn constants() -> impl Iterator<Item = (&'static str, u64)> {
+    [OTHER_CONSTANTS, Stop::CONSTANTS, ReportKind::CONSTANTS, Refusal::CONSTANTS, Action::CONSTANTS]
+        .into_iter()
+        .flatten()
+        .copied()
+}
+
+const _: () = assert!(Stop::ALL.len() == STOP_COUNT);
+
+/// `UB_IOC_INFO`: fills an [`Info`].
+pub const IOC_INFO: u64 = nix::request_code_read!(IOC_MAGIC, 1, size_of::<Info>());
+/// `UB_IOC_SESSION_CREATE`: takes a [`SessionConfig`].
+pub const IOC_SESSION_CREATE: u64 =
+    nix::request_code_write!(IOC_MAGIC, 2, size_of::<SessionConfig>());
+/// `UB_IOC_ENROLL`: enrols the caller.
+pub const IOC_ENROLL: u64 = nix::request_code_none!(IOC_MAGIC, 3);
+/// `UB_IOC_READ_CODE`: takes and fills a [`ReadCode`].
+pub const IOC_READ_CODE: u64 = nix::request_code_readwrite!(IOC_MAGIC, 4, size_of::<ReadCode>());
+/// `UB_IOC_INSTALL`: takes an [`Install`].
+pub const IOC_INSTALL: u64 = nix::request_code_write!(IOC_MAGIC, 5, size_of::<Install>());
+/// `UB_IOC_RETIRE`: takes a [`Retire`].
+pub const IOC_RETIRE: u64 = nix::request_code_write!(IOC_MAGIC, 6, size_of::<Retire>());
+/// `UB_IOC_STATS`: fills a [`Stats`].
+pub const IOC_STATS: u64 = nix::request_code_read!(IOC_MAGIC, 7, size_of::<Stats>());
+
+/// The raw calls. [`crate::device`] makes them safe.
+pub(crate) mod raw {
+    use super::{Info, Install, ReadCode, Retire, SessionConfig, Stats};
+
+    nix::ioctl_read_bad!(info, super::IOC_INFO, Info);
+    nix::ioctl_write_ptr_bad!(session_create, super::IOC_SESSION_CREATE, SessionConfig);
+    nix::ioctl_none_bad!(enroll, super::IOC_ENROLL);
+    nix::ioctl_readwrite_bad!(read_code, super::IOC_READ_CODE, ReadCode);
+    nix::ioctl_write_ptr_bad!(install, super::IOC_INSTALL, Install);
+    nix::ioctl_write_ptr_bad!(retire, super::IOC_RETIRE, Retire);
+    nix::ioctl_read_bad!(stats, super::IOC_STATS, Stats);
+}

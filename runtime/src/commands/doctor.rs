@@ -1,0 +1,59 @@
+//! `ub doctor`: what this machine supports and what blocks it.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use clap::Args;
+
+use crate::doctor::{Diagnosis, State};
+
+/// Say what this machine supports and what blocks it
+///
+/// Exit status: 0 if programs can ride now, 1 if not.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command; returns the exit status.
+pub(super) fn main(arguments: &Arguments) -> u8 {
+    let diagnosis = Diagnosis::make();
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&diagnosis).unwrap_or_default() + "\n"
+    } else {
+        text(&diagnosis)
+    };
+    let _ = io::stdout().write_all(text.as_bytes());
+    u8::from(!diagnosis.rides_possible)
+}
+
+fn text(diagnosis: &Diagnosis) -> String {
+    let mut out = String::new();
+    let environment = &diagnosis.environment;
+    let _ = writeln!(out, "machine      {}, {}", environment.accelerator, environment.cpu);
+    for check in &diagnosis.checks {
+        let mark = match check.state {
+            State::Ok => "ok    ",
+            State::Note => "note  ",
+            State::Blocks => "BLOCKS",
+        };
+        let _ = writeln!(out, "{mark}  {:<18} {}", check.name, check.found);
+        if let Some(remedy) = &check.remedy {
+            let _ = writeln!(out, "{:27}-> {remedy}", "");
+        }
+    }
+    let _ = writeln!(out, "\nmitigation policy ({}):", diagnosis.policy_source);
+    for line in &diagnosis.policy {
+        let applies = if line.applies { "yes" } else { "no" };
+        let _ = writeln!(out, "  {:<6} {:<14} {applies:<4} {}", line.kind, line.name, line.description);
+    }
+    let verdict = if diagnosis.rides_possible {
+        "programs can ride on this machine"
+    } else {
+        "no rides on this machine now; `ub run` runs programs natively"
+    };
+    let _ = writeln!(out, "\n{verdict}");
+    out
+}

@@ -1,0 +1,81 @@
+//! The subcommands of `ub`.
+
+mod bench;
+mod doctor;
+mod lab;
+mod profile;
+mod run;
+mod session;
+mod stat;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::exec::EXIT_UB;
+
+/// Userspace bypass: runs programs with fewer switches into the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "ub", version, about, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Stat(stat::Arguments),
+    Doctor(doctor::Arguments),
+    Lab(lab::Arguments),
+    Bench(bench::Arguments),
+    Profile(profile::Arguments),
+}
+
+/// Runs the command line `words`, program name first, and returns the exit
+/// status.
+#[must_use]
+pub fn main(words: Vec<OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    match arguments.command {
+        Command::Run(arguments) => run::main(&arguments),
+        Command::Stat(arguments) => stat::main(&arguments),
+        Command::Doctor(arguments) => doctor::main(&arguments),
+        Command::Lab(arguments) => lab::main(arguments),
+        Command::Bench(arguments) => bench::main(arguments),
+        Command::Profile(arguments) => profile::main(&arguments),
+    }
+}
+
+/// Prints what clap says: help as it is, an error as one line.
+fn usage(error: &clap::Error) -> u8 {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return 0;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        complain("no command given; see `ub --help`");
+        return EXIT_UB;
+    }
+    let text = error.to_string();
+    let what = text
+        .lines()
+        .take_while(|line| !line.is_empty() && !line.starts_with("Usage"))
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    complain(format_args!("{what}; see `ub --help`"));
+    EXIT_UB
+}
+
+/// Prints one line on stderr. A closed or full stderr is no reason to fail.
+fn complain(message: impl Display) {
+    let _ = writeln!(io::stderr(), "ub: {message}");
+}

@@ -1,0 +1,61 @@
+//! `ub run`: becomes the program, with a supervisor beside it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::complain;
+use super::session::{self, Options, Plan};
+use crate::exec::{EXIT_UB, exec};
+use crate::launch::{self, Log};
+
+/// Run a program with its hot gaps executed inside the kernel
+///
+/// The program keeps this process: pid, terminal, signals, exit status. If
+/// there can be no session it runs natively after one line on stderr. With
+/// UB_DISABLE=1 in the environment it always runs natively.
+///
+/// Exit status: that of the program; 125 if ub itself fails, 126 if the
+/// program cannot be executed, 127 if it is not found.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Write counters to FILE as JSON, every second and at the end
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Runs the command; returns only if the program was not executed.
+pub(super) fn main(arguments: &Arguments) -> u8 {
+    if !session::disabled() {
+        let mut plan = match arguments.options.plan(arguments.report.as_deref()) {
+            Ok(plan) => plan,
+            Err(error) => {
+                complain(error);
+                return EXIT_UB;
+            }
+        };
+        if let Err(reason) = join(&mut plan) {
+            // It was writable a moment ago; the program matters more.
+            let _ = plan.write_inactive(&reason);
+            if arguments.options.require {
+                complain(reason);
+                return EXIT_UB;
+            }
+            complain(format_args!("{reason}; running natively"));
+        }
+    }
+    let error = exec(&arguments.options.command);
+    complain(&error);
+    error.exit_code()
+}
+
+/// Makes this process the first member of a session.
+fn join(plan: &mut Plan) -> Result<(), String> {
+    let supervision = plan.open().map_err(|error| error.to_string())?;
+    let log = Log { file: plan.log.take(), level: plan.level };
+    let link = launch::supervisor(supervision, log)
+        .map_err(|error| format!("no supervisor: {error}"))?;
+    link.enroll().map_err(|error| error.to_string())
+}

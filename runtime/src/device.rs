@@ -1,0 +1,381 @@
+//! `/dev/ub`, made safe.
+//!
+//! Only verified fragments can be installed; an unverified one does not
+//! compile:
+//!
+//! ```compile_fail,E0308
+//! use ub_runtime::device::Session;
+//! use ub_runtime::kernel::{Btc, Kernel, Sequence};
+//! use ub_translator::fragment::{Fragment, Translated};
+//!
+//! fn install(session: &Session, fragment: &Fragment<Translated>) {
+//!     session.install(Btc(1), Sequence(1), fragment).unwrap();
+//! }
+//! ```
+//!
+//! The same with a verified fragment does:
+//!
+//! ```no_run
+//! use ub_runtime::device::Session;
+//! use ub_runtime::kernel::{Btc, Kernel, Sequence};
+//! use ub_translator::fragment::{Fragment, Verified};
+//!
+//! fn install(session: &Session, fragment: &Fragment<Verified>) {
+//!     session.install(Btc(1), Sequence(1), fragment).unwrap();
+//! }
+//! ```
+
+use std::fs::OpenOptions;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+use ub_translator::fragment::{Fragment, Verified};
+
+use crate::abi::{self, Refusal, raw};
+use crate::kernel::{Btc, CodeRead, InstallError, Kernel, Reading, Sequence};
+
+/// Why there is no session. Every message says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The device node is absent or nothing is behind it.
+    #[error("kernel module not loaded ({} is absent); load ub_gate.ko and ub.ko", abi::DEVICE_PATH)]
+    NoModule,
+    /// The node exists and is closed to this user.
+    #[error("no permission to use {}; run as root or have its mode changed", abi::DEVICE_PATH)]
+    NoPermission,
+    /// Module and command come from different builds.
+    #[error(
+        "the kernel module speaks {}, this command ABI version {}; use both from one build",
+        .module.map_or_else(|| "another ABI".to_owned(), |version| format!("ABI version {version}")),
+        abi::ABI_VERSION
+    )]
+    AbiMismatch {
+        /// What the module said, if it could be asked at all.
+        module: Option<u32>,
+    },
+    /// The module works and declines to ride on this CPU.
+    #[error("no rides on this CPU: {}; `ub doctor` has the details", describe(*.0))]
+    Refused(
+        /// [`abi::Info::refusals`].
+        u32,
+    ),
+    /// Anything else, with the operation that failed.
+    #[error("{operation}: {}", .errno.desc())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel answered.
+        errno: Errno,
+    },
+}
+
+impl OpenError {
+    fn io(operation: &'static str, errno: Errno) -> Self {
+        Self::Io { operation, errno }
+    }
+}
+
+fn describe(refusals: u32) -> String {
+    let (known, rest) = Refusal::split(refusals);
+    let mut parts: Vec<_> = known.into_iter().map(|r| r.description().to_owned()).collect();
+    if rest != 0 {
+        parts.push(format!("unknown reason {rest:#x}"));
+    }
+    parts.join(", ")
+}
+
+/// The open device, not yet a session.
+#[derive(Debug)]
+pub struct Device {
+    fd: OwnedFd,
+    info: abi::Info,
+}
+
+impl Device {
+    /// Opens `/dev/ub` and checks that the module speaks our ABI.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open() -> Result<Self, OpenError> {
+        Self::open_at(Path::new(abi::DEVICE_PATH))
+    }
+
+    fn open_at(path: &Path) -> Result<Self, OpenError> {
+        // std opens with O_CLOEXEC: the program never sees this descriptor.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => OpenError::NoModule,
+                Errno::EACCES | Errno::EPERM => OpenError::NoPermission,
+                errno => OpenError::io("opening /dev/ub", errno),
+            })?;
+        let fd = above_stdio(file.into()).map_err(|e| OpenError::io("duplicating /dev/ub", e))?;
+        let mut info = abi::Info::default();
+        // SAFETY: `info` is a valid, writable `struct ub_info`, the type that
+        // UB_IOC_INFO fills; a device that is not ours answers ENOTTY.
+        match unsafe { raw::info(fd.as_raw_fd(), &raw mut info) } {
+            Ok(_) if info.abi_version == abi::ABI_VERSION => Ok(Self { fd, info }),
+            Ok(_) => Err(OpenError::AbiMismatch { module: Some(info.abi_version) }),
+            // The structure's size is part of the number, so another layout
+            // is another, unknown ioctl.
+            Err(Errno::ENOTTY | Errno::EINVAL) => Err(OpenError::AbiMismatch { module: None }),
+            Err(Errno::EPERM | Errno::EACCES) => Err(OpenError::NoPermission),
+            Err(errno) => Err(OpenError::io("asking the kernel module", errno)),
+        }
+    }
+
+    /// What the module said about itself when it was opened.
+    #[must_use]
+    pub fn info(&self) -> &abi::Info {
+        &self.info
+    }
+
+    /// Turns the device into a session that nobody has joined yet.
+    ///
+    /// # Errors
+    /// [`OpenError::Refused`] when no ride can happen on this CPU, or what the
+    /// module answers.
+    pub fn create_session(self, config: &abi::SessionConfig) -> Result<Session, OpenError> {
+        if self.info.refusals != 0 {
+            return Err(OpenError::Refused(self.info.refusals));
+        }
+        // SAFETY: `config` is a valid `struct ub_session_config`, which
+        // UB_IOC_SESSION_CREATE only reads.
+        match unsafe { raw::session_create(self.fd.as_raw_fd(), config) } {
+            Ok(_) => Ok(Session { fd: self.fd }),
+            Err(Errno::EPERM | Errno::EACCES) => Err(OpenError::NoPermission),
+            Err(Errno::EPROTO) => Err(OpenError::AbiMismatch { module: None }),
+            Err(errno) => Err(OpenError::io("creating a session", errno)),
+        }
+    }
+}
+
+/// Keeps `fd` out of 0..=2: when the program was started with a closed
+/// standard stream, ours must not take its place and receive its output.
+fn above_stdio(fd: OwnedFd) -> nix::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    let raw = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: F_DUPFD_CLOEXEC returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A session: closing its last descriptor lets its members go on natively.
+#[derive(Debug)]
+pub struct Session {
+    fd: OwnedFd,
+}
+
+impl Session {
+    /// Another handle of the same session.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
+
+    /// Enrols the calling thread, which must be the only one of its process,
+    /// with all that it will fork and execute.
+    ///
+    /// # Errors
+    /// What the module answers; nothing is enrolled then.
+    pub fn enroll(&self) -> Result<(), OpenError> {
+        // SAFETY: UB_IOC_ENROLL has no argument and touches no user memory.
+        match unsafe { raw::enroll(self.fd.as_raw_fd()) } {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(OpenError::io("enrolling", errno)),
+        }
+    }
+}
+
+/// Wraps any descriptor; on one that is not a session every operation fails,
+/// which is how the parts around it are tested.
+impl From<OwnedFd> for Session {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Kernel for Session {
+    fn read_code(&self, btc: Btc, address: u64, buffer: &mut [u8]) -> io::Result<CodeRead> {
+        let length = u32::try_from(buffer.len().min(abi::READ_CODE_MAX)).expect("at most 64 KiB");
+        let mut request = abi::ReadCode {
+            btc: btc.0,
+            address,
+            buffer: buffer.as_mut_ptr() as u64,
+            length,
+            ..Default::default()
+        };
+        // SAFETY: `request` is a valid `struct ub_read_code`; the module writes
+        // at most `length` bytes to `buffer`, which is exclusively ours and at
+        // least that long.
+        unsafe { raw::read_code(self.fd.as_raw_fd(), &raw mut request) }?;
+        let copied = buffer.len().min(request.copied as usize);
+        Ok(CodeRead { copied, sequence: Sequence(request.sequence) })
+    }
+
+    fn install(
+        &self,
+        btc: Btc,
+        sequence: Sequence,
+        fragment: &Fragment<Verified>,
+    ) -> Result<(), InstallError> {
+        let parts = fragment.parts();
+        let exits: Vec<_> = parts
+            .exits
+            .iter()
+            .map(|exit| abi::Exit {
+                user_ip: exit.user_ip,
+                kind: exit.kind as u16,
+                reason: exit.reason as u16,
+                reserved: 0,
+            })
+            .collect();
+        let fixups: Vec<_> = parts
+            .fixups
+            .iter()
+            .map(|f| abi::Fixup { fault_offset: f.fault, landing_offset: f.landing })
+            .collect();
+        let sources: Vec<_> =
+            parts.sources.iter().map(|r| abi::Range { start: r.start, end: r.end }).collect();
+        let length = |length: usize| u32::try_from(length).map_err(|_| InstallError::Full);
+        let request = abi::Install {
+            btc: btc.0,
+            sequence: sequence.0,
+            entry: parts.entry,
+            code: parts.code.as_ptr() as u64,
+            exits: exits.as_ptr() as u64,
+            fixups: fixups.as_ptr() as u64,
+            sources: sources.as_ptr() as u64,
+            relocations: parts.relocations.as_ptr() as u64,
+            code_length: length(parts.code.len())?,
+            exit_count: length(exits.len())?,
+            fixup_count: length(fixups.len())?,
+            source_count: length(sources.len())?,
+            relocation_count: length(parts.relocations.len())?,
+            flags: 0,
+        };
+        // SAFETY: `request` is a valid `struct ub_install` whose pointers and
+        // counts describe arrays that live until the end of this function; the
+        // module only reads them. That the code is harmless in ring 0 is what
+        // the type `Fragment<Verified>` says.
+        unsafe { raw::install(self.fd.as_raw_fd(), &raw const request) }?;
+        Ok(())
+    }
+
+    fn retire(&self, btc: Btc, entry: u64) -> io::Result<()> {
+        let request = abi::Retire { btc: btc.0, entry };
+        // SAFETY: `request` is a valid `struct ub_retire`, only read.
+        unsafe { raw::retire(self.fd.as_raw_fd(), &raw const request) }?;
+        Ok(())
+    }
+
+    fn stats(&self) -> io::Result<abi::Stats> {
+        let mut stats = abi::Stats::default();
+        // SAFETY: `stats` is a valid, writable `struct ub_stats`, the type that
+        // UB_IOC_STATS fills.
+        unsafe { raw::stats(self.fd.as_raw_fd(), &raw mut stats) }?;
+        Ok(stats)
+    }
+
+    fn read_reports(&self, reports: &mut Vec<abi::Report>) -> io::Result<Reading> {
+        const BATCH: usize = 64;
+        let mut batch = [abi::Report::default(); BATCH];
+        let bytes = size_of_val(&batch);
+        let read = loop {
+            // SAFETY: `batch` is writable for `bytes` bytes, and `ub_report` has
+            // neither padding nor invalid bit patterns.
+            let read =
+                unsafe { libc::read(self.fd.as_raw_fd(), batch.as_mut_ptr().cast(), bytes) };
+            match Errno::result(read) {
+                Ok(read) => break read as usize,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(Reading::Empty),
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        if read == 0 {
+            return Ok(Reading::Ended);
+        }
+        reports.extend_from_slice(&batch[..read / size_of::<abi::Report>()]);
+        Ok(Reading::Some)
+    }
+
+    fn read_pointer(&self, pid: u32, address: u64) -> Option<u64> {
+        let pid = Pid::from_raw(i32::try_from(pid).ok().filter(|pid| *pid > 0)?);
+        let mut word = [0; 8];
+        let remote = RemoteIoVec { base: usize::try_from(address).ok()?, len: word.len() };
+        let read = process_vm_readv(pid, &mut [IoSliceMut::new(&mut word)], &[remote]).ok()?;
+        (read == word.len()).then(|| u64::from_le_bytes(word))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_node_means_no_module() {
+        let error = Device::open_at(Path::new("/dev/ub-that-does-not-exist")).unwrap_err();
+        assert!(matches!(error, OpenError::NoModule), "{error:?}");
+    }
+
+    #[test]
+    fn a_node_that_is_not_ours_is_an_abi_mismatch() {
+        let error = Device::open_at(Path::new("/dev/null")).unwrap_err();
+        assert!(matches!(error, OpenError::AbiMismatch { module: None }), "{error:?}");
+        assert!(error.to_string().contains("another ABI"), "{error}");
+    }
+
+    #[test]
+    fn a_descriptor_in_the_standard_range_is_moved_up() {
+        // The descriptor given here is above 2 and must come back unchanged.
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let raw = file.as_raw_fd();
+        assert!(raw > 2);
+        assert_eq!(above_stdio(file.into()).unwrap().as_raw_fd(), raw);
+    }
+
+    #[test]
+    fn refusals_are_spelled_out() {
+        let text = OpenError::Refused(Refusal::NoSmap as u32 | 1 << 30).to_string();
+        assert!(text.contains("SMAP") && text.contains("0x40000000"), "{text}");
+    }
+
+    #[test]
+    fn own_memory_reads_as_pointer() {
+        let session = Session { fd: std::fs::File::open("/dev/null").unwrap().into() };
+        let word = 0x1122_3344_5566_7788u64;
+        let pointer = session.read_pointer(std::process::id(), &raw const word as u64);
+        assert_eq!(pointer, Some(word));
+        assert_eq!(session.read_pointer(std::process::id(), 0), None);
+        assert_eq!(session.read_pointer(0, &raw const word as u64), None);
+    }
+
+    #[test]
+    fn end_of_file_ends_the_session() {
+        let session = Session { fd: std::fs::File::open("/dev/null").unwrap().into() };
+        let mut reports = Vec::new();
+        assert_eq!(session.read_reports(&mut reports).unwrap(), Reading::Ended);
+        assert!(reports.is_empty());
+    }
+}

@@ -1,0 +1,315 @@
+//! Turns reports of the kernel module into installed fragments.
+//!
+//! The supervisor may fail at any report without harm to the program: what is
+//! not installed runs natively. So nothing here panics on what the module,
+//! the program or the translator does; it is counted, logged and passed over.
+
+mod code;
+mod counters;
+mod pipeline;
+mod space;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, info, trace, warn};
+
+use crate::abi::{Report, ReportKind};
+use crate::kernel::{Btc, InstallError, Kernel, Reading};
+use code::Source;
+pub use counters::{Counters, Failure};
+pub use pipeline::{Pipeline, Refused, Translator};
+use space::{AddressSpace, Decision};
+
+/// Translations of one address before code that keeps changing is given up.
+const STALE_ATTEMPTS: u32 = 3;
+/// Time given to a change of mappings before the code is read again.
+const STALE_PAUSE: Duration = Duration::from_micros(200);
+/// Address spaces remembered; a bound on memory if their ends go unreported.
+const SPACES: usize = 1024;
+/// Batches read in a row before control returns to the caller.
+const BATCHES: usize = 16;
+
+/// Handles the reports of one session.
+#[derive(Debug)]
+pub struct Supervisor<K, P> {
+    kernel: K,
+    pipeline: P,
+    spaces: HashMap<Btc, AddressSpace>,
+    counters: Counters,
+    room: Room,
+}
+
+impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
+    /// A supervisor that installs into `kernel` what `pipeline` makes.
+    pub fn new(kernel: K, pipeline: P) -> Self {
+        Self {
+            kernel,
+            pipeline,
+            spaces: HashMap::new(),
+            counters: Counters::default(),
+            room: Room::default(),
+        }
+    }
+
+    /// The session.
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Reads and handles pending reports, as many as can be handled without
+    /// keeping the caller for long. [`Reading::Some`] says to call again.
+    ///
+    /// # Errors
+    /// When the session cannot be read any more.
+    pub fn work(&mut self) -> io::Result<Reading> {
+        let mut reports = Vec::new();
+        for _ in 0..BATCHES {
+            reports.clear();
+            let reading = self.kernel.read_reports(&mut reports)?;
+            for report in &reports {
+                self.handle(report);
+            }
+            // See CodeCache: bytes are trusted for one batch only.
+            for space in self.spaces.values_mut() {
+                space.code.clear();
+            }
+            if reading != Reading::Some {
+                return Ok(reading);
+            }
+        }
+        Ok(Reading::Some)
+    }
+
+    /// Handles one report.
+    pub fn handle(&mut self, report: &Report) {
+        self.counters.reports += 1;
+        trace!(?report, "report");
+        let btc = Btc(report.btc);
+        match ReportKind::from_number(report.kind) {
+            Some(ReportKind::HotGap) => self.extend(btc, report.address, report.pid),
+            Some(ReportKind::Miss) => {
+                if report.from != 0 {
+                    self.space(btc).learn(report.from, report.address);
+                }
+                self.extend(btc, report.address, report.pid);
+            }
+            Some(ReportKind::BtcGone) => {
+                self.spaces.remove(&btc);
+                self.room.appeared();
+            }
+            Some(ReportKind::Retired) => {
+                if let Some(space) = self.spaces.get_mut(&btc) {
+                    space.forget(report.address..report.from);
+                }
+                self.room.appeared();
+            }
+            None => {
+                self.counters.unknown_reports += 1;
+                debug!(kind = report.kind, "unknown kind of report");
+            }
+        }
+    }
+
+    /// The memory of `btc`, made if necessary.
+    fn space(&mut self, btc: Btc) -> &mut AddressSpace {
+        if !self.spaces.contains_key(&btc) && self.spaces.len() >= SPACES {
+            let oldest = self.spaces.iter().min_by_key(|(_, space)| space.last_used);
+            if let Some(oldest) = oldest.map(|(btc, _)| *btc) {
+                self.spaces.remove(&oldest);
+            }
+        }
+        let space = self.spaces.entry(btc).or_default();
+        space.last_used = self.counters.reports;
+        space
+    }
+
+    /// Makes the code at `address` part of the BTC, if that is worth trying.
+    fn extend(&mut self, btc: Btc, address: u64, pid: u32) {
+        match self.space(btc).decide(address) {
+            Decision::Translate => {}
+            Decision::AlreadyInstalled | Decision::KnownUseless => {
+                self.counters.repeated_reports += 1;
+                return;
+            }
+        }
+        if !self.room.try_now() {
+            self.counters.passed_over += 1;
+            return;
+        }
+        for _ in 0..STALE_ATTEMPTS {
+            match self.attempt(btc, address, pid) {
+                Attempt::Done => return,
+                Attempt::Again => {
+                    self.counters.stale_retries += 1;
+                    self.space(btc).code.clear();
+                    std::thread::sleep(STALE_PAUSE);
+                }
+            }
+        }
+        // Not marked as useless: what is being written now may settle.
+        self.counters.fail(Failure::Stale);
+        debug!(btc = btc.0, address, "code keeps changing");
+    }
+
+    /// One translation, verification and install.
+    fn attempt(&mut self, btc: Btc, address: u64, pid: u32) -> Attempt {
+        let mut space = std::mem::take(self.space(btc));
+        let (code, predicted) = space.for_translation();
+        let mut source = Source::new(&self.kernel, btc, pid, code);
+        let start = Instant::now();
+        let result = pipeline::contained(&mut self.pipeline, address, &mut source, predicted);
+        self.counters.took(start.elapsed());
+        let (sequence, gone) = (source.sequence(), source.gone());
+        let unsettled = source.unsettled();
+        let attempt = match result {
+            Err(refused) if unsettled && !gone && refused.failure == Failure::Unsupported => {
+                debug!(btc = btc.0, address, %refused, "mappings are being changed");
+                Attempt::Again
+            }
+            Err(refused) => {
+                self.refused(btc, address, gone, &refused, &mut space);
+                Attempt::Done
+            }
+            Ok(fragment) if !pipeline::leads_somewhere(&fragment) => {
+                space.mark_useless(address);
+                self.counters.fail(Failure::Useless);
+                debug!(btc = btc.0, address, "leads nowhere");
+                Attempt::Done
+            }
+            Ok(fragment) => match sequence {
+                Some(sequence) => {
+                    let result = self.kernel.install(btc, sequence, &fragment);
+                    let parts = fragment.parts();
+                    self.installed(btc, address, result, parts, &mut space)
+                }
+                // A fragment of code that was never read cannot be.
+                None => {
+                    space.mark_useless(address);
+                    self.counters.fail(Failure::TranslatorBug);
+                    error!(btc = btc.0, address, "a fragment without sources");
+                    Attempt::Done
+                }
+            },
+        };
+        if gone {
+            self.spaces.remove(&btc);
+        } else {
+            *self.space(btc) = space;
+        }
+        attempt
+    }
+
+    /// Accounts for a translation that did not yield a fragment.
+    fn refused(
+        &mut self,
+        btc: Btc,
+        address: u64,
+        gone: bool,
+        refused: &Refused,
+        space: &mut AddressSpace,
+    ) {
+        let failure = if gone { Failure::Gone } else { refused.failure };
+        self.counters.fail(failure);
+        match failure {
+            Failure::Unsupported | Failure::Gone => {
+                debug!(btc = btc.0, address, %refused, "not translated");
+            }
+            _ => error!(btc = btc.0, address, ?failure, %refused, "not translated"),
+        }
+        space.mark_useless(address);
+        if failure == Failure::Panic {
+            // The panic may have left it half-filled.
+            space.code.clear();
+        }
+    }
+
+    /// Accounts for an install.
+    fn installed(
+        &mut self,
+        btc: Btc,
+        address: u64,
+        result: Result<(), InstallError>,
+        parts: &ub_translator::fragment::Parts,
+        space: &mut AddressSpace,
+    ) -> Attempt {
+        match result {
+            Ok(()) => {
+                space.installed(address, &parts.sources);
+                self.room.appeared();
+                self.counters.installed += 1;
+                self.counters.code_bytes += parts.code.len() as u64;
+                self.counters.guest_instructions += u64::from(parts.guest_instructions);
+                debug!(
+                    btc = btc.0,
+                    address,
+                    bytes = parts.code.len(),
+                    instructions = parts.guest_instructions,
+                    exits = parts.exits.len(),
+                    "installed"
+                );
+            }
+            Err(InstallError::Stale) => return Attempt::Again,
+            Err(InstallError::Exists) => space.installed(address, &parts.sources),
+            Err(InstallError::Full) => {
+                self.counters.fail(Failure::NoRoom);
+                self.room.exhausted();
+                info!(btc = btc.0, address, passing_over = self.room.pause, "no room");
+            }
+            Err(InstallError::Gone) => {
+                self.counters.fail(Failure::Gone);
+                debug!(btc = btc.0, address, "address space gone");
+            }
+            Err(error @ InstallError::Refused(_)) => {
+                self.counters.fail(Failure::ModuleRefused);
+                space.mark_useless(address);
+                warn!(btc = btc.0, address, %error, "not installed");
+            }
+        }
+        Attempt::Done
+    }
+}
+
+enum Attempt {
+    Done,
+    Again,
+}
+
+/// Backs off while the module has no room: after each refusal twice as many
+/// reports are passed over before the next translation.
+#[derive(Debug, Default)]
+struct Room {
+    /// Length of the current or last pause, in reports.
+    pause: u32,
+    left: u32,
+}
+
+impl Room {
+    const LONGEST_PAUSE: u32 = 1024;
+
+    fn exhausted(&mut self) {
+        self.pause = (2 * self.pause).clamp(8, Self::LONGEST_PAUSE);
+        self.left = self.pause;
+    }
+
+    /// Something was freed, or was installed after all.
+    fn appeared(&mut self) {
+        *self = Self::default();
+    }
+
+    fn try_now(&mut self) -> bool {
+        if self.left == 0 {
+            return true;
+        }
+        self.left -= 1;
+        false
+    }
+}

@@ -1,0 +1,118 @@
+//! Translation followed by verification, with panics contained.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ub_translator::fragment::{ExitKind, Fragment, Verified};
+use ub_translator::verifier::{self, Features, Policy};
+use ub_translator::{CodeSource, CpuFeatures, Options};
+
+use super::counters::Failure;
+use crate::abi::Info;
+
+/// Why there is no verified fragment, for the counters and for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// For the counters.
+    pub failure: Failure,
+    /// For the log.
+    pub message: String,
+}
+
+/// Makes verified fragments. [`Translator`] is the real one.
+pub trait Pipeline {
+    /// Translates the code at `entry` and verifies the result. `predicted`
+    /// has the known targets of indirect branches by branch address.
+    ///
+    /// # Errors
+    /// [`Refused`], with the reason.
+    fn run(
+        &mut self,
+        entry: u64,
+        source: &mut dyn CodeSource,
+        predicted: &BTreeMap<u64, Vec<u64>>,
+    ) -> Result<Fragment<Verified>, Refused>;
+}
+
+/// The translator and the verifier of this project.
+#[derive(Debug)]
+pub struct Translator {
+    options: Options,
+    policy: Policy,
+}
+
+impl Default for Translator {
+    fn default() -> Self {
+        // 4-level paging also where there is 5-level: a fragment with constant
+        // addresses beyond 47 bits is refused, and such programs are rare.
+        Self {
+            options: Options::new(CpuFeatures::host()),
+            policy: Policy::new(Features::host()),
+        }
+    }
+}
+
+impl Translator {
+    /// Fragments for this machine within the limits of the module.
+    #[must_use]
+    pub fn new(info: &Info) -> Self {
+        let Self { mut options, mut policy } = Self::default();
+        options.max_code_bytes = options.max_code_bytes.min(info.max_code_bytes as usize);
+        policy.max_code_bytes = policy.max_code_bytes.min(info.max_code_bytes as usize);
+        policy.max_exits = policy.max_exits.min(info.max_exits as usize);
+        policy.max_fixups = policy.max_fixups.min(info.max_fixups as usize);
+        policy.max_sources = policy.max_sources.min(info.max_sources as usize);
+        Self { options, policy }
+    }
+}
+
+impl Pipeline for Translator {
+    fn run(
+        &mut self,
+        entry: u64,
+        source: &mut dyn CodeSource,
+        predicted: &BTreeMap<u64, Vec<u64>>,
+    ) -> Result<Fragment<Verified>, Refused> {
+        self.options.predicted_targets.clone_from(predicted);
+        let fragment = ub_translator::translate(entry, source, &self.options).map_err(|error| {
+            let failure = match &error {
+                ub_translator::TranslateError::Bug { .. } => Failure::TranslatorBug,
+                _ => Failure::Unsupported,
+            };
+            Refused { failure, message: error.to_string() }
+        })?;
+        verifier::verify(fragment, &self.policy).map_err(|error| Refused {
+            failure: Failure::VerifierRefused,
+            message: error.to_string(),
+        })
+    }
+}
+
+/// Runs `pipeline`; a panic in it becomes [`Failure::Panic`].
+pub(super) fn contained<P: Pipeline + ?Sized>(
+    pipeline: &mut P,
+    entry: u64,
+    source: &mut dyn CodeSource,
+    predicted: &BTreeMap<u64, Vec<u64>>,
+) -> Result<Fragment<Verified>, Refused> {
+    // What may be half-changed after a panic is the pipeline, which starts
+    // each run from its options, and the source, which the caller discards.
+    let result = catch_unwind(AssertUnwindSafe(|| pipeline.run(entry, source, predicted)));
+    result.unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "panic without a message".to_owned());
+        Err(Refused { failure: Failure::Panic, message })
+    })
+}
+
+/// Whether riding through `fragment` can lead anywhere: to a system call or to
+/// more code. One that can only fault or stop costs more than it saves.
+pub(super) fn leads_somewhere(fragment: &Fragment<Verified>) -> bool {
+    fragment.parts().exits.iter().any(|exit| {
+        matches!(exit.kind, ExitKind::Syscall | ExitKind::Branch | ExitKind::Indirect)
+    })
+}

@@ -1,0 +1,162 @@
+//! What the supervisor remembers about one address space.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+
+use super::code::CodeCache;
+
+/// Targets remembered for one indirect branch; a site with more is not
+/// predictable and the module's table serves it.
+const TARGETS_PER_SITE: usize = 4;
+/// Indirect branches remembered in one address space.
+const SITES: usize = 4096;
+/// Addresses remembered as not translatable in one address space.
+const USELESS: usize = 1 << 16;
+/// Reports about an installed entry before it is believed to be lost. Some
+/// are normal: they were under way when the fragment was installed.
+const REPEATS: u32 = 3;
+
+/// Memory of one address space. Every part of it is bounded.
+#[derive(Debug, Default)]
+pub(super) struct AddressSpace {
+    /// Code read while the current batch of reports is worked on.
+    pub(super) code: CodeCache,
+    /// Indirect branches with their latest targets, newest first.
+    predicted: BTreeMap<u64, Vec<u64>>,
+    /// Addresses at which translation is known to yield nothing.
+    useless: HashSet<u64>,
+    installed: HashMap<u64, Installed>,
+    /// Number of the report that last concerned it.
+    pub(super) last_used: u64,
+}
+
+#[derive(Debug)]
+struct Installed {
+    sources: Vec<Range<u64>>,
+    repeats: u32,
+}
+
+/// What to do about a reported address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    Translate,
+    AlreadyInstalled,
+    KnownUseless,
+}
+
+impl AddressSpace {
+    /// Remembers that the branch at `site` went to `target`.
+    pub(super) fn learn(&mut self, site: u64, target: u64) {
+        if !self.predicted.contains_key(&site) && self.predicted.len() >= SITES {
+            self.predicted.pop_first();
+        }
+        let targets = self.predicted.entry(site).or_default();
+        targets.retain(|known| *known != target);
+        targets.insert(0, target);
+        targets.truncate(TARGETS_PER_SITE);
+    }
+
+    /// The code cache, and what was learned in the form the translator takes.
+    pub(super) fn for_translation(&mut self) -> (&mut CodeCache, &BTreeMap<u64, Vec<u64>>) {
+        (&mut self.code, &self.predicted)
+    }
+
+    /// Whether a report about `address` is worth a translation.
+    pub(super) fn decide(&mut self, address: u64) -> Decision {
+        if self.useless.contains(&address) {
+            return Decision::KnownUseless;
+        }
+        match self.installed.get_mut(&address) {
+            None => Decision::Translate,
+            Some(installed) if installed.repeats < REPEATS => {
+                installed.repeats += 1;
+                Decision::AlreadyInstalled
+            }
+            Some(_) => {
+                self.installed.remove(&address);
+                Decision::Translate
+            }
+        }
+    }
+
+    /// Remembers a fragment for `entry` made from `sources`.
+    pub(super) fn installed(&mut self, entry: u64, sources: &[Range<u64>]) {
+        self.installed.insert(entry, Installed { sources: sources.to_vec(), repeats: 0 });
+    }
+
+    /// Remembers that nothing can be made of the code at `address`.
+    pub(super) fn mark_useless(&mut self, address: u64) {
+        if self.useless.len() >= USELESS {
+            self.useless.clear();
+        }
+        self.useless.insert(address);
+    }
+
+    /// The code in `range` changed: what was known about it is void.
+    pub(super) fn forget(&mut self, range: Range<u64>) {
+        self.code.clear();
+        self.useless.retain(|address| !range.contains(address));
+        self.installed.retain(|entry, installed| {
+            let touched = installed
+                .sources
+                .iter()
+                .any(|source| source.start < range.end && range.start < source.end);
+            !touched && !range.contains(entry)
+        });
+        self.predicted.retain(|site, targets| {
+            targets.retain(|target| !range.contains(target));
+            !range.contains(site) && !targets.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newest_targets_win() {
+        let mut space = AddressSpace::default();
+        for target in [1, 2, 3, 4, 5, 3] {
+            space.learn(0x10, target);
+        }
+        assert_eq!(space.predicted[&0x10], [3, 5, 4, 2]);
+    }
+
+    #[test]
+    fn sites_are_bounded() {
+        let mut space = AddressSpace::default();
+        for site in 0..2 * SITES as u64 {
+            space.learn(site, 1);
+        }
+        assert_eq!(space.predicted.len(), SITES);
+    }
+
+    #[test]
+    fn a_change_voids_what_overlaps_and_nothing_else() {
+        let mut space = AddressSpace::default();
+        space.installed(0x1000, &[0x1000..0x1010, 0x5000..0x5008]);
+        space.installed(0x2000, &[0x2000..0x2010]);
+        space.mark_useless(0x5100);
+        space.mark_useless(0x6000);
+        space.learn(0x5004, 0x2000);
+        space.learn(0x2004, 0x5000);
+        space.learn(0x2004, 0x2000);
+        space.forget(0x5000..0x6000);
+        assert_eq!(space.decide(0x1000), Decision::Translate);
+        assert_eq!(space.decide(0x2000), Decision::AlreadyInstalled);
+        assert_eq!(space.decide(0x5100), Decision::Translate);
+        assert_eq!(space.decide(0x6000), Decision::KnownUseless);
+        assert_eq!(space.predicted, BTreeMap::from([(0x2004, vec![0x2000])]));
+    }
+
+    #[test]
+    fn an_entry_reported_again_and_again_is_translated_again() {
+        let mut space = AddressSpace::default();
+        space.installed(1, &[1..2]);
+        for _ in 0..REPEATS {
+            assert_eq!(space.decide(1), Decision::AlreadyInstalled);
+        }
+        assert_eq!(space.decide(1), Decision::Translate);
+    }
+}

@@ -1,0 +1,383 @@
+//! The supervisor against a kernel made of a few maps. Translations are real
+//! where a fragment is needed: nothing but the verifier can make one.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+
+use nix::errno::Errno;
+use ub_translator::CodeSource;
+use ub_translator::fragment::{Fragment, Parts, Verified};
+
+use super::*;
+use crate::abi::Stats;
+use crate::kernel::{CodeRead, Sequence};
+
+const BTC: Btc = Btc(7);
+/// Where the fake program's code is.
+const CODE: u64 = 0x40_1000;
+/// `mov eax,39; syscall`: a gap of one instruction.
+const GAP: &[u8] = &[0xb8, 39, 0, 0, 0, 0x0f, 0x05];
+/// `ud2`
+const TRAP: &[u8] = &[0x0f, 0x0b];
+
+#[derive(Debug, Default)]
+struct FakeKernel(RefCell<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Readable code by start address.
+    code: BTreeMap<u64, Vec<u8>>,
+    sequence: u64,
+    /// Answers to the coming reads of code, before the code itself.
+    read_errors: VecDeque<Errno>,
+    /// Answers to the coming installs; `Ok` when empty.
+    install_errors: VecDeque<InstallError>,
+    /// What was handed in.
+    installs: Vec<(Btc, Sequence, Parts)>,
+    reads: u64,
+    reports: VecDeque<Vec<Report>>,
+    ended: bool,
+}
+
+impl FakeKernel {
+    fn with_code(code: &[(u64, &[u8])]) -> Self {
+        let state = State {
+            code: code.iter().map(|(address, bytes)| (*address, bytes.to_vec())).collect(),
+            sequence: 1,
+            ..Default::default()
+        };
+        Self(RefCell::new(state))
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn read_code(&self, btc: Btc, address: u64, buffer: &mut [u8]) -> io::Result<CodeRead> {
+        assert_eq!(btc, BTC);
+        let mut state = self.0.borrow_mut();
+        state.reads += 1;
+        if let Some(errno) = state.read_errors.pop_front() {
+            return Err(errno.into());
+        }
+        // Pages are zero around the code that a test laid out.
+        let mut mapped = false;
+        let end = address + buffer.len() as u64;
+        buffer.fill(0);
+        for (start, bytes) in &state.code {
+            for (at, byte) in (*start..).zip(bytes) {
+                if (address..end).contains(&at) {
+                    buffer[(at - address) as usize] = *byte;
+                    mapped = true;
+                }
+            }
+        }
+        if !mapped {
+            return Err(Errno::EFAULT.into());
+        }
+        Ok(CodeRead { copied: buffer.len(), sequence: Sequence(state.sequence) })
+    }
+
+    fn install(
+        &self,
+        btc: Btc,
+        sequence: Sequence,
+        fragment: &Fragment<Verified>,
+    ) -> Result<(), InstallError> {
+        let mut state = self.0.borrow_mut();
+        state.installs.push((btc, sequence, fragment.parts().clone()));
+        state.install_errors.pop_front().map_or(Ok(()), Err)
+    }
+
+    fn retire(&self, _btc: Btc, _entry: u64) -> io::Result<()> {
+        Err(Errno::ENOENT.into())
+    }
+
+    fn stats(&self) -> io::Result<Stats> {
+        Ok(Stats::default())
+    }
+
+    fn read_reports(&self, reports: &mut Vec<Report>) -> io::Result<Reading> {
+        let mut state = self.0.borrow_mut();
+        match state.reports.pop_front() {
+            Some(batch) => {
+                reports.extend(batch);
+                Ok(Reading::Some)
+            }
+            None if state.ended => Ok(Reading::Ended),
+            None => Ok(Reading::Empty),
+        }
+    }
+
+    fn read_pointer(&self, _pid: u32, _address: u64) -> Option<u64> {
+        None
+    }
+}
+
+/// A pipeline that does what a test says and remembers what it was given.
+#[derive(Default)]
+struct Scripted<'a> {
+    real: Translator,
+    panics: bool,
+    predicted: RefCell<Vec<BTreeMap<u64, Vec<u64>>>>,
+    /// Runs between reading the code and handing out the fragment.
+    meanwhile: Option<&'a dyn Fn()>,
+}
+
+impl Pipeline for Scripted<'_> {
+    fn run(
+        &mut self,
+        entry: u64,
+        source: &mut dyn CodeSource,
+        predicted: &BTreeMap<u64, Vec<u64>>,
+    ) -> Result<Fragment<Verified>, Refused> {
+        self.predicted.borrow_mut().push(predicted.clone());
+        let result = self.real.run(entry, source, predicted);
+        if let Some(meanwhile) = self.meanwhile {
+            meanwhile();
+        }
+        assert!(!self.panics, "scripted panic");
+        result
+    }
+}
+
+fn hot(address: u64) -> Report {
+    Report { kind: ReportKind::HotGap as u32, btc: BTC.0, address, ..Default::default() }
+}
+
+fn miss(address: u64, from: u64) -> Report {
+    Report { kind: ReportKind::Miss as u32, btc: BTC.0, address, from, ..Default::default() }
+}
+
+fn retired(address: u64, from: u64) -> Report {
+    Report { kind: ReportKind::Retired as u32, btc: BTC.0, address, from, ..Default::default() }
+}
+
+fn failures<K: Kernel, P: Pipeline>(supervisor: &Supervisor<K, P>) -> Vec<(Failure, u64)> {
+    supervisor.counters().failures.iter().map(|(failure, count)| (*failure, *count)).collect()
+}
+
+#[test]
+fn a_hot_gap_becomes_a_verified_fragment() {
+    let kernel = FakeKernel::with_code(&[(CODE, GAP)]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    supervisor.handle(&hot(CODE));
+    let state = kernel.0.borrow();
+    let [(btc, sequence, parts)] = &state.installs[..] else { panic!("{:?}", state.installs) };
+    assert_eq!((*btc, *sequence, parts.entry), (BTC, Sequence(1), CODE));
+    assert_eq!(parts.guest_instructions, 1);
+    assert!(failures(&supervisor).is_empty());
+    assert_eq!(supervisor.counters().installed, 1);
+    assert_eq!(supervisor.counters().code_bytes, parts.code.len() as u64);
+}
+
+#[test]
+fn a_stale_install_is_repeated_with_fresh_code() {
+    let kernel = FakeKernel::with_code(&[(CODE, GAP)]);
+    kernel.0.borrow_mut().install_errors.push_back(InstallError::Stale);
+    // The code changes while it is being translated, once.
+    let change = || {
+        let mut state = kernel.0.borrow_mut();
+        if state.sequence == 1 {
+            state.sequence = 2;
+            state.code.insert(CODE, [&[0xb8, 1, 0, 0, 0][..], GAP].concat());
+        }
+    };
+    let pipeline = Scripted { meanwhile: Some(&change), ..Default::default() };
+    let mut supervisor = Supervisor::new(&kernel, pipeline);
+    supervisor.handle(&hot(CODE));
+    let state = kernel.0.borrow();
+    let sequences: Vec<_> = state.installs.iter().map(|(_, sequence, _)| sequence.0).collect();
+    assert_eq!(sequences, [1, 2]);
+    assert_eq!(state.installs[0].2.guest_instructions, 1);
+    assert_eq!(state.installs[1].2.guest_instructions, 2);
+    assert_eq!(supervisor.counters().stale_retries, 1);
+    assert!(failures(&supervisor).is_empty());
+}
+
+#[test]
+fn code_that_keeps_changing_is_given_up_for_now() {
+    let kernel = FakeKernel::with_code(&[(CODE, GAP)]);
+    kernel.0.borrow_mut().install_errors.extend(vec![InstallError::Stale; 100]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    supervisor.handle(&hot(CODE));
+    assert_eq!(kernel.0.borrow().installs.len(), STALE_ATTEMPTS as usize);
+    assert_eq!(failures(&supervisor), [(Failure::Stale, 1)]);
+    // It is not held against the address.
+    kernel.0.borrow_mut().install_errors.clear();
+    supervisor.handle(&hot(CODE));
+    assert_eq!(supervisor.counters().installed, 1);
+}
+
+#[test]
+fn mappings_under_change_are_read_again() {
+    let kernel = FakeKernel::with_code(&[(CODE, GAP)]);
+    kernel.0.borrow_mut().read_errors.push_back(Errno::EAGAIN);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    supervisor.handle(&hot(CODE));
+    assert_eq!(supervisor.counters().installed, 1, "{:?}", failures(&supervisor));
+}
+
+#[test]
+fn the_smallest_sequence_of_the_pages_read_counts() {
+    // The gap straddles two pages, which are read at different moments.
+    let split = 0x40_2000 - 3;
+    let kernel = FakeKernel::with_code(&[(split, GAP)]);
+    let mut cache = code::CodeCache::default();
+    let mut source = Source::new(&kernel, BTC, 0, &mut cache);
+    assert_eq!(source.read_code(split, &mut [0; 3]), 3);
+    assert_eq!(source.sequence(), Some(Sequence(1)));
+    kernel.0.borrow_mut().sequence = 5;
+    let mut whole = [0; 7];
+    assert_eq!(source.read_code(split, &mut whole), 7);
+    assert_eq!(whole, GAP);
+    assert_eq!(source.sequence(), Some(Sequence(1)));
+    assert_eq!(kernel.0.borrow().reads, 2);
+    // A translation that only looks at the newer page is not held back.
+    let mut source = Source::new(&kernel, BTC, 0, &mut cache);
+    assert_eq!(source.read_code(0x40_2000, &mut [0; 2]), 2);
+    assert_eq!(source.sequence(), Some(Sequence(5)));
+}
+
+#[test]
+fn cached_code_is_not_trusted_beyond_a_batch() {
+    let kernel = FakeKernel::with_code(&[(CODE, GAP), (CODE + 0x20, GAP), (CODE + 0x40, GAP)]);
+    kernel.0.borrow_mut().reports =
+        [vec![hot(CODE), hot(CODE + 0x20)], vec![hot(CODE + 0x40)]].into();
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+    assert_eq!(supervisor.counters().installed, 3);
+    // One page, read once a batch.
+    assert_eq!(kernel.0.borrow().reads, 2);
+    kernel.0.borrow_mut().ended = true;
+    assert_eq!(supervisor.work().unwrap(), Reading::Ended);
+}
+
+#[test]
+fn a_panic_is_contained_and_its_address_avoided() {
+    let kernel = FakeKernel::with_code(&[(CODE, GAP), (CODE + 0x20, GAP)]);
+    let pipeline = Scripted { panics: true, ..Default::default() };
+    let mut supervisor = Supervisor::new(&kernel, pipeline);
+    supervisor.handle(&hot(CODE));
+    supervisor.handle(&hot(CODE));
+    assert_eq!(failures(&supervisor), [(Failure::Panic, 1)]);
+    assert_eq!(supervisor.counters().repeated_reports, 1);
+    supervisor.pipeline.panics = false;
+    supervisor.handle(&hot(CODE + 0x20));
+    assert_eq!(supervisor.counters().installed, 1);
+}
+
+#[test]
+fn what_cannot_be_translated_is_tried_once_until_it_changes() {
+    let kernel = FakeKernel::with_code(&[(CODE, TRAP)]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    for _ in 0..5 {
+        supervisor.handle(&hot(CODE));
+    }
+    assert_eq!(supervisor.counters().translations, 1);
+    assert_eq!(supervisor.counters().repeated_reports, 4);
+    assert!(kernel.0.borrow().installs.is_empty());
+
+    kernel.0.borrow_mut().code.insert(CODE, GAP.to_vec());
+    supervisor.handle(&retired(CODE, CODE + 0x1000));
+    supervisor.handle(&hot(CODE));
+    assert_eq!(supervisor.counters().installed, 1);
+}
+
+#[test]
+fn unmapped_addresses_are_harmless() {
+    let kernel = FakeKernel::with_code(&[]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    for address in [0, CODE, u64::MAX, 0xffff_8880_0000_0000, 1 << 47] {
+        supervisor.handle(&hot(address));
+        supervisor.handle(&miss(address, u64::MAX));
+    }
+    assert!(kernel.0.borrow().installs.is_empty());
+    assert_eq!(failures(&supervisor), [(Failure::Unsupported, 5)]);
+}
+
+#[test]
+fn learned_targets_reach_the_translator() {
+    let kernel = FakeKernel::with_code(&[(CODE, GAP), (CODE + 0x20, GAP)]);
+    let mut supervisor = Supervisor::new(&kernel, Scripted::default());
+    supervisor.handle(&miss(CODE, 0x1234));
+    supervisor.handle(&miss(CODE + 0x20, 0x1234));
+    supervisor.handle(&miss(CODE + 0x40, 0));
+    let seen = supervisor.pipeline.predicted.borrow();
+    assert_eq!(seen[0], BTreeMap::from([(0x1234, vec![CODE])]));
+    assert_eq!(seen[1], BTreeMap::from([(0x1234, vec![CODE + 0x20, CODE])]));
+    assert_eq!(seen[2], seen[1]);
+}
+
+#[test]
+fn without_room_it_backs_off_and_recovers() {
+    let code: Vec<_> = (0..64).map(|n| (CODE + 16 * n, GAP)).collect();
+    let kernel = FakeKernel::with_code(&code);
+    kernel.0.borrow_mut().install_errors.extend(vec![InstallError::Full; 2]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    let mut addresses = code.iter().map(|(address, _)| *address);
+    let mut report = |supervisor: &mut Supervisor<&FakeKernel, Translator>, count| {
+        addresses.by_ref().take(count).for_each(|address| supervisor.handle(&hot(address)));
+    };
+    report(&mut supervisor, 9);
+    assert_eq!(failures(&supervisor), [(Failure::NoRoom, 1)]);
+    assert_eq!(supervisor.counters().passed_over, 8);
+    // Refused again: the pause doubles.
+    report(&mut supervisor, 17);
+    assert_eq!(failures(&supervisor), [(Failure::NoRoom, 2)]);
+    assert_eq!(supervisor.counters().passed_over, 24);
+    // Something was retired: no reason to wait.
+    supervisor.handle(&retired(0x1000, 0x2000));
+    report(&mut supervisor, 2);
+    assert_eq!(supervisor.counters().installed, 2);
+    assert_eq!(supervisor.counters().passed_over, 24);
+}
+
+#[test]
+fn a_gone_address_space_leaves_nothing_behind() {
+    let kernel = FakeKernel::with_code(&[(CODE, GAP)]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    supervisor.handle(&hot(CODE));
+    assert_eq!(supervisor.spaces.len(), 1);
+    let gone = Report { kind: ReportKind::BtcGone as u32, btc: BTC.0, ..Default::default() };
+    supervisor.handle(&gone);
+    assert!(supervisor.spaces.is_empty());
+
+    kernel.0.borrow_mut().read_errors.push_back(Errno::ESRCH);
+    supervisor.handle(&hot(CODE));
+    assert!(supervisor.spaces.is_empty());
+    assert_eq!(failures(&supervisor), [(Failure::Gone, 1)]);
+}
+
+#[test]
+fn remembered_address_spaces_are_bounded() {
+    let kernel = FakeKernel::with_code(&[]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    for btc in 0..2 * SPACES as u64 {
+        supervisor.space(Btc(btc));
+        supervisor.counters.reports += 1;
+    }
+    assert_eq!(supervisor.spaces.len(), SPACES);
+    assert!(supervisor.spaces.contains_key(&Btc(2 * SPACES as u64 - 1)));
+    assert!(!supervisor.spaces.contains_key(&Btc(0)));
+}
+
+#[test]
+fn hostile_reports_are_counted() {
+    let kernel = FakeKernel::with_code(&[]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    supervisor.handle(&Report { kind: 99, ..Default::default() });
+    supervisor.handle(&retired(5, 1));
+    assert_eq!(supervisor.counters().unknown_reports, 1);
+    assert_eq!(supervisor.counters().reports, 2);
+}
+
+#[test]
+fn a_module_that_refuses_is_not_asked_twice() {
+    let kernel = FakeKernel::with_code(&[(CODE, GAP)]);
+    kernel.0.borrow_mut().install_errors.push_back(InstallError::Refused(Errno::EINVAL));
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    supervisor.handle(&hot(CODE));
+    supervisor.handle(&hot(CODE));
+    assert_eq!(kernel.0.borrow().installs.len(), 1);
+    assert_eq!(failures(&supervisor), [(Failure::ModuleRefused, 1)]);
+}

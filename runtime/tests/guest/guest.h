@@ -1,0 +1,93 @@
+/*
+ * What the guest programs share. Each program runs natively and in a session;
+ * its output must be the same, so it prints nothing that depends on time,
+ * process ids or how long it was heated.
+ */
+#ifndef GUEST_H
+#define GUEST_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A system call inside the program's own code, so that its gaps are too. */
+static inline long call3(long number, long a, long b, long c)
+{
+	long result;
+
+	asm volatile("syscall"
+		     : "=a"(result)
+		     : "a"(number), "D"(a), "S"(b), "d"(c)
+		     : "rcx", "r11", "memory");
+	return result;
+}
+
+static inline long call0(long number)
+{
+	return call3(number, 0, 0, 0);
+}
+
+static inline double seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+/*
+ * How long hot code is repeated until it can be assumed to be translated.
+ * HEAT_MS is set by whoever starts the program; natively there is nothing
+ * to wait for.
+ */
+static inline double heat_seconds(void)
+{
+	const char *text = getenv("HEAT_MS");
+
+	return text ? atoi(text) / 1000.0 : 0.05;
+}
+
+/* Runs the statement until its code is hot and had time to be translated. */
+#define HEAT(statement)                                                        \
+	do {                                                                   \
+		double heat_until = seconds() + heat_seconds();                \
+		do {                                                           \
+			for (int heat_i = 0; heat_i < 100; heat_i++)           \
+				statement;                                     \
+		} while (seconds() < heat_until);                              \
+	} while (0)
+
+/* One step of a sequence that shows any lost or repeated iteration. */
+static inline uint64_t step(uint64_t x)
+{
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	return x + 0x9e3779b97f4a7c15;
+}
+
+static inline __attribute__((noreturn)) void die(const char *what)
+{
+	printf("FAILED %s: %s\n", what, strerror(errno));
+	exit(99);
+}
+
+/* For what must not fail natively or ridden. */
+#define MUST(expression)                                                       \
+	({                                                                     \
+		__typeof__(expression) must_result = (expression);             \
+		if ((long)must_result == -1)                                   \
+			die(#expression);                                      \
+		must_result;                                                   \
+	})
+
+#endif

@@ -1,0 +1,296 @@
+//! Enters fragments and follows their exits.
+
+use crate::enter::{RunFrame, ub_ring3_enter, ub_ring3_exit};
+use crate::loaded::Loaded;
+use crate::signals::{self, Fault, greg};
+use crate::state::{CpuState, USER_FLAGS, gpr};
+use crate::xsave::{AREA_BYTES, Area, Layout};
+use crate::Error;
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use ub_translator::fragment::{Exit, ExitId, ExitKind};
+
+/// The words that polls read, standing for the kernel's work flags and
+/// pending softirqs. Another thread may set them at any time.
+#[derive(Debug, Default)]
+pub struct PollWords {
+    /// The thread's work flags, tested under [`PollWords::MASK`]. Eight bytes
+    /// apart from nothing else: a poll loads 32 bits.
+    pub flags: AtomicU32,
+    /// The CPU's pending softirqs.
+    pub softirq: AtomicU16,
+}
+
+impl PollWords {
+    /// The flags that end a ride.
+    pub const MASK: u32 = 0x0000_300e;
+
+    /// No work is pending any more.
+    pub fn clear(&self) {
+        self.flags.store(0, Ordering::SeqCst);
+        self.softirq.store(0, Ordering::SeqCst);
+    }
+}
+
+/// How a fragment was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entered {
+    /// Which exit, as the fragment wrote it.
+    pub id: ExitId,
+    /// That exit.
+    pub exit: Exit,
+    /// The frame's `target`; of meaning for [`ExitKind::Indirect`] only.
+    pub target: u64,
+    /// The last fault that a fixup caught on the way, if any.
+    pub fault: Option<Fault>,
+}
+
+impl Entered {
+    /// User address at which the program goes on.
+    #[must_use]
+    pub fn next_ip(&self) -> u64 {
+        if self.exit.kind == ExitKind::Indirect { self.target } else { self.exit.user_ip }
+    }
+}
+
+/// A fragment broke its contract: in ring 0 this would have been an oops. No
+/// verified fragment may cause it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UncaughtFault {
+    /// A signal at an instruction without a fixup.
+    #[error("signal {0:?} at an instruction of the fragment without a fixup")]
+    Signal(Fault),
+    /// The exit id names no exit.
+    #[error("the fragment wrote exit id {0}, which does not exist")]
+    ExitId(u32),
+}
+
+/// How a chain of fragments ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    /// The exit that was not followed.
+    pub last: Entered,
+    /// How many fragments were entered.
+    pub entered: u64,
+}
+
+/// Memory below the frame that a stray signal without the alternate stack
+/// may use, and the stubs' `pushfq`.
+const HEADROOM: usize = 64 << 10;
+
+#[repr(C, align(64))]
+struct Stack {
+    headroom: [u8; HEADROOM],
+    frame: RunFrame,
+    area: Area,
+}
+
+/// What the signal handler must know while a fragment runs.
+pub(crate) struct Active {
+    loaded: *const Loaded,
+    frame: *mut RunFrame,
+    caught: Cell<Option<Fault>>,
+    uncaught: Cell<Option<Fault>>,
+}
+
+thread_local! {
+    static ACTIVE: Cell<*const Active> = const { Cell::new(std::ptr::null()) };
+}
+
+/// Runs fragments on the thread that made it.
+pub struct Runner {
+    stack: Box<Stack>,
+    words: Arc<PollWords>,
+    layout: Layout,
+    /// Signal stack and fixup state are per thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Runner {
+    /// Sets up the frame and this thread's signal handling.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the CPU has no XSAVE.
+    pub fn new() -> Result<Self, Error> {
+        signals::install()?;
+        let layout = Layout::get()?;
+        // SAFETY: integers and byte arrays, for which zero is a valid value;
+        // the allocation is created in place, `Stack` being large.
+        let stack = unsafe { Box::<Stack>::new_zeroed().assume_init() };
+        Ok(Self { stack, words: Arc::default(), layout, not_send: PhantomData })
+    }
+
+    /// The words that polls of this runner's fragments read.
+    #[must_use]
+    pub fn poll_words(&self) -> Arc<PollWords> {
+        Arc::clone(&self.words)
+    }
+
+    /// Runs one fragment with all of `state`, vector registers included, and
+    /// puts the state at the exit back into it.
+    ///
+    /// # Errors
+    /// If the fragment broke the contract in a way that could be caught.
+    ///
+    /// # Safety
+    /// The fragment reaches any memory of this process whose address the
+    /// state, the guest's memory or its constants give it. It must be
+    /// verified, or known to keep to the contract, and those addresses must
+    /// lie in memory that the caller lets it use or in no mapping at all.
+    pub unsafe fn enter(
+        &mut self,
+        loaded: &Loaded,
+        state: &mut CpuState,
+    ) -> Result<Entered, UncaughtFault> {
+        self.layout.store(&state.vectors, &mut self.stack.area.0);
+        self.stack.frame.xsave_mask = self.layout.mask;
+        // SAFETY: passed on to the caller.
+        let result = unsafe { self.enter_loaded_vectors(loaded, state) };
+        self.layout.load(&self.stack.area.0, &mut state.vectors);
+        result
+    }
+
+    /// As [`Self::enter`], but vector registers are neither set nor read, as
+    /// if the fragment started with whatever the host had in them: the fast
+    /// path for benchmarks.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    ///
+    /// # Safety
+    /// As [`Self::enter`].
+    #[inline]
+    pub unsafe fn enter_without_vectors(
+        &mut self,
+        loaded: &Loaded,
+        state: &mut CpuState,
+    ) -> Result<Entered, UncaughtFault> {
+        self.stack.frame.xsave_mask = 0;
+        // SAFETY: passed on to the caller.
+        unsafe { self.enter_loaded_vectors(loaded, state) }
+    }
+
+    /// # Safety
+    /// As [`Self::enter`].
+    #[inline]
+    unsafe fn enter_loaded_vectors(
+        &mut self,
+        loaded: &Loaded,
+        state: &mut CpuState,
+    ) -> Result<Entered, UncaughtFault> {
+        let area = self.stack.area.0.as_ptr() as u64;
+        let frame: *mut RunFrame = &raw mut self.stack.frame;
+        let active = Active {
+            loaded,
+            frame,
+            caught: Cell::new(None),
+            uncaught: Cell::new(None),
+        };
+        // SAFETY: `frame` points into the box that this runner owns and
+        // borrows exclusively. The stub returns with the callee-saved state
+        // intact whatever the fragment did to registers. `active` outlives
+        // the call. What the fragment does to memory is the caller's promise.
+        unsafe {
+            let f = &mut *frame;
+            f.user_rsp = state.gpr[gpr::RSP];
+            f.user_r11 = state.gpr[gpr::R11];
+            f.poll_flags = self.words.flags.as_ptr() as u64;
+            f.poll_softirq = self.words.softirq.as_ptr() as u64;
+            f.poll_mask = PollWords::MASK;
+            f.exit_id = u32::MAX;
+            f.code = loaded.address();
+            f.xsave_area = area;
+            f.rflags = state.rflags & USER_FLAGS | 0x202;
+            f.gpr = state.gpr;
+            ACTIVE.set(&active);
+            ub_ring3_enter(frame);
+            ACTIVE.set(std::ptr::null());
+        }
+        // SAFETY: the stub has returned; nothing else refers to the frame.
+        let frame = unsafe { &*frame };
+        state.gpr = frame.gpr;
+        state.gpr[gpr::RSP] = frame.user_rsp;
+        state.rflags = frame.rflags & USER_FLAGS;
+        if let Some(fault) = active.uncaught.get() {
+            return Err(UncaughtFault::Signal(fault));
+        }
+        let id = frame.exit_id;
+        let exit = loaded.parts().exits.get(id as usize).ok_or(UncaughtFault::ExitId(id))?;
+        Ok(Entered { id: ExitId(id), exit: *exit, target: frame.target, fault: active.caught.get() })
+    }
+
+    /// Runs fragments one after the other, as the kernel's ride loop does:
+    /// `lookup` gives the fragment for a user address; BRANCH, INDIRECT and
+    /// POLL exits are followed until `lookup` has none for the next address,
+    /// another exit is taken or `limit` fragments were entered. The pending
+    /// work that a POLL exit reports counts as done: the words are cleared.
+    /// `None` if there is no fragment for `start`.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    ///
+    /// # Safety
+    /// As [`Self::enter`], for every fragment that `lookup` returns.
+    pub unsafe fn run_chain(
+        &mut self,
+        start: u64,
+        state: &mut CpuState,
+        limit: u64,
+        lookup: &mut dyn FnMut(u64) -> Option<Rc<Loaded>>,
+    ) -> Result<Option<Chain>, UncaughtFault> {
+        let Some(mut loaded) = lookup(start) else { return Ok(None) };
+        let mut entered = 0;
+        loop {
+            // SAFETY: passed on to the caller.
+            let last = unsafe { self.enter(&loaded, state)? };
+            entered += 1;
+            let follow =
+                matches!(last.exit.kind, ExitKind::Branch | ExitKind::Indirect | ExitKind::Poll);
+            if !follow || entered >= limit {
+                return Ok(Some(Chain { last, entered }));
+            }
+            if last.exit.kind == ExitKind::Poll {
+                self.words.clear();
+            }
+            match lookup(last.next_ip()) {
+                Some(next) => loaded = next,
+                None => return Ok(Some(Chain { last, entered })),
+            }
+        }
+    }
+}
+
+const _: () = assert!(std::mem::size_of::<Area>() == AREA_BYTES);
+
+/// Handles a signal raised by the running fragment. Returns false if none is
+/// running or the signal came from elsewhere.
+///
+/// # Safety
+/// Only to be called by the signal handler, with the context it was given.
+pub(crate) unsafe fn on_signal(fault: Fault, context: &mut libc::ucontext_t) -> bool {
+    let active = ACTIVE.get();
+    if active.is_null() {
+        return false;
+    }
+    // SAFETY: non-null only between the two stores in `enter_loaded_vectors`,
+    // during which `active` and what it points at are alive.
+    let (active, loaded) = unsafe { (&*active, &*(*active).loaded) };
+    let gregs = &mut context.uc_mcontext.gregs;
+    let landing = loaded.offset_of(fault.ip).and_then(|offset| loaded.landing(offset));
+    match landing {
+        Some(landing) if matches!(fault.signo, libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE) => {
+            active.caught.set(Some(fault));
+            gregs[greg::RIP] = (loaded.address() + u64::from(landing)) as i64;
+        }
+        // Includes faults outside the fragment: it jumped somewhere.
+        _ => {
+            active.uncaught.set(Some(fault));
+            gregs[greg::RSP] = active.frame as i64;
+            gregs[greg::RIP] = ub_ring3_exit as *const () as i64;
+        }
+    }
+    true
+}

@@ -1,0 +1,98 @@
+//! The order in which blocks are emitted, and how deep in loops they lie.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::region::{End, Region};
+
+/// Emission order of a region's blocks.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    /// Block starts; the entry comes first.
+    pub order: Vec<u64>,
+    /// Position of each block in `order`.
+    pub position: BTreeMap<u64, usize>,
+    /// How many backward edges span each block, by position.
+    pub depth: Vec<u32>,
+}
+
+impl Layout {
+    /// Whether a jump from the block at `from` to the one at `to` leads to a
+    /// lower offset, which takes a poll.
+    pub(crate) fn is_backward(&self, from: u64, to: u64) -> bool {
+        self.position[&to] <= self.position[&from]
+    }
+}
+
+/// Reverse postorder: every edge that closes no cycle leads forward, so only
+/// loops pay for polls. A callee comes before its return site.
+pub(crate) fn layout(region: &Region) -> Layout {
+    let mut postorder = Vec::with_capacity(region.blocks.len());
+    let mut state: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    let mut stack = Vec::new();
+    let mut visit = |start: u64, stack: &mut Vec<u64>| {
+        stack.push(start);
+        while let Some(&at) = stack.last() {
+            let pending = state.entry(at).or_insert_with(|| {
+                // Popped from the back: what should come next goes first,
+                // because the last one visited is laid next.
+                let block = &region.blocks[&at];
+                let mut next = block.successors();
+                if let End::Call { site, .. } | End::IndirectCall { site, .. } = &block.end {
+                    next.insert(0, *site);
+                }
+                next.reverse();
+                next.retain(|target| region.blocks.contains_key(target));
+                next
+            });
+            match pending.pop() {
+                Some(next) if !state.contains_key(&next) => stack.push(next),
+                Some(_) => {}
+                None => {
+                    stack.pop();
+                    postorder.push(at);
+                }
+            }
+        }
+    };
+    visit(region.entry, &mut stack);
+    postorder.reverse();
+    // A return site whose call never returns inside the region was ordered,
+    // but nothing leads to it. Bare exits need no block: edges lead to their
+    // stubs.
+    let reachable = reachable(region);
+    let order: Vec<u64> = postorder
+        .into_iter()
+        .filter(|at| {
+            let bare = region.blocks[at].is_bare_exit() && *at != region.entry;
+            reachable.contains(at) && !bare
+        })
+        .collect();
+    let position: BTreeMap<u64, usize> =
+        order.iter().enumerate().map(|(i, &start)| (start, i)).collect();
+    let mut depth = vec![0; order.len()];
+    for (from, start) in order.iter().enumerate() {
+        for target in region.blocks[start].successors() {
+            if let Some(&to) = position.get(&target)
+                && to <= from
+            {
+                for level in &mut depth[to..=from] {
+                    *level += 1;
+                }
+            }
+        }
+    }
+    Layout { order, position, depth }
+}
+
+fn reachable(region: &Region) -> BTreeSet<u64> {
+    let mut reachable = BTreeSet::new();
+    let mut stack = vec![region.entry];
+    while let Some(at) = stack.pop() {
+        if let Some(block) = region.blocks.get(&at)
+            && reachable.insert(at)
+        {
+            stack.extend(block.successors());
+        }
+    }
+    reachable
+}

@@ -1,0 +1,407 @@
+//! Finds the code that belongs into one fragment and cuts it into blocks.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
+
+use crate::Options;
+use crate::forms::{self, Class};
+use crate::fragment::{ExitKind, Unsupported};
+use crate::source::{CodeCache, CodeSource, MAX_INSTRUCTION};
+
+/// Most targets compared at one indirect branch; each costs the ones behind
+/// it a comparison.
+pub(crate) const MAX_TARGETS: usize = 4;
+
+/// One allowed user instruction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guest {
+    pub instruction: Instruction,
+    pub class: Class,
+    /// May raise #DE or #XM without touching memory.
+    pub raises: bool,
+}
+
+impl Guest {
+    pub(crate) fn ip(&self) -> u64 {
+        self.instruction.ip()
+    }
+
+    pub(crate) fn next_ip(&self) -> u64 {
+        self.instruction.next_ip()
+    }
+}
+
+/// What follows the body of a block. Addresses need not be in the region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Goes on at this address without a branch instruction.
+    Next(u64),
+    /// The fragment is left at this address.
+    Exit { ip: u64, kind: ExitKind, reason: Unsupported },
+    /// A conditional branch.
+    Branch { taken: u64, next: u64 },
+    /// A direct jump.
+    Jump { target: u64 },
+    /// A direct call.
+    Call { callee: u64, site: u64 },
+    /// An indirect jump with the targets worth comparing with.
+    IndirectJump { targets: Vec<u64> },
+    /// An indirect call, likewise; it returns to `site`.
+    IndirectCall { targets: Vec<u64>, site: u64 },
+    /// A return, likewise.
+    Return { targets: Vec<u64> },
+}
+
+/// A basic block: entered only at its start.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    pub start: u64,
+    /// All instructions but the control-flow one.
+    pub body: Vec<Guest>,
+    /// The control-flow instruction, if `end` comes from one.
+    pub terminator: Option<Guest>,
+    pub end: End,
+}
+
+impl Block {
+    /// Whether the block does nothing but leave the fragment.
+    pub(crate) fn is_bare_exit(&self) -> bool {
+        self.body.is_empty() && matches!(self.end, End::Exit { .. })
+    }
+
+    /// Addresses control may go to inside a fragment, likeliest next last.
+    pub(crate) fn successors(&self) -> Vec<u64> {
+        match &self.end {
+            End::Next(next) => vec![*next],
+            End::Exit { .. } => vec![],
+            End::Branch { taken, next } => vec![*taken, *next],
+            End::Jump { target } => vec![*target],
+            End::Call { callee, .. } => vec![*callee],
+            End::IndirectJump { targets }
+            | End::IndirectCall { targets, .. }
+            | End::Return { targets } => targets.iter().rev().copied().collect(),
+        }
+    }
+}
+
+/// The code of one fragment.
+#[derive(Debug, Clone)]
+pub(crate) struct Region {
+    pub entry: u64,
+    /// By start address.
+    pub blocks: BTreeMap<u64, Block>,
+    /// Bytes read as instructions, sorted and disjoint.
+    pub sources: Vec<Range<u64>>,
+    /// How many instructions the blocks hold.
+    pub instructions: usize,
+}
+
+/// Instructions that a former attempt could not lower, with the reason.
+pub(crate) type Refused = BTreeMap<u64, Unsupported>;
+
+enum Step {
+    Allowed(Guest),
+    Stop { kind: ExitKind, reason: Unsupported, length: usize },
+}
+
+struct Discovery<'a, 'b> {
+    cache: &'a mut CodeCache<'b>,
+    options: &'a Options,
+    refused: &'a Refused,
+    steps: BTreeMap<u64, Step>,
+    leaders: BTreeSet<u64>,
+    queue: VecDeque<u64>,
+    predicted: BTreeMap<u64, Vec<u64>>,
+    allowed: usize,
+    limit: usize,
+}
+
+/// Collects the region at `entry`, at most `limit` instructions. Err is the
+/// reason why not even the first instruction can be run.
+pub(crate) fn discover(
+    entry: u64,
+    source: &mut dyn CodeSource,
+    options: &Options,
+    limit: usize,
+    refused: &Refused,
+) -> Result<Region, Unsupported> {
+    let mut cache = CodeCache::new(source);
+    let mut discovery = Discovery {
+        cache: &mut cache,
+        options,
+        refused,
+        steps: BTreeMap::new(),
+        leaders: BTreeSet::new(),
+        queue: VecDeque::from([entry]),
+        predicted: BTreeMap::new(),
+        allowed: 0,
+        limit: limit.max(1),
+    };
+    discovery.run();
+    match discovery.steps.get(&entry) {
+        None => return Err(Unsupported::Unreadable),
+        Some(Step::Stop { kind: ExitKind::Unsupported, reason, .. }) => return Err(*reason),
+        Some(_) => {}
+    }
+    let mut region = discovery.into_region(entry);
+    predict_returns(&mut region, options);
+    Ok(region)
+}
+
+impl Discovery<'_, '_> {
+    fn run(&mut self) {
+        while let Some(start) = self.queue.pop_front() {
+            self.leaders.insert(start);
+            self.walk(start);
+        }
+    }
+
+    /// Decodes from `start` to the next control-flow instruction, stop, or
+    /// known code.
+    fn walk(&mut self, start: u64) {
+        let mut at = start;
+        loop {
+            if self.steps.contains_key(&at) {
+                self.leaders.insert(at);
+                return;
+            }
+            if self.allowed >= self.limit {
+                return;
+            }
+            let Some(step) = self.decode(at) else { return };
+            let Step::Allowed(guest) = step else {
+                self.steps.insert(at, step);
+                return;
+            };
+            self.steps.insert(at, step);
+            self.allowed += 1;
+            if guest.class.ends_block() {
+                self.follow(&guest);
+                return;
+            }
+            at = guest.next_ip();
+        }
+    }
+
+    fn decode(&mut self, at: u64) -> Option<Step> {
+        let bytes = self.cache.fetch(at);
+        if bytes.is_empty() {
+            return None;
+        }
+        let mut decoder = Decoder::with_ip(64, &bytes, at, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        let stop = |kind, reason, length| Some(Step::Stop { kind, reason, length });
+        if instruction.is_invalid() {
+            let reason = if bytes.len() < MAX_INSTRUCTION {
+                Unsupported::Unreadable
+            } else {
+                Unsupported::Undecodable
+            };
+            return stop(ExitKind::Unsupported, reason, bytes.len());
+        }
+        let length = instruction.len();
+        if let Some(&reason) = self.refused.get(&at) {
+            return stop(ExitKind::Unsupported, reason, length);
+        }
+        match forms::classify(&instruction, self.options.cpu) {
+            Ok(form) if form.class == Class::Syscall => {
+                stop(ExitKind::Syscall, Unsupported::None, length)
+            }
+            Ok(form) => Some(Step::Allowed(Guest {
+                instruction,
+                class: form.class,
+                raises: form.raises,
+            })),
+            Err(reason) => stop(ExitKind::Unsupported, reason, length),
+        }
+    }
+
+    /// Queues where control may go: the straight path first, so that the
+    /// limit cuts off the rare branches.
+    fn follow(&mut self, guest: &Guest) {
+        let instruction = &guest.instruction;
+        match guest.class {
+            Class::Branch | Class::CounterBranch => {
+                self.queue.push_back(instruction.near_branch_target());
+                self.queue.push_front(guest.next_ip());
+            }
+            Class::Jump => self.queue.push_front(instruction.near_branch_target()),
+            Class::Call => {
+                self.queue.push_front(guest.next_ip());
+                self.queue.push_front(instruction.near_branch_target());
+            }
+            Class::IndirectJump | Class::IndirectCall => {
+                let targets = self.predict(instruction);
+                if guest.class == Class::IndirectCall && !targets.is_empty() {
+                    self.queue.push_front(guest.next_ip());
+                }
+                for &target in targets.iter().rev() {
+                    self.queue.push_front(target);
+                }
+                self.predicted.insert(guest.ip(), targets);
+            }
+            Class::Return => {
+                if let Some(targets) = self.options.predicted_targets.get(&guest.ip()) {
+                    self.queue.extend(targets.iter().take(MAX_TARGETS));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Targets worth comparing with: what was seen, else what a constant
+    /// slot (GOT) holds now.
+    fn predict(&mut self, instruction: &Instruction) -> Vec<u64> {
+        let mut targets: Vec<u64> = Vec::new();
+        if let Some(seen) = self.options.predicted_targets.get(&instruction.ip()) {
+            for &target in seen {
+                if !targets.contains(&target) {
+                    targets.push(target);
+                }
+            }
+        }
+        let constant = instruction.op0_kind() == OpKind::Memory
+            && instruction.segment_prefix() != Register::FS
+            && (instruction.is_ip_rel_memory_operand()
+                || (instruction.memory_base() == Register::None
+                    && instruction.memory_index() == Register::None));
+        if targets.is_empty() && constant {
+            targets.extend(self.cache.pointer_hint(instruction.memory_displacement64()));
+        }
+        targets.truncate(MAX_TARGETS);
+        targets
+    }
+
+    fn into_region(self, entry: u64) -> Region {
+        let mut blocks = BTreeMap::new();
+        for &start in &self.leaders {
+            if self.steps.contains_key(&start) {
+                blocks.insert(start, self.block(start));
+            }
+        }
+        let known: BTreeSet<u64> = blocks.keys().copied().collect();
+        for block in blocks.values_mut() {
+            if let End::IndirectJump { targets } | End::IndirectCall { targets, .. } =
+                &mut block.end
+            {
+                targets.retain(|target| known.contains(target));
+            }
+        }
+        Region { entry, blocks, sources: self.sources(), instructions: self.allowed }
+    }
+
+    fn block(&self, start: u64) -> Block {
+        let mut body = Vec::new();
+        let mut at = start;
+        loop {
+            let (terminator, end) = match self.steps.get(&at) {
+                _ if at != start && self.leaders.contains(&at) => (None, End::Next(at)),
+                None => (None, End::Next(at)),
+                Some(Step::Stop { kind, reason, .. }) => {
+                    (None, End::Exit { ip: at, kind: *kind, reason: *reason })
+                }
+                Some(Step::Allowed(guest)) if guest.class.ends_block() => {
+                    (Some(*guest), self.end_of(guest))
+                }
+                Some(Step::Allowed(guest)) => {
+                    body.push(*guest);
+                    at = guest.next_ip();
+                    continue;
+                }
+            };
+            return Block { start, body, terminator, end };
+        }
+    }
+
+    fn end_of(&self, guest: &Guest) -> End {
+        let target = guest.instruction.near_branch_target();
+        let next = guest.next_ip();
+        let predicted = || self.predicted.get(&guest.ip()).cloned().unwrap_or_default();
+        match guest.class {
+            Class::Branch | Class::CounterBranch => End::Branch { taken: target, next },
+            Class::Jump => End::Jump { target },
+            Class::Call => End::Call { callee: target, site: next },
+            Class::IndirectJump => End::IndirectJump { targets: predicted() },
+            Class::IndirectCall => End::IndirectCall { targets: predicted(), site: next },
+            _ => End::Return { targets: Vec::new() },
+        }
+    }
+
+    fn sources(&self) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for (&start, step) in &self.steps {
+            let length = match step {
+                Step::Allowed(guest) => guest.instruction.len(),
+                Step::Stop { length, .. } => *length,
+            };
+            let end = start.saturating_add(length as u64);
+            match ranges.last_mut() {
+                Some(last) if start <= last.end => last.end = last.end.max(end),
+                _ => ranges.push(start..end),
+            }
+        }
+        ranges
+    }
+}
+
+/// Gives every return the sites of the calls in the region that can reach
+/// it, behind what was seen to happen.
+fn predict_returns(region: &mut Region, options: &Options) {
+    let mut sites: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for block in region.blocks.values() {
+        let (callees, site): (&[u64], u64) = match &block.end {
+            End::Call { callee, site } => (std::slice::from_ref(callee), *site),
+            End::IndirectCall { targets, site } => (targets, *site),
+            _ => continue,
+        };
+        if !region.blocks.contains_key(&site) {
+            continue;
+        }
+        for &callee in callees {
+            for returning in returns_of(region, callee) {
+                let sites = sites.entry(returning).or_default();
+                if !sites.contains(&site) {
+                    sites.push(site);
+                }
+            }
+        }
+    }
+    let known: BTreeSet<u64> = region.blocks.keys().copied().collect();
+    for block in region.blocks.values_mut() {
+        if let (End::Return { targets }, Some(terminator)) = (&mut block.end, &block.terminator) {
+            let seen = options.predicted_targets.get(&terminator.ip());
+            for &target in seen.into_iter().flatten().chain(sites.get(&block.start).into_iter().flatten())
+            {
+                if known.contains(&target) && !targets.contains(&target) {
+                    targets.push(target);
+                }
+            }
+            targets.truncate(MAX_TARGETS);
+        }
+    }
+}
+
+/// Starts of the blocks that end the function at `callee` with a return.
+fn returns_of(region: &Region, callee: u64) -> Vec<u64> {
+    let mut seen = BTreeSet::new();
+    let mut stack = vec![callee];
+    let mut returns = Vec::new();
+    while let Some(at) = stack.pop() {
+        let Some(block) = region.blocks.get(&at) else { continue };
+        if !seen.insert(at) {
+            continue;
+        }
+        match &block.end {
+            End::Next(next) => stack.push(*next),
+            End::Exit { .. } => {}
+            End::Branch { taken, next } => stack.extend([*taken, *next]),
+            End::Jump { target } => stack.push(*target),
+            End::Call { site, .. } | End::IndirectCall { site, .. } => stack.push(*site),
+            End::IndirectJump { targets } => stack.extend(targets),
+            End::Return { .. } => returns.push(at),
+        }
+    }
+    returns
+}

@@ -1,0 +1,141 @@
+//! Where user code comes from.
+
+use std::collections::BTreeMap;
+
+/// Readable user code.
+pub trait CodeSource {
+    /// Reads code at `address` into the front of `buf` and returns how many
+    /// bytes were readable there, at most `buf.len()`; 0 when none.
+    fn read_code(&mut self, address: u64, buf: &mut [u8]) -> usize;
+
+    /// The 64-bit value at a constant address (a GOT slot, say). A hint:
+    /// correctness never depends on it.
+    fn pointer_hint(&mut self, address: u64) -> Option<u64> {
+        let _ = address;
+        None
+    }
+}
+
+/// A slice of code that starts at a given address; handy in tests.
+#[derive(Debug, Clone)]
+pub struct SliceSource<'a> {
+    /// Address of the first byte.
+    pub address: u64,
+    /// The code.
+    pub bytes: &'a [u8],
+}
+
+impl CodeSource for SliceSource<'_> {
+    fn read_code(&mut self, address: u64, buf: &mut [u8]) -> usize {
+        let Some(offset) = address.checked_sub(self.address) else { return 0 };
+        let Some(rest) = usize::try_from(offset).ok().and_then(|o| self.bytes.get(o..)) else {
+            return 0;
+        };
+        let length = rest.len().min(buf.len());
+        buf[..length].copy_from_slice(&rest[..length]);
+        length
+    }
+}
+
+/// Longest x86 instruction in bytes.
+pub(crate) const MAX_INSTRUCTION: usize = 15;
+/// How much is read at once; a source behind an ioctl is slow per call.
+const CHUNK: usize = 512;
+
+/// Reads a [`CodeSource`] in chunks, so that one translation sees one version
+/// of each byte and asks rarely.
+pub(crate) struct CodeCache<'a> {
+    source: &'a mut dyn CodeSource,
+    chunks: BTreeMap<u64, Vec<u8>>,
+}
+
+impl<'a> CodeCache<'a> {
+    pub(crate) fn new(source: &'a mut dyn CodeSource) -> Self {
+        Self { source, chunks: BTreeMap::new() }
+    }
+
+    pub(crate) fn pointer_hint(&mut self, address: u64) -> Option<u64> {
+        self.source.pointer_hint(address)
+    }
+
+    /// The bytes at `address`, at most [`MAX_INSTRUCTION`] of them.
+    pub(crate) fn fetch(&mut self, address: u64) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(MAX_INSTRUCTION);
+        while bytes.len() < MAX_INSTRUCTION {
+            let Some(at) = address.checked_add(bytes.len() as u64) else { break };
+            let wanted = MAX_INSTRUCTION - bytes.len();
+            let part = self.chunk(at);
+            if part.is_empty() {
+                break;
+            }
+            bytes.extend_from_slice(&part[..part.len().min(wanted)]);
+        }
+        bytes
+    }
+
+    /// Cached bytes from `address` to the end of their chunk, read if new.
+    fn chunk(&mut self, address: u64) -> &[u8] {
+        let start = self
+            .chunks
+            .range(..=address)
+            .next_back()
+            .filter(|(start, bytes)| address - **start < bytes.len() as u64)
+            .map(|(start, _)| *start);
+        let start = start.unwrap_or_else(|| {
+            // Never across an already cached chunk: one version of each byte.
+            let limit = self
+                .chunks
+                .range(address..)
+                .next()
+                .map_or(CHUNK, |(next, _)| CHUNK.min((next - address) as usize));
+            let mut bytes = vec![0; limit.max(1)];
+            let length = self.source.read_code(address, &mut bytes);
+            bytes.truncate(length);
+            if !bytes.is_empty() {
+                self.chunks.insert(address, bytes);
+            }
+            address
+        });
+        match self.chunks.get(&start) {
+            Some(bytes) => &bytes[(address - start) as usize..],
+            None => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Counting<'a>(SliceSource<'a>, usize);
+    impl CodeSource for Counting<'_> {
+        fn read_code(&mut self, address: u64, buf: &mut [u8]) -> usize {
+            self.1 += 1;
+            self.0.read_code(address, buf)
+        }
+    }
+
+    #[test]
+    fn fetch_joins_chunks_and_stops_at_the_end() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(2000).collect();
+        let mut source = Counting(SliceSource { address: 0x1000, bytes: &bytes }, 0);
+        let mut cache = CodeCache::new(&mut source);
+        for offset in (0..2000).rev() {
+            let end = (offset + MAX_INSTRUCTION).min(2000);
+            assert_eq!(cache.fetch(0x1000 + offset as u64), bytes[offset..end]);
+        }
+        assert!(cache.fetch(0xfff).is_empty());
+        assert!(cache.fetch(0x1000 + 2000).is_empty());
+    }
+
+    #[test]
+    fn sequential_fetches_read_once_per_chunk() {
+        let bytes = [0x90; 400];
+        let mut source = Counting(SliceSource { address: 0, bytes: &bytes }, 0);
+        let mut cache = CodeCache::new(&mut source);
+        for offset in 0..300 {
+            cache.fetch(offset);
+        }
+        assert_eq!(source.1, 1);
+    }
+}

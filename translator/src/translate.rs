@@ -1,0 +1,101 @@
+//! From an entry address to a fragment.
+
+use std::collections::BTreeMap;
+
+use crate::cpu::CpuFeatures;
+use crate::displace;
+use crate::error::TranslateError;
+use crate::fragment::{Fixup, Fragment, Parts, Translated};
+use crate::layout::layout;
+use crate::liveness;
+use crate::lower::{Lowered, lower};
+use crate::region::{Refused, discover};
+use crate::source::CodeSource;
+
+/// What a translation may use.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Extensions that fragments may contain.
+    pub cpu: CpuFeatures,
+    /// Most user instructions in one fragment.
+    pub max_instructions: usize,
+    /// Most bytes of code in one fragment.
+    pub max_code_bytes: usize,
+    /// Targets seen at indirect branches and returns, by the address of the
+    /// branch, likeliest first. Up to four are used.
+    pub predicted_targets: BTreeMap<u64, Vec<u64>>,
+}
+
+impl Options {
+    /// The defaults for a machine with these extensions: 512 instructions,
+    /// 32 KiB of code, no predictions.
+    #[must_use]
+    pub fn new(cpu: CpuFeatures) -> Self {
+        Self {
+            cpu,
+            max_instructions: 512,
+            max_code_bytes: 32 * 1024,
+            predicted_targets: BTreeMap::new(),
+        }
+    }
+}
+
+/// Translates the region that starts at `entry`.
+///
+/// The result obeys `docs/fragment.md`; [`crate::verifier`] checks that
+/// independently, and nothing else should be installed.
+///
+/// # Errors
+/// [`TranslateError::Useless`] if the first instruction cannot be run,
+/// [`TranslateError::NoRoom`] if the limits are too tight for anything, and
+/// [`TranslateError::Bug`] if the translator fails.
+pub fn translate(
+    entry: u64,
+    source: &mut dyn CodeSource,
+    options: &Options,
+) -> Result<Fragment<Translated>, TranslateError> {
+    let bug = |what: String| TranslateError::Bug { entry, what };
+    let mut limit = options.max_instructions;
+    let mut refused = Refused::new();
+    loop {
+        let region = discover(entry, source, options, limit, &refused)
+            .map_err(|reason| TranslateError::Useless { entry, reason })?;
+        let layout = layout(&region);
+        let liveness = liveness::analyse(&region);
+        let displaced = displace::choose(&region, &layout);
+        let Lowered { emitter, exits, instructions } =
+            match lower(&region, &layout, &liveness, displaced) {
+                Ok(lowered) => lowered,
+                Err(more) => {
+                    let known = refused.len();
+                    refused.extend(more);
+                    if refused.len() == known {
+                        return Err(bug("an instruction was refused twice".into()));
+                    }
+                    continue;
+                }
+            };
+        let assembled = emitter.assemble().map_err(bug)?;
+        if assembled.code.len() > options.max_code_bytes {
+            if region.instructions <= 1 {
+                return Err(TranslateError::NoRoom { entry, needed: assembled.code.len() });
+            }
+            limit = region.instructions / 2;
+            continue;
+        }
+        return Ok(Fragment::new(Parts {
+            entry,
+            code: assembled.code,
+            exits,
+            fixups: assembled
+                .fixups
+                .into_iter()
+                .map(|(fault, landing)| Fixup { fault, landing })
+                .collect(),
+            relocations: assembled.relocations,
+            sources: region.sources,
+            guest_instructions: u32::try_from(instructions).unwrap_or(u32::MAX),
+            map: assembled.map,
+        }));
+    }
+}
