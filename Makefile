@@ -6,7 +6,6 @@
 CARGO ?= cargo
 # Arguments for the demo, e.g. make demo ARGS='--workload null --kpti off'
 ARGS ?=
-KERNELS := 6.1 6.12
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 CARGO_FLAGS := --locked
 
@@ -67,10 +66,8 @@ endif
 build: ## the programs, optimised
 	$(CARGO) build $(CARGO_FLAGS) --release -p ub-runtime -p ub-bench -p ub-vm-lab --bins
 
-module: deps ## build ub.ko for the stock kernels; warnings are errors
-	@for kernel in $(KERNELS); do \
-	    $(CARGO) run $(CARGO_FLAGS) --quiet -p ub-runtime --bin ub -- lab build --kernel $$kernel || exit 1; \
-	done
+module: deps ## build the kernel modules for both stock kernels; warnings are errors
+	$(CARGO) run $(CARGO_FLAGS) --quiet -p ub-bench --bin ub-demo -- --build-only
 
 bench: ## micro-benchmarks of the translator and of translated code, on this CPU
 	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches

@@ -32,6 +32,8 @@ pub struct Amount {
     pub warmup: Duration,
 }
 
+/// What `ub-workload --wait` prints between warm-up and timed part.
+pub const READY: &str = "ready";
 /// Calls between two looks at the clock during warm-up.
 const CHUNK: u64 = 512;
 /// Odd multiplier of the fold (from the 64-bit FNV-1 definition).
@@ -41,17 +43,23 @@ const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 /// Bytes of which a read is sampled one word; see [`Reader`].
 const LINE: usize = 64;
 
-/// Warms up and then times `run(calls)`, which returns its checksum.
+/// Warms up, calls `warm`, and then times `run(calls)`, which returns its
+/// checksum.
 ///
 /// # Errors
-/// The first error of `run`.
-pub fn measure(amount: &Amount, mut run: impl FnMut(u64) -> io::Result<u64>) -> io::Result<Line> {
+/// The first error of `run` or `warm`.
+pub fn measure(
+    amount: &Amount,
+    warm: impl FnOnce() -> io::Result<()>,
+    mut run: impl FnMut(u64) -> io::Result<u64>,
+) -> io::Result<Line> {
     let start = Instant::now();
     let mut warmed = 0;
     while warmed < amount.warmup_calls || start.elapsed() < amount.warmup {
         run(CHUNK)?;
         warmed += CHUNK;
     }
+    warm()?;
     let start = Instant::now();
     let checksum = run(amount.calls)?;
     let elapsed = start.elapsed();
@@ -232,11 +240,17 @@ mod tests {
         let amount =
             Amount { calls: 10, warmup_calls: CHUNK + 1, warmup: Duration::from_millis(0) };
         let mut seen = Vec::new();
-        let line = measure(&amount, |calls| {
+        let mut warmed = false;
+        let warm = || {
+            warmed = true;
+            Ok(())
+        };
+        let line = measure(&amount, warm, |calls| {
             seen.push(calls);
             Ok(0xab)
         })
         .unwrap();
+        assert!(warmed);
         assert_eq!(seen, [CHUNK, CHUNK, 10]);
         assert_eq!((line.calls, line.total_calls), (10, 2 * CHUNK + 10));
         assert_eq!(line.checksum, "00000000000000ab");

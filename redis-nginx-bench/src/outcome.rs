@@ -41,8 +41,8 @@ pub struct Cell {
     pub mode: Mode,
     /// The timed parts, in the order they were run.
     pub rounds: Vec<Round>,
-    /// What the enrolled threads did, over all rounds, start-up and warm-up
-    /// included. For [`Mode::Native`] this comes from one extra session that
+    /// What the enrolled threads did in the timed parts, with the checks and
+    /// the shut-down behind them. For [`Mode::Native`] this comes from one extra session that
     /// counts and never translates, so the calls are counted by the same hook.
     /// `None`: no counts, as `ub` mode was not in the plan.
     pub counts: Option<Counts>,
@@ -76,7 +76,7 @@ impl Round {
 /// Counts of one or more sessions and the operations they served.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Operations, warm-up included.
+    /// Operations.
     pub operations: u64,
     /// System calls of the enrolled threads.
     pub syscalls: u64,
@@ -97,6 +97,25 @@ impl Counts {
         self.rides += other.rides;
         for (reason, count) in &other.exits {
             *self.exits.entry(reason.clone()).or_default() += count;
+        }
+    }
+
+    /// What was added after `earlier`, a state of the same session, for
+    /// `operations`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self, operations: u64) -> Self {
+        let before = |reason: &String| earlier.exits.get(reason).copied().unwrap_or(0);
+        Self {
+            operations,
+            syscalls: self.syscalls.saturating_sub(earlier.syscalls),
+            ridden: self.ridden.saturating_sub(earlier.ridden),
+            rides: self.rides.saturating_sub(earlier.rides),
+            exits: self
+                .exits
+                .iter()
+                .map(|(reason, count)| (reason.clone(), count.saturating_sub(before(reason))))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
         }
     }
 
@@ -139,6 +158,28 @@ mod tests {
         assert_eq!(sum.syscalls_per_op(), 2.0);
         assert_eq!(sum.ridden_share(), 0.75);
         assert_eq!(sum.transitions_per_op(), 0.5);
+    }
+
+    #[test]
+    fn difference_of_two_states() {
+        let early = Counts {
+            operations: 0,
+            syscalls: 20,
+            ridden: 2,
+            rides: 1,
+            exits: BTreeMap::from([("poll".into(), 1), ("fault".into(), 2)]),
+        };
+        let late = Counts {
+            operations: 0,
+            syscalls: 120,
+            ridden: 101,
+            rides: 4,
+            exits: BTreeMap::from([("poll".into(), 4), ("fault".into(), 2), ("guard".into(), 1)]),
+        };
+        let between = late.since(&early, 50);
+        assert_eq!((between.operations, between.syscalls, between.ridden), (50, 100, 99));
+        assert_eq!(between.rides, 3);
+        assert_eq!(between.exits, BTreeMap::from([("poll".into(), 3), ("guard".into(), 1)]));
     }
 
     #[test]

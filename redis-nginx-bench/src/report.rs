@@ -50,7 +50,8 @@ pub struct Cell {
     pub kernel: String,
     /// Median of the rounds.
     pub ops_per_s: f64,
-    /// System calls of the measured program for each operation, whole session.
+    /// System calls of the measured program for each operation of the
+    /// timed part.
     /// `null` if they were not counted.
     pub syscalls_per_op: Option<f64>,
     /// Share of the calls that were reached without leaving ring 0, 0 to 1.

@@ -427,9 +427,13 @@ impl Refusal {
     #[must_use]
     pub const fn description(self) -> &'static str {
         match self {
-            Self::Untrain => "the kernel untrains return predictions on every entry (retbleed or SRSO mitigation)",
+            Self::Untrain => {
+                "the kernel untrains return predictions on every entry (retbleed or SRSO mitigation)"
+            }
             Self::EntryIbpb => "the kernel issues IBPB on every entry",
-            Self::LegacyIbrs => "the kernel writes IBRS on every entry (spectre_v2=ibrs or retbleed mitigation)",
+            Self::LegacyIbrs => {
+                "the kernel writes IBRS on every entry (spectre_v2=ibrs or retbleed mitigation)"
+            }
             Self::XenPv => "Xen PV guest",
             Self::NoSmap => "the CPU lacks SMAP or the kernel turned it off",
             Self::NoFsgsbase => "the CPU lacks FSGSBASE or the kernel turned it off",

@@ -304,8 +304,7 @@ impl Kernel for Session {
         let read = loop {
             // SAFETY: `batch` is writable for `bytes` bytes, and `ub_report` has
             // neither padding nor invalid bit patterns.
-            let read =
-                unsafe { libc::read(self.fd.as_raw_fd(), batch.as_mut_ptr().cast(), bytes) };
+            let read = unsafe { libc::read(self.fd.as_raw_fd(), batch.as_mut_ptr().cast(), bytes) };
             match Errno::result(read) {
                 Ok(read) => break read as usize,
                 Err(Errno::EINTR) => {}

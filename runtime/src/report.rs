@@ -131,7 +131,8 @@ pub struct Translations {
 
 impl From<&Counters> for Translations {
     fn from(counters: &Counters) -> Self {
-        let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let micros =
+            |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Self {
             attempted: counters.translations,
             installed: counters.installed,

@@ -40,11 +40,7 @@ impl Supervision {
     /// Takes over `session`. Fragments keep to the limits in `info`.
     /// `report` is written to its path every second and at the end.
     #[must_use]
-    pub fn new(
-        session: Session,
-        info: &Info,
-        report: Option<(SessionReport, PathBuf)>,
-    ) -> Self {
+    pub fn new(session: Session, info: &Info, report: Option<(SessionReport, PathBuf)>) -> Self {
         Self {
             supervisor: Supervisor::new(session, Translator::new(info)),
             report,

@@ -72,7 +72,8 @@ fn read_names(text: &str) -> Names {
             Inside::Struct(_) | Inside::Enum if line == "};" => inside = Inside::File,
             Inside::Struct(tag) => {
                 let declaration = line.strip_suffix(';').unwrap_or_else(|| panic!("{line}"));
-                let (_, name) = declaration.rsplit_once(char::is_whitespace).expect("type and name");
+                let (_, name) =
+                    declaration.rsplit_once(char::is_whitespace).expect("type and name");
                 let name = name.split('[').next().expect("not empty");
                 assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{line}");
                 names.structs.get_mut(tag).expect("inserted").push(name.to_owned());
@@ -165,7 +166,8 @@ fn rust_and_c_agree_on_every_name_and_value() {
     let mut differences = String::new();
     for name in c.keys().chain(rust.keys().filter(|name| !c.contains_key(*name))) {
         if c.get(name) != rust.get(name) {
-            writeln!(differences, "{name}: C {:?}, Rust {:?}", c.get(name), rust.get(name)).unwrap();
+            writeln!(differences, "{name}: C {:?}, Rust {:?}", c.get(name), rust.get(name))
+                .unwrap();
         }
     }
     assert!(differences.is_empty(), "{differences}");

@@ -97,3 +97,64 @@ fn add_costs(instruction: &Instruction, class: Class, weight: u64, costs: &mut [
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuFeatures;
+    use crate::layout::layout;
+    use crate::region::{Refused, discover};
+    use crate::source::SliceSource;
+
+    fn chosen(bytes: &[u8]) -> [Register; 3] {
+        let mut source = SliceSource { address: 0x1000, bytes };
+        let options = crate::Options::new(CpuFeatures::all());
+        let region =
+            discover(0x1000, &mut source, &options, 100, &Refused::new()).expect("a region");
+        let displaced = choose(&region, &layout(&region));
+        [displaced.s, displaced.t, displaced.u]
+    }
+
+    #[test]
+    fn unused_registers_go_first() {
+        // add r11,r10; syscall
+        assert_eq!(chosen(&[0x4d, 0x01, 0xd3, 0x0f, 0x05]), [R::R9, R::R8, R::R15]);
+    }
+
+    #[test]
+    fn loops_weigh_more() {
+        // r8 to r10, rbx and rbp once or twice outside, r12 to r15 in a loop:
+        // mov r8,r9; mov r10,rbx; mov rbp,rbp;
+        // L: add r12,r13; add r14,r15; add r11,r11; dec ecx; jne L; syscall
+        let displaced = chosen(&[
+            0x4d, 0x89, 0xc8, 0x49, 0x89, 0xda, 0x48, 0x89, 0xed, 0x4d, 0x01, 0xec, 0x4d, 0x01,
+            0xfe, 0x4d, 0x01, 0xdb, 0xff, 0xc9, 0x75, 0xf3, 0x0f, 0x05,
+        ]);
+        assert_eq!(displaced, [R::R10, R::R9, R::R8]);
+    }
+
+    #[test]
+    fn high_bytes_and_wide_exchanges_keep_rbx() {
+        // mov bh,cl and every other candidate used twice as often.
+        let mut code = vec![0x88, 0xcf];
+        for _ in 0..4 {
+            for pair in
+                [[0x4d, 0x01, 0xc8], [0x4d, 0x01, 0xda], [0x4d, 0x01, 0xec], [0x4d, 0x01, 0xfe]]
+            {
+                code.extend(pair);
+            }
+            code.extend([0x48, 0x01, 0xed]);
+        }
+        code.extend([0x0f, 0x05]);
+        assert!(!chosen(&code).contains(&R::RBX));
+    }
+
+    #[test]
+    fn slots_are_distinct() {
+        let displaced = Displaced { s: R::R8, t: R::R9, u: R::R10 };
+        assert_eq!(displaced.slot(R::R9D), Some(frame::spill(1)));
+        assert_eq!(displaced.slot(R::RAX), None);
+        let all = [SPILL_RAX, SPILL_FLAGS, SPILL_RCX];
+        assert!(displaced.slots().iter().all(|(_, slot)| !all.contains(slot)));
+    }
+}

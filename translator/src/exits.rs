@@ -157,18 +157,14 @@ impl Exits {
             emit.store(frame_field(SPILL_FLAGS), Register::RAX);
         }
         emit.load(t, frame_field(frame::POLL_FLAGS));
-        emit.push(
-            Instruction::with2(Code::Mov_r32_rm32, t32, memory(t, 0)).expect("mov r32,m"),
-        );
+        emit.push(Instruction::with2(Code::Mov_r32_rm32, t32, memory(t, 0)).expect("mov r32,m"));
         emit.push(
             Instruction::with2(Code::Test_rm32_r32, frame_field(frame::POLL_MASK), t32)
                 .expect("test m32,r32"),
         );
         emit.branch(Code::Jne_rel32_64, pending);
         emit.load(t, frame_field(frame::POLL_SOFTIRQ));
-        emit.push(
-            Instruction::with2(Code::Cmp_rm16_imm8, memory(t, 0), 0).expect("cmp m16,imm8"),
-        );
+        emit.push(Instruction::with2(Code::Cmp_rm16_imm8, memory(t, 0), 0).expect("cmp m16,imm8"));
         emit.branch(Code::Jne_rel32_64, pending);
         if flags_live {
             emit.flags_from_slot_over_rax();
@@ -185,9 +181,7 @@ impl Exits {
         let indirect = |exit: &Exit| exit.kind == ExitKind::Indirect;
         let some_indirect = self.list.iter().any(indirect);
         let some_other = !self.list.iter().all(indirect);
-        for (label, used) in
-            [(self.restore_indirect, some_indirect), (self.restore, some_other)]
-        {
+        for (label, used) in [(self.restore_indirect, some_indirect), (self.restore, some_other)] {
             if !used {
                 continue;
             }

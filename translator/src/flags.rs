@@ -56,17 +56,22 @@ pub(crate) struct Effects {
 /// The effects of `instruction`.
 pub(crate) fn effects(instruction: &Instruction) -> Effects {
     use Mnemonic as M;
-    let written = instruction.rflags_written()
-        | instruction.rflags_cleared()
-        | instruction.rflags_set();
+    let written =
+        instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set();
     let undefined = instruction.rflags_undefined();
     let replaces = match instruction.mnemonic() {
         M::And | M::Or | M::Xor | M::Test => written | undefined,
-        M::Shl | M::Sal | M::Shr | M::Sar if shifts_by_constant(instruction) => {
-            written | undefined
-        }
+        M::Shl | M::Sal | M::Shr | M::Sar if shifts_by_constant(instruction) => written | undefined,
         M::Shld | M::Shrd | M::Rol | M::Ror if shifts_by_constant(instruction) => written,
-        M::Shl | M::Sal | M::Shr | M::Sar | M::Shld | M::Shrd | M::Rol | M::Ror | M::Rcl
+        M::Shl
+        | M::Sal
+        | M::Shr
+        | M::Sar
+        | M::Shld
+        | M::Shrd
+        | M::Rol
+        | M::Ror
+        | M::Rcl
         | M::Rcr => 0,
         _ if instruction.has_rep_prefix() || instruction.has_repne_prefix() => 0,
         _ => written,

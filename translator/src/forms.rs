@@ -4,7 +4,8 @@
 //! lowered or the reason why it ends the fragment.
 
 mod avx;
-mod vector;
+mod avx_float;
+mod sse;
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
@@ -78,19 +79,46 @@ impl Class {
 }
 
 /// Finds the form of a decoded instruction, or why it is not allowed.
-pub(crate) fn classify(
-    instruction: &Instruction,
-    cpu: CpuFeatures,
-) -> Result<Form, Unsupported> {
+pub(crate) fn classify(instruction: &Instruction, cpu: CpuFeatures) -> Result<Form, Unsupported> {
     use Mnemonic as M;
 
     match instruction.mnemonic() {
         M::INVALID => return Err(Unsupported::Undecodable),
-        M::Int | M::Int1 | M::Int3 | M::Into | M::Ud0 | M::Ud1 | M::Ud2 | M::Hlt | M::Cpuid
-        | M::Xgetbv | M::Xsetbv | M::In | M::Out | M::Insb | M::Insd | M::Insw | M::Outsb
-        | M::Outsd | M::Outsw | M::Rdmsr | M::Wrmsr | M::Cli | M::Sti | M::Sysenter | M::Sysexit
-        | M::Sysret | M::Rdpmc | M::Iretq | M::Iretd | M::Iret | M::Clts | M::Swapgs | M::Invlpg
-        | M::Wbinvd | M::Invd => return Err(Unsupported::Trap),
+        M::Int
+        | M::Int1
+        | M::Int3
+        | M::Into
+        | M::Ud0
+        | M::Ud1
+        | M::Ud2
+        | M::Hlt
+        | M::Cpuid
+        | M::Xgetbv
+        | M::Xsetbv
+        | M::In
+        | M::Out
+        | M::Insb
+        | M::Insd
+        | M::Insw
+        | M::Outsb
+        | M::Outsd
+        | M::Outsw
+        | M::Rdmsr
+        | M::Wrmsr
+        | M::Cli
+        | M::Sti
+        | M::Sysenter
+        | M::Sysexit
+        | M::Sysret
+        | M::Rdpmc
+        | M::Iretq
+        | M::Iretd
+        | M::Iret
+        | M::Clts
+        | M::Swapgs
+        | M::Invlpg
+        | M::Wbinvd
+        | M::Invd => return Err(Unsupported::Trap),
         M::Pushfq | M::Popfq | M::Pushf | M::Popf | M::Std => return Err(Unsupported::WholeFlags),
         _ => {}
     }
@@ -113,8 +141,14 @@ fn allowed_form(instruction: &Instruction) -> Result<Form, Unsupported> {
     match mnemonic {
         // A 0x67 or operand-size prefix on these changes more than a width.
         M::Syscall => return form(Class::Syscall),
-        M::Nop | M::Endbr64 | M::Cld | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2
-        | M::Prefetchnta | M::Prefetchw => return form(Class::Hint),
+        M::Nop
+        | M::Endbr64
+        | M::Cld
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchnta
+        | M::Prefetchw => return form(Class::Hint),
         M::Jmp | M::Call | M::Ret => return control(instruction),
         M::Jrcxz | M::Loop => {
             return if instruction.op0_kind() == OpKind::NearBranch64
@@ -139,16 +173,15 @@ fn allowed_form(instruction: &Instruction) -> Result<Form, Unsupported> {
         return string(instruction);
     }
 
-    let raises = matches!(mnemonic, M::Div | M::Idiv)
-        || vector::sse_float(mnemonic)
-        || avx::float(mnemonic);
+    let raises =
+        matches!(mnemonic, M::Div | M::Idiv) || sse::float(mnemonic) || avx_float::float(mnemonic);
     let known = raises
         || integer(mnemonic)
         || bit_manipulation(mnemonic)
-        || vector::sse_integer(mnemonic)
-        || vector::sse_move(mnemonic)
+        || sse::integer(mnemonic)
+        || sse::moves(mnemonic)
         || avx::integer(mnemonic)
-        || avx::moves(mnemonic)
+        || avx_float::moves(mnemonic)
         || avx::mask(mnemonic)
         || mnemonic == M::Stmxcsr
         || mnemonic == M::Vstmxcsr;
@@ -209,8 +242,18 @@ fn string(instruction: &Instruction) -> Result<Form, Unsupported> {
         M::Movsb | M::Movsw | M::Movsd | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq => {
             !instruction.has_repne_prefix()
         }
-        M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq
-        | M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => !repeated,
+        M::Lodsb
+        | M::Lodsw
+        | M::Lodsd
+        | M::Lodsq
+        | M::Scasb
+        | M::Scasw
+        | M::Scasd
+        | M::Scasq
+        | M::Cmpsb
+        | M::Cmpsw
+        | M::Cmpsd
+        | M::Cmpsq => !repeated,
         _ => false,
     };
     let wide = (0..instruction.op_count()).all(|i| {
@@ -249,10 +292,8 @@ fn plain(instruction: &Instruction, raises: bool) -> Result<Form, Unsupported> {
         return Ok(Form { class, raises });
     }
     if writes_rsp(instruction) {
-        let known = matches!(
-            mnemonic,
-            M::Mov | M::Add | M::Sub | M::And
-        ) && instruction.op0_register() == Register::RSP;
+        let known = matches!(mnemonic, M::Mov | M::Add | M::Sub | M::And)
+            && instruction.op0_register() == Register::RSP;
         return if known {
             Ok(Form { class: Class::WritesRsp, raises })
         } else {

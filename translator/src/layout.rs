@@ -96,3 +96,41 @@ fn reachable(region: &Region) -> BTreeSet<u64> {
     }
     reachable
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuFeatures;
+    use crate::region::{Refused, discover};
+    use crate::source::SliceSource;
+
+    fn layout_of(bytes: &[u8]) -> Layout {
+        let mut source = SliceSource { address: 0x1000, bytes };
+        let options = crate::Options::new(CpuFeatures::all());
+        layout(&discover(0x1000, &mut source, &options, 100, &Refused::new()).expect("a region"))
+    }
+
+    #[test]
+    fn both_arms_come_before_their_join() {
+        // 1000 je 1006; 1002 inc eax; 1004 jmp 1008; 1006 dec eax; 1008 inc eax; syscall
+        let layout = layout_of(&[0x74, 4, 0xff, 0xc0, 0xeb, 2, 0xff, 0xc8, 0xff, 0xc0, 0x0f, 0x05]);
+        assert_eq!(layout.order, [0x1000, 0x1002, 0x1006, 0x1008]);
+        assert_eq!(layout.depth, [0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_callee_comes_before_its_return_site() {
+        // 1000 call 1009; 1005 inc eax; 1007 syscall; 1009 inc ecx; 100b ret
+        let layout = layout_of(&[0xe8, 4, 0, 0, 0, 0xff, 0xc0, 0x0f, 0x05, 0xff, 0xc1, 0xc3]);
+        assert_eq!(layout.order, [0x1000, 0x1009, 0x1005]);
+    }
+
+    #[test]
+    fn only_loops_are_backward_and_deep() {
+        // 1000 inc eax; 1002 dec ecx; 1004 jne 1002; 1006 inc eax; syscall
+        let layout = layout_of(&[0xff, 0xc0, 0xff, 0xc9, 0x75, 0xfc, 0xff, 0xc0, 0x0f, 0x05]);
+        assert_eq!(layout.depth, [0, 1, 0]);
+        assert!(layout.is_backward(0x1002, 0x1002));
+        assert!(!layout.is_backward(0x1002, 0x1006));
+    }
+}

@@ -17,9 +17,8 @@ pub(crate) struct Liveness {
 /// exits add nothing: there a dead flag is one that the code at the exit
 /// replaces before reading.
 pub(crate) fn analyse(region: &Region) -> Liveness {
-    let mut liveness = Liveness {
-        at_start: region.blocks.keys().map(|&start| (start, Flags::NONE)).collect(),
-    };
+    let mut liveness =
+        Liveness { at_start: region.blocks.keys().map(|&start| (start, Flags::NONE)).collect() };
     let mut changed = true;
     while changed {
         changed = false;
@@ -68,4 +67,57 @@ fn effects_of(guest: &crate::region::Guest) -> Effects {
         return Effects { reads: Flags::NONE, replaces: Flags::NONE, touches: Flags::NONE };
     }
     effects(&guest.instruction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuFeatures;
+    use crate::region::{Refused, discover};
+    use crate::source::SliceSource;
+
+    fn region_of(bytes: &[u8]) -> Region {
+        let mut source = SliceSource { address: 0x1000, bytes };
+        let options = crate::Options::new(CpuFeatures::all());
+        discover(0x1000, &mut source, &options, 100, &Refused::new()).expect("it has a region")
+    }
+
+    #[test]
+    fn everything_is_live_at_an_exit() {
+        let region = region_of(&[0x89, 0xc8, 0x0f, 0x05]); // mov eax,ecx; syscall
+        assert_eq!(analyse(&region).at(0x1000), Flags::ALL);
+    }
+
+    #[test]
+    fn an_overwrite_kills_and_a_branch_revives() {
+        // mov eax,ecx; cmp eax,ecx; je +2; xor eax,eax; syscall
+        let region = region_of(&[0x89, 0xc8, 0x39, 0xc8, 0x74, 2, 0x31, 0xc0, 0x0f, 0x05]);
+        let liveness = analyse(&region);
+        let live = liveness.in_block(&region.blocks[&0x1000]);
+        assert_eq!(live[0], Flags::NONE); // before mov
+        assert_eq!(live[1], Flags::NONE); // before cmp
+        assert_eq!(live[2], Flags::ALL); // before je: the exit wants all
+        assert_eq!(liveness.at(0x1006), Flags::NONE); // before xor
+    }
+
+    #[test]
+    fn loops_reach_their_fixpoint() {
+        // 1000 lea rcx,[rcx-1]; 1004 jrcxz 1008; 1006 jmp 1000; 1008 add eax,eax; syscall
+        let region =
+            region_of(&[0x48, 0x8d, 0x49, 0xff, 0xe3, 2, 0xeb, 0xf8, 0x01, 0xc0, 0x0f, 0x05]);
+        assert_eq!(analyse(&region).at(0x1000), Flags::NONE);
+        // The same, but adc instead of add needs the carry from before.
+        let region =
+            region_of(&[0x48, 0x8d, 0x49, 0xff, 0xe3, 2, 0xeb, 0xf8, 0x11, 0xc0, 0x0f, 0x05]);
+        let carry =
+            Flags::NONE.before(crate::flags::effects(&region.blocks[&0x1008].body[0].instruction));
+        assert!(!carry.is_empty());
+        assert_eq!(analyse(&region).at(0x1000), carry);
+    }
+
+    #[test]
+    fn a_return_may_go_anywhere() {
+        let region = region_of(&[0x89, 0xc8, 0xc3]);
+        assert_eq!(analyse(&region).at(0x1000), Flags::ALL);
+    }
 }

@@ -10,7 +10,7 @@ mod string;
 
 use std::collections::BTreeMap;
 
-use iced_x86::{Code, Instruction, InstructionInfoFactory, Register};
+use iced_x86::{Code, Instruction, InstructionInfoFactory, OpKind, Register};
 
 use crate::displace::Displaced;
 use crate::emit::{Emitter, Label, frame as frame_field};
@@ -140,7 +140,11 @@ impl Lowerer<'_> {
             if let Err(reason) = self.instruction(guest, around(i)) {
                 refused.insert(guest.ip(), reason);
             }
+            let copied = self.is_copy_of_confined(&guest.instruction);
             self.forget_written(&guest.instruction);
+            if copied {
+                self.confined.insert(guest.instruction.op0_register());
+            }
         }
         if let Some(terminator) = &block.terminator {
             self.emit.mark(terminator.ip());
@@ -173,14 +177,24 @@ impl Lowerer<'_> {
         }
     }
 
+    /// Whether the instruction copies a confined register to another one that
+    /// is not displaced. S, which stands for `rsp`, always is confined.
+    fn is_copy_of_confined(&self, instruction: &Instruction) -> bool {
+        matches!(instruction.code(), Code::Mov_r64_rm64 | Code::Mov_rm64_r64)
+            && instruction.op0_kind() == OpKind::Register
+            && instruction.op1_kind() == OpKind::Register
+            && instruction.op0_register() != Register::RSP
+            && self.displaced.slot(instruction.op0_register()).is_none()
+            && (instruction.op1_register() == Register::RSP
+                || self.confined.contains(instruction.op1_register()))
+    }
+
     /// Registers the instruction writes are no longer confined.
     fn forget_written(&mut self, instruction: &Instruction) {
         for used in self.info.info(instruction).used_registers() {
             use iced_x86::OpAccess as A;
-            let written = matches!(
-                used.access(),
-                A::Write | A::CondWrite | A::ReadWrite | A::ReadCondWrite
-            );
+            let written =
+                matches!(used.access(), A::Write | A::CondWrite | A::ReadWrite | A::ReadCondWrite);
             if written && used.register().is_gpr() {
                 self.confined.remove(used.register());
             }

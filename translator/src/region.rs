@@ -101,6 +101,8 @@ pub(crate) struct Region {
 /// Instructions that a former attempt could not lower, with the reason.
 pub(crate) type Refused = BTreeMap<u64, Unsupported>;
 
+const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+
 enum Step {
     Allowed(Guest),
     Stop { kind: ExitKind, reason: Unsupported, length: usize },
@@ -202,6 +204,10 @@ impl Discovery<'_, '_> {
             return stop(ExitKind::Unsupported, reason, bytes.len());
         }
         let length = instruction.len();
+        if bytes[1..length].windows(ENDBR64.len()).any(|window| window == ENDBR64) {
+            // An immediate that would make a second indirect-branch target.
+            return stop(ExitKind::Unsupported, Unsupported::Form, length);
+        }
         if let Some(&reason) = self.refused.get(&at) {
             return stop(ExitKind::Unsupported, reason, length);
         }
@@ -209,11 +215,9 @@ impl Discovery<'_, '_> {
             Ok(form) if form.class == Class::Syscall => {
                 stop(ExitKind::Syscall, Unsupported::None, length)
             }
-            Ok(form) => Some(Step::Allowed(Guest {
-                instruction,
-                class: form.class,
-                raises: form.raises,
-            })),
+            Ok(form) => {
+                Some(Step::Allowed(Guest { instruction, class: form.class, raises: form.raises }))
+            }
             Err(reason) => stop(ExitKind::Unsupported, reason, length),
         }
     }
@@ -372,7 +376,8 @@ fn predict_returns(region: &mut Region, options: &Options) {
     for block in region.blocks.values_mut() {
         if let (End::Return { targets }, Some(terminator)) = (&mut block.end, &block.terminator) {
             let seen = options.predicted_targets.get(&terminator.ip());
-            for &target in seen.into_iter().flatten().chain(sites.get(&block.start).into_iter().flatten())
+            for &target in
+                seen.into_iter().flatten().chain(sites.get(&block.start).into_iter().flatten())
             {
                 if known.contains(&target) && !targets.contains(&target) {
                     targets.push(target);
@@ -404,4 +409,70 @@ fn returns_of(region: &Region, callee: u64) -> Vec<u64> {
         }
     }
     returns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuFeatures;
+    use crate::source::SliceSource;
+
+    fn region_of(bytes: &[u8], limit: usize) -> Region {
+        let mut source = SliceSource { address: 0x1000, bytes };
+        let options = Options::new(CpuFeatures::all());
+        discover(0x1000, &mut source, &options, limit, &Refused::new()).expect("it has a region")
+    }
+
+    #[test]
+    fn blocks_are_cut_where_branches_lead() {
+        // 1000 inc eax; 1002 dec ecx; 1004 jne 1002; 1006 syscall
+        let region = region_of(&[0xff, 0xc0, 0xff, 0xc9, 0x75, 0xfc, 0x0f, 0x05], 100);
+        assert_eq!(region.blocks.keys().copied().collect::<Vec<_>>(), [0x1000, 0x1002, 0x1006]);
+        assert_eq!(region.blocks[&0x1000].end, End::Next(0x1002));
+        assert_eq!(region.blocks[&0x1002].end, End::Branch { taken: 0x1002, next: 0x1006 });
+        let exit = End::Exit { ip: 0x1006, kind: ExitKind::Syscall, reason: Unsupported::None };
+        assert_eq!(region.blocks[&0x1006].end, exit);
+        assert!(region.blocks[&0x1006].is_bare_exit());
+        assert_eq!(region.sources, [0x1000..0x1008]);
+        assert_eq!(region.instructions, 3);
+    }
+
+    #[test]
+    fn the_limit_cuts_between_instructions() {
+        let region = region_of(&[0xff, 0xc0, 0xff, 0xc9, 0xff, 0xc0, 0x0f, 0x05], 2);
+        assert_eq!(region.blocks[&0x1000].end, End::Next(0x1004));
+        assert_eq!(region.sources, [0x1000..0x1004]);
+    }
+
+    #[test]
+    fn returns_know_the_sites_of_calls_that_reach_them() {
+        // 1000 call 1007; 1005 syscall; 1007 jmp 1009; 1009 ret
+        let region = region_of(&[0xe8, 2, 0, 0, 0, 0x0f, 0x05, 0xeb, 0, 0xc3], 100);
+        assert_eq!(region.blocks[&0x1009].end, End::Return { targets: vec![0x1005] });
+    }
+
+    #[test]
+    fn code_that_ends_is_unreadable_behind_its_end() {
+        let region = region_of(&[0xff, 0xc0, 0x48], 100);
+        let exit =
+            End::Exit { ip: 0x1002, kind: ExitKind::Unsupported, reason: Unsupported::Unreadable };
+        assert_eq!(region.blocks[&0x1000].end, exit);
+    }
+
+    #[test]
+    fn nothing_to_run_has_a_reason() {
+        let options = Options::new(CpuFeatures::baseline());
+        let reason = |bytes: &[u8]| {
+            let mut source = SliceSource { address: 0x1000, bytes };
+            discover(0x1000, &mut source, &options, 10, &Refused::new()).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(reason(&[]), Unsupported::Unreadable);
+        assert_eq!(reason(&[0x0f, 0xa2]), Unsupported::Trap); // cpuid
+        assert_eq!(reason(&[0x9c]), Unsupported::WholeFlags); // pushfq
+        assert_eq!(reason(&[0xd9, 0xe8]), Unsupported::Form); // fld1
+        assert_eq!(reason(&[0x65, 0x8b, 0x00]), Unsupported::Segment); // mov eax,gs:[rax]
+        // vzeroupper, andn: AVX and BMI1 are not baseline.
+        assert_eq!(reason(&[0xc5, 0xf8, 0x77]), Unsupported::CpuFeature);
+        assert_eq!(reason(&[0xc4, 0xe2, 0x78, 0xf2, 0xc1]), Unsupported::CpuFeature);
+    }
 }

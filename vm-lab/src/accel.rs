@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cache::{FileLock, file_name_safe};
+use crate::cache::{self, FileLock, file_name_safe};
 use crate::error::{Context, LabError, Result};
 use crate::job::{Accelerator, Job};
 use crate::kernels::Kernel;
@@ -14,27 +14,34 @@ use crate::lab::Lab;
 const DEVICE: &str = "/dev/kvm";
 
 /// The limit of a trial boot: several times what KVM needs on a slow host.
-const PROBE_LIMIT: Duration = Duration::from_secs(20);
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
-/// KVM if this kernel boots with it within a few seconds, else TCG.
-pub(crate) fn detect(lab: &Lab, kernel: &Kernel, cache: &Path) -> Result<Accelerator> {
+/// KVM if this kernel boots with it within a few seconds, else TCG. Remembered
+/// in the cache folder's `probes/` until the host boots again.
+pub(crate) fn detect(lab: &Lab, kernel: &Kernel, cache_dir: &Path) -> Result<Accelerator> {
     if fs::File::options().read(true).write(true).open(DEVICE).is_err() {
         return Ok(Accelerator::Tcg);
     }
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .context("reading", Path::new("/proc/sys/kernel/random/boot_id"))?;
-    let name = format!("{}-{}.json", boot_id.trim(), kernel.release());
-    let path = cache.join("probes").join(file_name_safe(name.as_ref()));
-    let _lock = FileLock::acquire(&cache.join("locks/probe"))?;
-    if let Some(known) = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
-        return Ok(known);
+    let probes = cache_dir.join("probes");
+    // What fails with one kernel is the host's fault and is not trusted with
+    // another; what works is proven for this kernel only.
+    let failed = probes.join(format!("{}-failed", boot_id.trim()));
+    let works =
+        probes.join(file_name_safe(format!("{}-{}", boot_id.trim(), kernel.release()).as_ref()));
+    let _lock = FileLock::acquire(&cache_dir.join("locks/probe"))?;
+    if failed.exists() {
+        return Ok(Accelerator::Tcg);
     }
-    let found = probe(lab, kernel)?;
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).context("creating", parent)?;
+    if works.exists() {
+        return Ok(Accelerator::Kvm);
     }
-    let text = serde_json::to_vec(&found).map_err(|error| LabError::Bug(error.to_string()))?;
-    fs::write(&path, text).context("writing", &path)?;
+    let (found, path) = match probe(lab, kernel)? {
+        Accelerator::Kvm => (Accelerator::Kvm, works),
+        Accelerator::Tcg => (Accelerator::Tcg, failed),
+    };
+    cache::write_whole(&path, b"").context("writing", &path)?;
     Ok(found)
 }
 

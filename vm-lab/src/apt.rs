@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use crate::command;
 use crate::error::{LabError, Result};
 
+const LISTS: &str = "/var/lib/apt/lists";
+
 /// Package lists older than this are refreshed before something is fetched.
 const LISTS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -73,13 +75,18 @@ pub(crate) fn update() -> Result<()> {
 
 /// Whether the package lists are missing or older than a day.
 pub(crate) fn lists_are_stale() -> bool {
-    let Ok(entries) = fs::read_dir("/var/lib/apt/lists") else { return true };
+    let Ok(entries) = fs::read_dir(LISTS) else { return true };
     let is_index = |path: &Path| path.to_string_lossy().contains("_Packages");
     let has_index = entries.flatten().any(|entry| is_index(&entry.path()));
     // `partial` is touched by every update, also one that found nothing new.
-    let updated = fs::metadata("/var/lib/apt/lists/partial").and_then(|data| data.modified());
+    let updated = fs::metadata(Path::new(LISTS).join("partial")).and_then(|data| data.modified());
     let age = updated.ok().and_then(|time| SystemTime::now().duration_since(time).ok());
     !has_index || age.is_none_or(|age| age > LISTS_MAX_AGE)
+}
+
+/// When the package lists last changed.
+pub(crate) fn lists_changed() -> Option<SystemTime> {
+    fs::metadata(LISTS).and_then(|data| data.modified()).ok()
 }
 
 /// Names of all known packages that begin with `prefix`.

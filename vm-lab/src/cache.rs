@@ -175,6 +175,15 @@ impl PendingDir {
     }
 }
 
+/// Writes a file so that nobody ever reads half of it.
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(parent)?;
+    let mut file = tempfile::Builder::new().prefix(".writing-").tempfile_in(parent)?;
+    io::Write::write_all(&mut file, content)?;
+    file.persist(path).map(drop).map_err(|error| error.error)
+}
+
 /// The part of a name that is safe in a file name on any file system.
 pub(crate) fn file_name_safe(name: &OsStr) -> String {
     name.to_string_lossy()

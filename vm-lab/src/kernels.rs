@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,11 @@ impl Kernel {
     pub(crate) fn obtain(version: KernelVersion, cache: &Path) -> Result<Self> {
         let store = cache.join("kernels");
         let cached = newest(cached_releases(&store)?, version);
+        if let Some(release) = cached.as_deref().and_then(|_| known_newest(&store, version))
+            && store.join(&release).exists()
+        {
+            return Ok(Self { version, root: store.join(&release), release });
+        }
         if cached.is_none() && (apt::lists_are_stale() || available(version)?.is_none()) {
             // Old lists may still do, for example without root or network.
             if let Err(error) = apt::update() {
@@ -86,13 +92,12 @@ impl Kernel {
         }
         let release = match (available(version)?, cached) {
             (Some(available), Some(cached)) if sort_key(&available) > sort_key(&cached) => {
-                match fetch(&available, &store) {
-                    Ok(()) => available,
-                    Err(error) => {
-                        tracing::warn!(%error, %available, %cached, "fetching failed, using the cached kernel");
-                        cached
-                    }
+                if let Err(error) = fetch(&available, &store) {
+                    tracing::warn!(%error, %available, %cached, "fetching failed, using the cached kernel");
+                    // Not remembered: the next call tries again.
+                    return Ok(Self { version, root: store.join(&cached), release: cached });
                 }
+                available
             }
             (_, Some(cached)) => cached,
             (Some(available), None) => {
@@ -105,6 +110,7 @@ impl Kernel {
                 )));
             }
         };
+        remember_newest(&store, version, &release);
         let root = store.join(&release);
         Ok(Self { version, release, root })
     }
@@ -188,6 +194,36 @@ fn available(version: KernelVersion) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// Which release was the newest, as long as apt's lists do not change: asking
+/// apt takes seconds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Known {
+    lists_changed: SystemTime,
+    release: String,
+}
+
+fn known_path(store: &Path, version: KernelVersion) -> PathBuf {
+    store.join(format!(".newest-{version}.json"))
+}
+
+fn known_newest(store: &Path, version: KernelVersion) -> Option<String> {
+    let text = fs::read(known_path(store, version)).ok()?;
+    let known: Known = serde_json::from_slice(&text).ok()?;
+    (known.lists_changed == apt::lists_changed()?).then_some(known.release)
+}
+
+/// Failing to remember only costs time.
+fn remember_newest(store: &Path, version: KernelVersion, release: &str) {
+    let Some(lists_changed) = apt::lists_changed() else { return };
+    let known = Known { lists_changed, release: release.to_owned() };
+    let saved = serde_json::to_vec(&known)
+        .map_err(std::io::Error::from)
+        .and_then(|text| cache::write_whole(&known_path(store, version), &text));
+    if let Err(error) = saved {
+        tracing::warn!(%error, "cannot remember the newest kernel");
+    }
 }
 
 /// Downloads and unpacks a release into the store.

@@ -110,9 +110,9 @@ impl Lab {
             None => guest_init::find()?,
         };
         let initramfs = tempfile::Builder::new()
-            .prefix("ub-initramfs-")
-            .tempfile()
-            .context("creating a file in", &std::env::temp_dir())?;
+            .prefix("initramfs-")
+            .tempfile_in(&directory)
+            .context("creating a file in", &directory)?;
         pack::tree(job, kernel, &init)?.write(initramfs.path())?;
         let kernel_args =
             std::iter::once(format!("{KERNEL_ARGS} pti={}", if job.kpti { "on" } else { "off" }))

@@ -9,13 +9,16 @@ const LINES_AFTER: usize = 80;
 /// Lines shown from the end when nothing was found.
 const LINES_AT_END: usize = 40;
 
+/// Comes before the report of a failed `WARN_ON` or `BUG_ON`.
+const SCISSORS: &str = "------------[ cut here ]";
+
 /// Kernel messages that begin so report a failure. Messages about user programs
-/// ("x[1]: segfault at", "traps: ") and advice inside a longer line
-/// ("Spectre V2 : WARNING: ...") do not.
+/// (`x[1]: segfault at`, `traps: `) and advice inside a longer line
+/// (`Spectre V2 : WARNING: ...`) do not.
 const BEGINNINGS: [&str; 18] = [
     "BUG: ",
     "WARNING: ",
-    "------------[ cut here ]",
+    SCISSORS,
     "Oops: ",
     "Oops[",
     "Kernel panic",
@@ -64,10 +67,13 @@ pub(crate) struct Finding {
 
 /// The first failure that the console log reports.
 pub(crate) fn first_finding(console: &str) -> Option<Finding> {
-    console.lines().enumerate().find_map(|(line, text)| {
-        let message = kernel_message(text)?;
-        is_failure(message).then(|| Finding { message: message.trim_end().to_owned(), line })
-    })
+    let mut messages =
+        console.lines().enumerate().filter_map(|(line, text)| Some((line, kernel_message(text)?)));
+    let (line, first) = messages.find(|(_, message)| is_failure(message))?;
+    // The line behind the scissors says what it is.
+    let telling = if first.starts_with(SCISSORS) { messages.next() } else { None };
+    let message = telling.map_or(first, |(_, message)| message).trim_end().to_owned();
+    Some(Finding { message, line })
 }
 
 /// The part of the console log to show for a finding, or its end.
@@ -168,6 +174,16 @@ mod tests {
             let with_caller = format!("[    4.123456] [   T12] {message}\n");
             assert!(first_finding(&with_caller).is_some(), "{message} with caller");
         }
+    }
+
+    #[test]
+    fn the_line_behind_the_scissors_is_told() {
+        let log = "[    1.000000] ------------[ cut here ]------------\r\n\
+                   [    1.000001] WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2\r\n";
+        assert_eq!(
+            first_finding(log).unwrap().message,
+            "WARNING: CPU: 0 PID: 1 at x.c:1 f+0x1/0x2"
+        );
     }
 
     #[test]

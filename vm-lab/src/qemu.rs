@@ -66,6 +66,10 @@ pub(crate) struct Run {
 const CONSOLE_LOG: &str = "console.log";
 const QEMU_LOG: &str = "qemu.log";
 
+/// Bytes that a guest may send. A job that prints without end must not fill
+/// the host's memory.
+const MAX_RESULT: usize = 1 << 30;
+
 /// QEMU's message when KVM cannot go on with a guest, which it then leaves
 /// halted for ever.
 const KVM_GAVE_UP: &str = "KVM internal error";
@@ -247,6 +251,7 @@ fn read(stream: &mut UnixStream, buffer: &mut [u8]) -> Result<Read> {
 #[derive(Default)]
 struct Frames {
     decoder: Decoder,
+    received: usize,
     count: u64,
     complete: bool,
 }
@@ -255,6 +260,10 @@ impl Frames {
     /// Passes on the frames that `bytes` complete. An error tells why nothing
     /// sensible can follow.
     fn take(&mut self, bytes: &[u8], on_frame: &mut impl FnMut(Frame)) -> Result<(), String> {
+        self.received += bytes.len();
+        if self.received > MAX_RESULT {
+            return Err(format!("the job's output and files exceed {} MiB", MAX_RESULT >> 20));
+        }
         self.decoder.push(bytes);
         loop {
             match self.decoder.next_frame() {
@@ -367,6 +376,13 @@ mod tests {
         let (frames, result) = feed(&bytes[..bytes.len() - 1]);
         assert_eq!(result, Ok(()));
         assert!(frames.broken_off().contains("inside a frame"));
+    }
+
+    #[test]
+    fn endless_output_is_cut_off() {
+        let mut frames = Frames { received: MAX_RESULT - 1, ..Frames::default() };
+        assert_eq!(frames.take(b"U", &mut |_| {}), Ok(()));
+        assert!(frames.take(b"B", &mut |_| {}).unwrap_err().contains("exceed 1024 MiB"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn a_panic_is_a_kernel_failure() {
 
 #[test]
 fn a_hanging_job_times_out_and_leaves_no_machine() {
-    let limit = Duration::from_secs(12);
+    let limit = Duration::from_secs(10);
     let job = Job::new("hang", KernelVersion::V6_12)
         .kpti(false)
         .command(["sleep", "1000"])

@@ -2,13 +2,14 @@
 //! checksum of what they returned. Prints one line of JSON.
 
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use ub_bench::content;
-use ub_bench::micro::{Amount, Reader, measure, null};
+use ub_bench::micro::{Amount, READY, Reader, measure, null};
 
 /// Makes system calls in a tight loop and prints how long that took.
 #[derive(Debug, Parser)]
@@ -49,9 +50,21 @@ struct Common {
     /// Untimed time before them, at least, in milliseconds.
     #[arg(long, default_value_t = 0)]
     warmup_ms: u64,
+    /// After the warm-up print "ready" and wait for a line on standard input,
+    /// so that counters can be read in between.
+    #[arg(long)]
+    wait: bool,
 }
 
 impl Common {
+    fn warm(&self) -> io::Result<()> {
+        if self.wait {
+            println!("{READY}");
+            io::stdin().read_line(&mut String::new())?;
+        }
+        Ok(())
+    }
+
     fn amount(&self) -> Amount {
         Amount {
             calls: self.calls,
@@ -65,14 +78,14 @@ fn main() -> Result<()> {
     let line = match Arguments::parse().workload {
         Workload::Null(common) => {
             let parent = std::os::unix::process::parent_id();
-            measure(&common.amount(), |calls| Ok(null(calls, parent)))?
+            measure(&common.amount(), || common.warm(), |calls| Ok(null(calls, parent)))?
         }
         Workload::Pread { common, size, file, seed } => {
             let name = file.display().to_string();
             let file = File::open(&file).with_context(|| format!("opening {name}"))?;
             let length = file.metadata()?.len();
             let mut reader = Reader::new(file, size).with_context(|| name.clone())?;
-            let line = measure(&common.amount(), |calls| reader.run(calls))
+            let line = measure(&common.amount(), || common.warm(), |calls| reader.run(calls))
                 .with_context(|| format!("reading {name}"))?;
             if let Some(seed) = seed {
                 let content = content::bytes(seed, usize::try_from(length)?);

@@ -128,6 +128,19 @@ impl Laboratory {
     }
 }
 
+/// Builds the modules for the kernels of `options` and says where they are.
+pub(super) fn build_modules(options: &Options) -> Result<()> {
+    let lab = Lab::new()?;
+    let source = module_source()?;
+    for version in [options.kernel, options.smoke_kernel] {
+        let kernel = lab.kernel(version)?;
+        for module in kernel.build_module(&source)? {
+            tracing::info!("kernel {}: {}", kernel.release(), module.display());
+        }
+    }
+    Ok(())
+}
+
 fn in_guest(name: &str) -> PathBuf {
     Path::new(guest_paths::BIN).join(name)
 }

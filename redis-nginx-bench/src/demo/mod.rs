@@ -50,7 +50,12 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         .with_target(false)
         .without_time()
         .try_init();
-    match run(&options) {
+    let result = if options.build_only {
+        boot::build_modules(&options).map(|()| Verdict::default())
+    } else {
+        run(&options)
+    };
+    match result {
         Ok(verdict) => {
             eprint!("{verdict}");
             let passed =

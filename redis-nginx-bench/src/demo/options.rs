@@ -29,6 +29,9 @@ pub(super) struct Options {
     /// States of page-table isolation
     #[arg(long, value_enum, default_value_t = Kpti::Both)]
     pub kpti: Kpti,
+    /// Only build the kernel modules, for both kernels
+    #[arg(long)]
+    pub build_only: bool,
     /// Run everything natively only: no module, no comparison
     #[arg(long)]
     pub native_only: bool,

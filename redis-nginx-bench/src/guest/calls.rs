@@ -5,7 +5,7 @@ use std::fs;
 use super::launch::{How, Launcher};
 use super::{Amount, Sample};
 use crate::content::{self, Digest};
-use crate::micro::Line;
+use crate::micro::{Line, READY};
 use crate::outcome::Round;
 use crate::{Error, Result};
 
@@ -36,10 +36,16 @@ fn sample(launcher: &Launcher, how: How, amount: &Amount, workload: &[&str]) -> 
     let warmup_ms = amount.warmup.as_millis().to_string();
     let mut arguments = workload.to_vec();
     arguments.extend(["--calls", &calls, "--warmup-calls", &warmup_calls]);
-    arguments.extend(["--warmup-ms", &warmup_ms]);
+    arguments.extend(["--warmup-ms", &warmup_ms, "--wait"]);
     let mut running = launcher.server(how, &launcher.plan().programs.workload, &arguments)?;
+    let printed = running.output();
+    running.until("the end of its warm-up", || {
+        fs::read_to_string(&printed).ok()?.starts_with(READY).then_some(())
+    })?;
+    let earlier = running.session_so_far()?;
+    running.go_on()?;
     let text = running.finish()?;
-    let line: Line = serde_json::from_str(text.trim())
+    let line: Line = serde_json::from_str(text.trim_start_matches(READY).trim())
         .map_err(|error| Error::output("ub-workload", format!("{error} in {text:?}")))?;
     let mut digest = Digest::default();
     digest.add("calls", &line.calls.to_le_bytes());
@@ -48,6 +54,6 @@ fn sample(launcher: &Launcher, how: How, amount: &Amount, workload: &[&str]) -> 
         round: Round { operations: line.calls, seconds: line.elapsed_ns as f64 / 1e9 },
         digest: digest.finish(),
         faults: Vec::new(),
-        session: running.session(line.total_calls)?,
+        session: running.session(earlier.as_ref(), line.calls)?,
     })
 }

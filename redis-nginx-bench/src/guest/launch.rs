@@ -5,12 +5,14 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
@@ -18,11 +20,14 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::outcome::Counts;
+use crate::output::{self, SessionReport};
 use crate::plan::Plan;
-use crate::{Error, Result, output};
+use crate::{Error, Result};
 
 /// Between two looks at something that is waited for.
 const TICK: Duration = Duration::from_millis(10);
+/// Longer than it takes to write a session report that was begun.
+const SETTLE: Duration = Duration::from_millis(50);
 /// How long a program may take to start, stop or finish. Emulation is slow.
 pub(super) const PATIENCE: Duration = Duration::from_secs(240);
 /// How much of a program's output goes into an error.
@@ -71,15 +76,22 @@ impl Launcher {
 
     /// Starts the program to be measured on its CPU.
     pub(super) fn server(&self, how: How, program: &Path, arguments: &[&str]) -> Result<Running> {
-        self.start(how, SERVER_CPU, program, arguments)
+        self.start(how, SERVER_CPU, program, arguments, Stdio::piped())
     }
 
     /// Runs a load generator to its end on its own CPU; returns its output.
     pub(super) fn client(&self, program: &Path, arguments: &[&str]) -> Result<String> {
-        self.start(How::Native, CLIENT_CPU, program, arguments)?.finish()
+        self.start(How::Native, CLIENT_CPU, program, arguments, Stdio::null())?.finish()
     }
 
-    fn start(&self, how: How, cpu: usize, program: &Path, arguments: &[&str]) -> Result<Running> {
+    fn start(
+        &self,
+        how: How,
+        cpu: usize,
+        program: &Path,
+        arguments: &[&str],
+        stdin: Stdio,
+    ) -> Result<Running> {
         let number = self.started.replace(self.started.get() + 1);
         let file = |kind: &str| self.plan.scratch.join(format!("{number}.{kind}"));
         let report = (how != How::Native).then(|| file("report"));
@@ -102,7 +114,7 @@ impl Launcher {
         };
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(create(&stdout)?)
             .stderr(create(&stderr)?)
             .spawn()
@@ -172,23 +184,53 @@ impl Running {
         }
     }
 
-    /// The ended session, which served `operations`; `None` for a native start.
+    /// Where the program's standard output goes.
+    pub(super) fn output(&self) -> PathBuf {
+        self.stdout.clone()
+    }
+
+    /// Sends an empty line to the program's standard input and closes it.
+    pub(super) fn go_on(&mut self) -> Result<()> {
+        let Some(mut stdin) = self.child.stdin.take() else { return Ok(()) };
+        stdin.write_all(b"\n").map_err(Error::io(format!("writing to {}", self.name)))
+    }
+
+    /// The session as it is now, with the program idle; `None` for a native
+    /// start. Takes about a second, the period in which reports are written.
+    pub(super) fn session_so_far(&mut self) -> Result<Option<Session>> {
+        let Some(path) = self.report.clone() else { return Ok(None) };
+        // A report that is just being written may have been counted before.
+        thread::sleep(SETTLE);
+        let old = version(&path);
+        self.until("a new session report", || {
+            let new = version(&path);
+            (new.is_some() && new != old).then_some(())
+        })?;
+        read_session(&path).map(Some)
+    }
+
+    /// The ended session, counted from the state `earlier`, from which on it
+    /// served `operations`; `None` for a native start.
     ///
-    /// The supervisor outlives the program by a moment, so the report may
-    /// come late.
-    pub(super) fn session(&mut self, operations: u64) -> Result<Option<Session>> {
-        let Some(path) = self.report.clone() else {
-            return Ok(None);
-        };
+    /// The supervisor outlives the program by a moment, so the last report
+    /// may come late.
+    pub(super) fn session(
+        &mut self,
+        earlier: Option<&Session>,
+        operations: u64,
+    ) -> Result<Option<Session>> {
+        let Some(path) = self.report.clone() else { return Ok(None) };
         let start = Instant::now();
         loop {
-            let session = read_session(&path, operations);
-            let failure = match session {
-                Ok(session) => return Ok(Some(session)),
-                Err(error) => error,
-            };
-            if start.elapsed() > PATIENCE / 8 {
-                return Err(failure);
+            match read_session(&path) {
+                Ok(mut session) if session.ended => {
+                    let zero = Counts::default();
+                    let earlier = earlier.map_or(&zero, |session| &session.counts);
+                    session.counts = session.counts.since(earlier, operations);
+                    return Ok(Some(session));
+                }
+                Err(error) if start.elapsed() > PATIENCE => return Err(error),
+                _ => self.check_patience(start, "the last session report")?,
             }
             thread::sleep(TICK);
         }
@@ -248,20 +290,29 @@ impl Drop for Running {
     }
 }
 
-/// A session as its report describes it.
+/// A session as a report describes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     /// What a measurement uses of it.
     pub(crate) counts: Counts,
+    /// Whether it is over.
+    pub(crate) ended: bool,
     /// All of it.
     pub(crate) report: Value,
 }
 
-fn read_session(path: &Path, operations: u64) -> Result<Session> {
+fn read_session(path: &Path) -> Result<Session> {
     let text = fs::read(path).map_err(Error::io(format!("reading {}", path.display())))?;
     let report = serde_json::from_slice(&text)
         .map_err(|error| Error::output("ub run --report", error.to_string()))?;
-    Ok(Session { counts: output::session(&report, operations)?, report })
+    let SessionReport { counts, ended } = output::session(&report)?;
+    Ok(Session { counts, ended, report })
+}
+
+/// Changes whenever the report is replaced.
+fn version(path: &Path) -> Option<(u64, SystemTime)> {
+    let data = fs::metadata(path).ok()?;
+    Some((data.ino(), data.modified().ok()?))
 }
 
 /// A loopback address on which nothing listens at the moment.

@@ -183,6 +183,7 @@ mod tests {
             faults: vec![],
             session: Some(Session {
                 counts: Counts { operations: 12, syscalls: 24, ridden, ..Counts::default() },
+                ended: true,
                 report: serde_json::Value::Null,
             }),
         }

@@ -25,15 +25,15 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount) -> Result<S
     let address = free_address()?;
     let mut server = start(launcher, how, address)?;
     let mut faults = Vec::new();
-    let mut fetched = fetch(address, &mut Digest::default(), &mut faults)?;
+    fetch(address, &mut Digest::default(), &mut faults)?;
     if amount.warmup > Duration::ZERO {
-        fetched += load(launcher, address, amount.warmup, &mut faults)?.requests;
+        load(launcher, address, amount.warmup, &mut faults)?;
     }
+    let earlier = server.session_so_far()?;
     let timed = load(launcher, address, amount.timed, &mut faults)?;
     let mut digest = Digest::default();
-    fetched += fetch(address, &mut digest, &mut faults)?;
+    let fetched = fetch(address, &mut digest, &mut faults)?;
     server.stop(Signal::SIGQUIT)?;
-    let total_operations = fetched + timed.requests;
     Ok(Sample {
         round: Round {
             operations: timed.requests,
@@ -41,7 +41,7 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount) -> Result<S
         },
         digest: digest.finish(),
         faults,
-        session: server.session(total_operations)?,
+        session: server.session(earlier.as_ref(), timed.requests + fetched)?,
     })
 }
 

@@ -48,6 +48,7 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount, test: Test)
     if amount.warmup > Duration::ZERO {
         benchmark(amount.warmup_operations)?;
     }
+    let earlier = server.session_so_far()?;
     let rate = output::redis_benchmark(&benchmark(amount.operations)?, test.names().1)?;
 
     let mut digest = Digest::default();
@@ -67,13 +68,11 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount, test: Test)
     drop(client);
     server.stop(Signal::SIGTERM)?;
 
-    let warmed = if amount.warmup > Duration::ZERO { amount.warmup_operations } else { 0 };
-    let total_operations = warmed + amount.operations;
     Ok(Sample {
         round: Round { operations: amount.operations, seconds: amount.operations as f64 / rate },
         digest: digest.finish(),
         faults,
-        session: server.session(total_operations)?,
+        session: server.session(earlier.as_ref(), amount.operations)?,
     })
 }
 

@@ -47,7 +47,8 @@ fn text(diagnosis: &Diagnosis) -> String {
     let _ = writeln!(out, "\nmitigation policy ({}):", diagnosis.policy_source);
     for line in &diagnosis.policy {
         let applies = if line.applies { "yes" } else { "no" };
-        let _ = writeln!(out, "  {:<6} {:<14} {applies:<4} {}", line.kind, line.name, line.description);
+        let _ =
+            writeln!(out, "  {:<6} {:<14} {applies:<4} {}", line.kind, line.name, line.description);
     }
     let verdict = if diagnosis.rides_possible {
         "programs can ride on this machine"

@@ -55,7 +55,7 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
 fn join(plan: &mut Plan) -> Result<(), String> {
     let supervision = plan.open().map_err(|error| error.to_string())?;
     let log = Log { file: plan.log.take(), level: plan.level };
-    let link = launch::supervisor(supervision, log)
-        .map_err(|error| format!("no supervisor: {error}"))?;
+    let link =
+        launch::supervisor(supervision, log).map_err(|error| format!("no supervisor: {error}"))?;
     link.enroll().map_err(|error| error.to_string())
 }

@@ -143,11 +143,10 @@ impl Plan {
         let device = Device::open()?;
         let info = *device.info();
         let session = device.create_session(&self.config)?;
-        let report = self.report.as_ref().zip(self.environment.as_ref()).map(
-            |(path, environment)| {
+        let report =
+            self.report.as_ref().zip(self.environment.as_ref()).map(|(path, environment)| {
                 (SessionReport::active(&self.command, environment), path.clone())
-            },
-        );
+            });
         Ok(Supervision::new(session, &info, report))
     }
 }

@@ -131,8 +131,9 @@ fn module(release: &str) -> Check {
         (false, _) if installed(release) => {
             Check::new("module", State::Blocks, "installed, not loaded").remedy("run `modprobe ub`")
         }
-        (false, _) => Check::new("module", State::Blocks, "not loaded and not installed")
-            .remedy("build it in kernel-patch/module for this kernel, then insmod ub_gate.ko and ub.ko"),
+        (false, _) => Check::new("module", State::Blocks, "not loaded and not installed").remedy(
+            "build it in kernel-patch/module for this kernel, then insmod ub_gate.ko and ub.ko",
+        ),
     }
 }
 
@@ -140,7 +141,9 @@ fn module(release: &str) -> Check {
 fn installed(release: &str) -> bool {
     read_line(format!("/lib/modules/{release}/modules.dep")).is_some_and(|index| {
         index.lines().filter_map(|line| line.split(':').next()).any(|path| {
-            path.rsplit('/').next().is_some_and(|file| file == "ub.ko" || file.starts_with("ub.ko."))
+            path.rsplit('/')
+                .next()
+                .is_some_and(|file| file == "ub.ko" || file.starts_with("ub.ko."))
         })
     })
 }

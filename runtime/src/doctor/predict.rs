@@ -30,7 +30,8 @@ impl Facts {
         let rstack = self.said("spec_rstack_overflow");
         match refusal {
             Refusal::Untrain => {
-                retbleed.contains("untrained return thunk") || rstack.contains("Mitigation: Safe RET")
+                retbleed.contains("untrained return thunk")
+                    || rstack.contains("Mitigation: Safe RET")
             }
             Refusal::EntryIbpb => {
                 retbleed.starts_with("Mitigation: IBPB")
@@ -94,7 +95,11 @@ mod tests {
             ("spec_rstack_overflow", "Mitigation: Safe RET", &["untrain"]),
             ("spec_rstack_overflow", "Mitigation: IBPB on VMEXIT only", &[]),
             ("spectre_v2", "Mitigation: IBRS; IBPB: conditional", &["legacy_ibrs"]),
-            ("spectre_v2", "Mitigation: Retpolines; BHI: SW loop, KVM: SW loop", &["clear_branches"]),
+            (
+                "spectre_v2",
+                "Mitigation: Retpolines; BHI: SW loop, KVM: SW loop",
+                &["clear_branches"],
+            ),
             ("spectre_v2", "Mitigation: Enhanced / Automatic IBRS; BHI: BHI_DIS_S", &[]),
             ("mds", "Mitigation: Clear CPU buffers; SMT vulnerable", &["clear_buffers"]),
         ];

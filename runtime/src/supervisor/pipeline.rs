@@ -46,10 +46,7 @@ impl Default for Translator {
     fn default() -> Self {
         // 4-level paging also where there is 5-level: a fragment with constant
         // addresses beyond 47 bits is refused, and such programs are rare.
-        Self {
-            options: Options::new(CpuFeatures::host()),
-            policy: Policy::new(Features::host()),
-        }
+        Self { options: Options::new(CpuFeatures::host()), policy: Policy::new(Features::host()) }
     }
 }
 
@@ -112,7 +109,9 @@ pub(super) fn contained<P: Pipeline + ?Sized>(
 /// Whether riding through `fragment` can lead anywhere: to a system call or to
 /// more code. One that can only fault or stop costs more than it saves.
 pub(super) fn leads_somewhere(fragment: &Fragment<Verified>) -> bool {
-    fragment.parts().exits.iter().any(|exit| {
-        matches!(exit.kind, ExitKind::Syscall | ExitKind::Branch | ExitKind::Indirect)
-    })
+    fragment
+        .parts()
+        .exits
+        .iter()
+        .any(|exit| matches!(exit.kind, ExitKind::Syscall | ExitKind::Branch | ExitKind::Indirect))
 }

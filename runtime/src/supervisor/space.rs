@@ -112,6 +112,8 @@ impl AddressSpace {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     #[test]
@@ -136,7 +138,7 @@ mod tests {
     fn a_change_voids_what_overlaps_and_nothing_else() {
         let mut space = AddressSpace::default();
         space.installed(0x1000, &[0x1000..0x1010, 0x5000..0x5008]);
-        space.installed(0x2000, &[0x2000..0x2010]);
+        space.installed(0x2000, from_ref(&(0x2000..0x2010)));
         space.mark_useless(0x5100);
         space.mark_useless(0x6000);
         space.learn(0x5004, 0x2000);
@@ -153,7 +155,7 @@ mod tests {
     #[test]
     fn an_entry_reported_again_and_again_is_translated_again() {
         let mut space = AddressSpace::default();
-        space.installed(1, &[1..2]);
+        space.installed(1, from_ref(&(1..2)));
         for _ in 0..REPEATS {
             assert_eq!(space.decide(1), Decision::AlreadyInstalled);
         }

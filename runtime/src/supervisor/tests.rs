@@ -61,7 +61,7 @@ impl Kernel for FakeKernel {
         }
         // Pages are zero around the code that a test laid out.
         let mut mapped = false;
-        let end = address + buffer.len() as u64;
+        let end = address.saturating_add(buffer.len() as u64);
         buffer.fill(0);
         for (start, bytes) in &state.code {
             for (at, byte) in (*start..).zip(bytes) {

@@ -30,6 +30,8 @@
 	mov $2, %r13d
 	mov $0xeeeeeeeeeeeeeeee, %r14
 	mov $0xfffffffffffffff1, %r15
+	movq %r8, %xmm2
+	punpcklqdq %xmm2, %xmm2
 10:	mov $102, %eax
 	syscall
 .endm
@@ -133,7 +135,7 @@ gap_divide_signed_at:
 /* The caller unmasks division by zero in MXCSR. */
 	BEGIN gap_vector_divide
 	cvtsi2sd %rbx, %xmm3
-	movapd %xmm4, %xmm5
+	cvtsi2sd %r13, %xmm5
 	dec %r12
 gap_vector_divide_at:
 	divsd %xmm3, %xmm5

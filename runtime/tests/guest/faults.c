@@ -62,7 +62,6 @@ static void on_fault(int signal, siginfo_t *info, void *context)
 		printf(" %s %llx", registers[i].name, value[registers[i].index]);
 	if (current->flags_live)
 		printf(" flags %lx", flags);
-	/* Bit 63 of the operand, shown even where flags are dead. */
 	value[REG_RIP] = (long)fault_recover;
 }
 

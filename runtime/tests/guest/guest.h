@@ -20,15 +20,21 @@
 #include <unistd.h>
 
 /* A system call inside the program's own code, so that its gaps are too. */
-static inline long call3(long number, long a, long b, long c)
+static inline long call4(long number, long a, long b, long c, long d)
 {
+	register long r10 asm("r10") = d;
 	long result;
 
 	asm volatile("syscall"
 		     : "=a"(result)
-		     : "a"(number), "D"(a), "S"(b), "d"(c)
+		     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10)
 		     : "rcx", "r11", "memory");
 	return result;
+}
+
+static inline long call3(long number, long a, long b, long c)
+{
+	return call4(number, a, b, c, 0);
 }
 
 static inline long call0(long number)

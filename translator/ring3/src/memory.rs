@@ -43,6 +43,12 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
+    /// Every aligned 64-bit word.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        let all = self.data.chunks_exact(8).chain(self.stack.chunks_exact(8));
+        all.map(|c| u64::from_le_bytes(c.try_into().expect("eight bytes")))
+    }
+
     /// The first differing byte: (area, offset, mine, theirs).
     #[must_use]
     pub fn first_difference(&self, other: &Self) -> Option<(&'static str, usize, u8, u8)> {

@@ -1,13 +1,14 @@
 //! Enters fragments and follows their exits.
 
+use crate::Error;
 use crate::enter::{RunFrame, ub_ring3_enter, ub_ring3_exit};
 use crate::loaded::Loaded;
 use crate::signals::{self, Fault, greg};
 use crate::state::{CpuState, USER_FLAGS, gpr};
 use crate::xsave::{AREA_BYTES, Area, Layout};
-use crate::Error;
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -129,6 +130,16 @@ impl Runner {
         Arc::clone(&self.words)
     }
 
+    /// Addresses that stand for kernel data here: the frame with what is
+    /// around it, and the words that polls read. A fragment that lets the
+    /// user see one of them, or its own address, would leak in ring 0.
+    #[must_use]
+    pub fn private_ranges(&self) -> [Range<u64>; 2] {
+        let stack = &raw const *self.stack as u64;
+        let words = Arc::as_ptr(&self.words) as u64;
+        [stack..stack + size_of::<Stack>() as u64, words..words + size_of::<PollWords>() as u64]
+    }
+
     /// Runs one fragment with all of `state`, vector registers included, and
     /// puts the state at the exit back into it.
     ///
@@ -183,12 +194,7 @@ impl Runner {
     ) -> Result<Entered, UncaughtFault> {
         let area = self.stack.area.0.as_ptr() as u64;
         let frame: *mut RunFrame = &raw mut self.stack.frame;
-        let active = Active {
-            loaded,
-            frame,
-            caught: Cell::new(None),
-            uncaught: Cell::new(None),
-        };
+        let active = Active { loaded, frame, caught: Cell::new(None), uncaught: Cell::new(None) };
         // SAFETY: `frame` points into the box that this runner owns and
         // borrows exclusively. The stub returns with the callee-saved state
         // intact whatever the fragment did to registers. `active` outlives
@@ -219,7 +225,12 @@ impl Runner {
         }
         let id = frame.exit_id;
         let exit = loaded.parts().exits.get(id as usize).ok_or(UncaughtFault::ExitId(id))?;
-        Ok(Entered { id: ExitId(id), exit: *exit, target: frame.target, fault: active.caught.get() })
+        Ok(Entered {
+            id: ExitId(id),
+            exit: *exit,
+            target: frame.target,
+            fault: active.caught.get(),
+        })
     }
 
     /// Runs fragments one after the other, as the kernel's ride loop does:

@@ -44,8 +44,7 @@ pub struct Fault {
     pub ip: u64,
 }
 
-const SIGNALS: [i32; 5] =
-    [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+const SIGNALS: [i32; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
 
 /// What was installed before, to hand over what is not ours.
 static PREVIOUS: OnceLock<Vec<(i32, libc::sigaction)>> = OnceLock::new();
@@ -129,11 +128,7 @@ pub(crate) fn install() -> Result<(), Error> {
     Ok(())
 }
 
-extern "C" fn handler(
-    signo: i32,
-    info: *mut libc::siginfo_t,
-    context: *mut libc::c_void,
-) {
+extern "C" fn handler(signo: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes valid pointers to its signal frame, which is
     // this handler's alone until it returns.
     let (info, context) = unsafe { (&*info, &mut *context.cast::<libc::ucontext_t>()) };

@@ -57,7 +57,11 @@ impl std::fmt::Debug for Vectors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "mxcsr {:#x}", self.mxcsr)?;
         for (i, z) in self.zmm.iter().enumerate().filter(|(_, z)| z.iter().any(|b| *b != 0)) {
-            writeln!(f, "zmm{i} {:032x}", u128::from_le_bytes(z[..16].try_into().expect("16 bytes")))?;
+            writeln!(
+                f,
+                "zmm{i} {:032x}",
+                u128::from_le_bytes(z[..16].try_into().expect("16 bytes"))
+            )?;
         }
         Ok(())
     }

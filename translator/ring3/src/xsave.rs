@@ -75,7 +75,8 @@ impl Layout {
     pub fn store(&self, vectors: &Vectors, area: &mut [u8]) {
         area[MXCSR..MXCSR + 4].copy_from_slice(&vectors.mxcsr.to_le_bytes());
         for (i, z) in vectors.zmm.iter().enumerate() {
-            let mut put = |at: usize, bytes: &[u8]| area[at..at + bytes.len()].copy_from_slice(bytes);
+            let mut put =
+                |at: usize, bytes: &[u8]| area[at..at + bytes.len()].copy_from_slice(bytes);
             if i < 16 {
                 put(XMM + 16 * i, &z[..16]);
                 if self.mask & AVX != 0 {

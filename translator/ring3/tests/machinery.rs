@@ -1,5 +1,6 @@
 //! The machinery itself, on hand-written guest code and a hand-written
 //! fragment: if these fail, no other ring-3 result means anything.
+#![allow(clippy::single_range_in_vec_init, reason = "a list of sources may have one range")]
 
 use iced_x86::code_asm::*;
 use std::rc::Rc;
@@ -176,12 +177,10 @@ fn fixups_catch_listed_faults_and_nothing_else() {
 
 #[test]
 fn chains_follow_branches_until_there_is_no_fragment() {
-    let first = Rc::new(
-        Loaded::new(&fragment(ExitKind::Branch, |a| a.add(rax, 1).unwrap())).unwrap(),
-    );
-    let second = Rc::new(
-        Loaded::new(&fragment(ExitKind::Syscall, |a| a.add(rax, 2).unwrap())).unwrap(),
-    );
+    let first =
+        Rc::new(Loaded::new(&fragment(ExitKind::Branch, |a| a.add(rax, 1).unwrap())).unwrap());
+    let second =
+        Rc::new(Loaded::new(&fragment(ExitKind::Syscall, |a| a.add(rax, 2).unwrap())).unwrap());
     let mut runner = Runner::new().unwrap();
     let mut state = CpuState::default();
     let mut lookup = |ip| match ip {
@@ -195,4 +194,25 @@ fn chains_follow_branches_until_there_is_no_fragment() {
     assert_eq!(state.gpr[gpr::RAX], 3);
     // SAFETY: nothing is run.
     assert!(unsafe { runner.run_chain(0x9, &mut state, 10, &mut lookup) }.unwrap().is_none());
+}
+
+#[test]
+fn guest_memory_is_put_back_and_bounded() {
+    let mut memory = GuestMemory::new().unwrap();
+    memory.write_data(8, &[1, 2, 3]).unwrap();
+    let before = memory.snapshot();
+    memory.write_data(9, &[7]).unwrap();
+    assert_eq!(memory.snapshot().first_difference(&before), Some(("data", 9, 7, 2)));
+    memory.restore(&before);
+    assert_eq!(memory.snapshot().first_difference(&before), None);
+    assert!(memory.write_data(ub_ring3::memory::DATA_BYTES - 1, &[0, 0]).is_err());
+    assert!(memory.write_code(usize::MAX, &[0]).is_err());
+    assert!(memory.read_code(memory.code() - 1, 4).is_empty());
+    assert!(memory.read_code(u64::MAX, 4).is_empty());
+}
+
+#[test]
+fn two_guests_do_not_share_addresses() {
+    let (a, b) = (GuestMemory::new().unwrap(), GuestMemory::new().unwrap());
+    assert_ne!(a.code(), b.code());
 }

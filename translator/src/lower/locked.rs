@@ -43,8 +43,7 @@ impl Lowerer<'_> {
         self.emit.push(Instruction::with2(Code::Mov_r32_rm32, u32, t32).map_err(bug)?);
         self.emit.push(Instruction::with2(Code::And_rm32_imm8, u32, 63).map_err(bug)?);
         self.emit.push(
-            Instruction::with2(Code::Cmp_rm32_imm8, u32, CACHE_LINE as i32 - size)
-                .map_err(bug)?,
+            Instruction::with2(Code::Cmp_rm32_imm8, u32, CACHE_LINE as i32 - size).map_err(bug)?,
         );
         self.emit.branch(Code::Ja_rel32_64, guard);
         self.emit.faulting(rewritten.instruction, landing);

@@ -28,11 +28,7 @@ impl Place {
             Register::None,
             1,
             self.displacement,
-            if self.base == Register::None {
-                8
-            } else {
-                u32::from(self.displacement != 0)
-            },
+            if self.base == Register::None { 8 } else { u32::from(self.displacement != 0) },
             false,
             self.segment,
         )
@@ -133,11 +129,8 @@ impl Lowerer<'_> {
             return Ok(at_t(0));
         }
         if address.is_window() && !exact {
-            let in_place = |base| Place {
-                base,
-                displacement: address.displacement,
-                segment: Register::None,
-            };
+            let in_place =
+                |base| Place { base, displacement: address.displacement, segment: Register::None };
             if address.base == Register::RSP {
                 return Ok(in_place(self.displaced.s));
             }
@@ -156,9 +149,8 @@ impl Lowerer<'_> {
         self.effective(&address)?;
         if address.fs {
             let u = self.displaced.u;
-            self.emit.push(
-                Instruction::with1(Code::Rdfsbase_r64, u).map_err(|_| Unsupported::Form)?,
-            );
+            self.emit
+                .push(Instruction::with1(Code::Rdfsbase_r64, u).map_err(|_| Unsupported::Form)?);
             self.emit.lea(t, indexed(t, u, 1, 0));
         }
         self.confine(t, false, ip, protect);
@@ -259,9 +251,7 @@ impl Lowerer<'_> {
             } else {
                 (instruction.code(), to)
             };
-            self.emit.push(
-                Instruction::with2(code, to, operand).map_err(|_| Unsupported::Form)?,
-            );
+            self.emit.push(Instruction::with2(code, to, operand).map_err(|_| Unsupported::Form)?);
         }
         if let Some(slot) = slot {
             self.emit.store(frame_field(slot), self.displaced.t);

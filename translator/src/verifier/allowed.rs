@@ -16,7 +16,9 @@ use iced_x86::{FlowControl, Instruction, Mnemonic as M};
 pub(super) fn allowed(instruction: &Instruction) -> bool {
     // Belt and braces: whatever the lists below say.
     let flows = match instruction.flow_control() {
-        FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => true,
+        FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+            true
+        }
         FlowControl::Interrupt => instruction.mnemonic() == M::Int3,
         _ => false,
     };
@@ -61,9 +63,26 @@ pub(super) fn prefetch(mnemonic: M) -> bool {
 fn string(mnemonic: M) -> bool {
     matches!(
         mnemonic,
-        M::Movsb | M::Movsw | M::Movsd | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq
-        | M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq
-        | M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq
+        M::Movsb
+            | M::Movsw
+            | M::Movsd
+            | M::Movsq
+            | M::Stosb
+            | M::Stosw
+            | M::Stosd
+            | M::Stosq
+            | M::Lodsb
+            | M::Lodsw
+            | M::Lodsd
+            | M::Lodsq
+            | M::Scasb
+            | M::Scasw
+            | M::Scasd
+            | M::Scasq
+            | M::Cmpsb
+            | M::Cmpsw
+            | M::Cmpsd
+            | M::Cmpsq
     )
 }
 

@@ -6,8 +6,8 @@ use super::{Policy, Rule, VerifyError, Violation, allowed, operands};
 use crate::fragment::Parts;
 use crate::frame;
 use iced_x86::{
-    Code as Op, Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory,
-    Mnemonic, OpKind, Register,
+    Code as Op, Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory, Mnemonic,
+    OpKind, Register,
 };
 
 /// The part an instruction plays in one of the fixed sequences.
@@ -143,7 +143,8 @@ impl<'a> Code<'a> {
 
     /// Marks the poll that begins at `first`, if one does.
     fn find_poll(&mut self, first: usize) {
-        let is = |i: usize, f: &dyn Fn(&Instruction) -> bool| self.instructions.get(i).is_some_and(f);
+        let is =
+            |i: usize, f: &dyn Fn(&Instruction) -> bool| self.instructions.get(i).is_some_and(f);
         let Some(t) = self.instructions.get(first).and_then(|i| loads(i, frame::POLL_FLAGS)) else {
             return;
         };
@@ -236,7 +237,8 @@ impl<'a> Code<'a> {
         let bounded = compare.mnemonic() == Mnemonic::Cmp
             && compare.op0_kind() == OpKind::Register
             && compare.op0_register() == Register::RCX
-            && immediate(compare, 1).is_some_and(|n| (0..=i64::from(frame::REP_LIMIT)).contains(&n))
+            && immediate(compare, 1)
+                .is_some_and(|n| (0..=i64::from(frame::REP_LIMIT)).contains(&n))
             && branch.mnemonic() == Mnemonic::Ja;
         if bounded && self.entered_only_at(access - 2, access) {
             self.roles[access] = Role::Bounded;
@@ -270,7 +272,9 @@ fn decode(
             operands::check(&instruction)
         };
         let effects = Effects::of(&mut factory, &instruction);
-        check().and_then(|()| effects.check()).map_err(|violation| error(&instruction, violation))?;
+        check()
+            .and_then(|()| effects.check())
+            .map_err(|violation| error(&instruction, violation))?;
         let canonical = encoder.encode(&instruction, instruction.ip()).is_ok();
         if !canonical || encoder.take_buffer() != bytes[at..decoder.position()] {
             return Err(error(&instruction, (Rule::Encoding, "not the canonical encoding")));
@@ -319,7 +323,7 @@ fn loads(instruction: &Instruction, offset: i32) -> Option<Register> {
     (instruction.code() == Op::Mov_r64_rm64
         && instruction.op1_kind() == OpKind::Memory
         && frame_offset(instruction) == Some(offset))
-        .then(|| instruction.op0_register())
+    .then(|| instruction.op0_register())
 }
 
 /// What may stand between a poll and its jump: it only restores.

@@ -7,7 +7,7 @@ use super::step::{Stepper, accesses_user};
 use super::{Policy, Rule, VerifyError, Violation};
 use crate::fragment::ExitKind;
 use crate::frame;
-use iced_x86::Mnemonic;
+use iced_x86::{Code as Op, Mnemonic};
 
 /// How often the state before one instruction can change: each register
 /// twice, each slot bit once, and the few facts beside them.
@@ -17,8 +17,7 @@ const MAX_CHANGES: usize = 64;
 pub(super) fn prove(code: &Code, policy: &Policy) -> Result<(), Box<VerifyError>> {
     let states = fixpoint(code, policy)?;
     for (i, state) in states.iter().enumerate() {
-        let padding =
-            matches!(code.instructions[i].mnemonic(), Mnemonic::Int3 | Mnemonic::Nop);
+        let padding = matches!(code.instructions[i].mnemonic(), Mnemonic::Int3 | Mnemonic::Nop);
         if state.is_none() && !padding {
             return Err(code.error(i, (Rule::Unreachable, "no path leads here")));
         }
@@ -48,9 +47,9 @@ fn fixpoint(code: &Code, policy: &Policy) -> Result<Vec<Option<State>>, Box<Veri
     states[0] = Some(State::entry());
     let mut budget = count * MAX_CHANGES;
     while let Some(i) = work.pop() {
-        budget = budget.checked_sub(1).ok_or_else(|| {
-            code.error(i, (Rule::Size, "the fixpoint takes longer than it can"))
-        })?;
+        budget = budget
+            .checked_sub(1)
+            .ok_or_else(|| code.error(i, (Rule::Size, "the fixpoint takes longer than it can")))?;
         let before = states[i].expect("only points with a state are put on the list");
         let after = stepper.step(i, &before).map_err(|violation| code.error(i, violation))?;
         let mut flow = |to: usize, state: State| {
@@ -117,7 +116,9 @@ impl Walk {
             if accesses_user(instruction) || code.landings[i].is_some() {
                 return Err("may fault again before it leaves");
             }
-            if frame_offset(instruction) == Some(frame::EXIT_ID) {
+            if instruction.code() == Op::Mov_rm32_imm32
+                && frame_offset(instruction) == Some(frame::EXIT_ID)
+            {
                 let exit = code.parts.exits.get(instruction.immediate32() as usize);
                 exits = exit.map_or(Exits::UNSET, |exit| Exits::of(exit.kind));
             }

@@ -110,9 +110,15 @@ fn memory(instruction: &Instruction) -> Result<(), Violation> {
         return Err((Rule::MemoryForm, "an index"));
     }
     match (base, segment) {
-        // No base in 64-bit addressing has an 8-byte displacement in iced's
-        // terms; with the address-size prefix it has 4.
-        (Register::None, Register::FS) if instruction.memory_displ_size() == 8 => Ok(()),
+        // iced counts 8 bytes for a displacement without base in 64-bit
+        // addressing, 4 behind an address-size prefix. `mov` also knows a
+        // displacement of really 64 bits, which reaches everything.
+        (Register::None, Register::FS)
+            if instruction.memory_displ_size() == 8
+                && i32::try_from(instruction.memory_displacement64() as i64).is_ok() =>
+        {
+            Ok(())
+        }
         (base, Register::None) if base.is_gpr64() => Ok(()),
         _ => Err((Rule::MemoryForm, "neither [register+displacement] nor fs:[disp32]")),
     }

@@ -12,6 +12,10 @@ use iced_x86::{Code as Op, Instruction, Mnemonic, OpKind, Register};
 /// The furthest a register may move behind an access through it and stay
 /// confined; beyond `d` by one `ret imm16` and the return address.
 const MOVE_LIMIT: i64 = (64 << 10) + 8;
+/// The furthest down by one access. While the access is still to fault, the
+/// code behind it may run ahead; so small a step keeps the register in the
+/// hole at the top of the address space for as long as that can last.
+const MOVE_DOWN: i64 = -128;
 
 /// Executes instructions abstractly.
 pub(super) struct Stepper<'a> {
@@ -154,19 +158,20 @@ impl Stepper<'_> {
             (Mnemonic::Btr, OpKind::Immediate8) if wide && instruction.immediate8() == 63 => {
                 Value::Confined
             }
-            (Mnemonic::Mov, OpKind::Register)
-                if wide && instruction.op1_register().is_gpr64() =>
-            {
+            (Mnemonic::Mov, OpKind::Register) if wide && instruction.op1_register().is_gpr64() => {
                 before.registers[number(instruction.op1_register())]
             }
             (Mnemonic::Mov, OpKind::Memory)
-                if wide && before.rsp_checked && frame_offset(instruction) == Some(frame::USER_RSP) =>
+                if wide
+                    && before.rsp_checked
+                    && frame_offset(instruction) == Some(frame::USER_RSP) =>
             {
                 Value::Confined
             }
-            (Mnemonic::Mov, OpKind::Immediate32 | OpKind::Immediate64 | OpKind::Immediate32to64)
-                if wide || instruction.op0_register().is_gpr32() =>
-            {
+            (
+                Mnemonic::Mov,
+                OpKind::Immediate32 | OpKind::Immediate64 | OpKind::Immediate32to64,
+            ) if wide || instruction.op0_register().is_gpr32() => {
                 let constant = instruction.immediate(1);
                 if constant >= self.policy.user_half_end {
                     return;
@@ -180,6 +185,7 @@ impl Stepper<'_> {
                 let moved = instruction.memory_index() == Register::None
                     && base.is_gpr64()
                     && number(base) == register
+                    && e >= MOVE_DOWN
                     && (0..=MOVE_LIMIT).contains(&(e - d));
                 if !moved {
                     return;

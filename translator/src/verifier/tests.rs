@@ -1,4 +1,5 @@
 //! Per rule: the smallest fragment that keeps to it, and one that does not.
+#![allow(clippy::single_range_in_vec_init, reason = "a list of sources may have one range")]
 
 use super::{Features, Policy, Rule, verify};
 use crate::fragment::{Exit, ExitKind, Fixup, Fragment, Parts, Translated, Unsupported};
@@ -111,8 +112,7 @@ impl Build {
         }
         let options = BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
         let result = self.a.assemble_options(0, options)?;
-        let landing =
-            if self.faults.is_empty() { 0 } else { result.label_ip(&self.fault)? as u32 };
+        let landing = if self.faults.is_empty() { 0 } else { result.label_ip(&self.fault)? as u32 };
         let fixups = self
             .faults
             .iter()
@@ -221,10 +221,13 @@ fn encoding() {
 
 #[test]
 fn entry_point() {
-    refused_parts(Rule::EntryPoint, raw(|b| {
-        b.a.mov(r11, qword_ptr(rsp + frame::USER_R11))?;
-        b.leave(SYSCALL)
-    }));
+    refused_parts(
+        Rule::EntryPoint,
+        raw(|b| {
+            b.a.mov(r11, qword_ptr(rsp + frame::USER_R11))?;
+            b.leave(SYSCALL)
+        }),
+    );
     refused(Rule::EntryPoint, |b| b.a.endbr64());
     refused(Rule::EntryPoint, |b| b.a.mov(eax, 0xfa1e_0ff3_u32));
     let empty = Parts { code: vec![], relocations: vec![], ..parts(|_| Ok(())) };
@@ -234,43 +237,43 @@ fn entry_point() {
 #[test]
 fn instruction() {
     for forbidden in [
-        &[0xf4][..],                         // hlt
-        &[0x0f, 0x05],                       // syscall
-        &[0xcd, 0x80],                       // int 0x80
-        &[0xfa],                             // cli
-        &[0xfb],                             // sti
-        &[0xfd],                             // std
-        &[0x9c],                             // pushf
-        &[0x9d],                             // popf
-        &[0x50],                             // push rax
-        &[0x58],                             // pop rax
-        &[0xc3],                             // ret
-        &[0xc9],                             // leave
-        &[0xc8, 0, 0, 0],                    // enter
-        &[0xff, 0xe0],                       // jmp rax
-        &[0xff, 0xd0],                       // call rax
-        &[0xe8, 0, 0, 0, 0],                 // call
-        &[0x0f, 0x30],                       // wrmsr
-        &[0x0f, 0x32],                       // rdmsr
-        &[0x0f, 0xa2],                       // cpuid
-        &[0x0f, 0x01, 0xf8],                 // swapgs
-        &[0x0f, 0x01, 0xca],                 // clac
-        &[0x0f, 0x01, 0xcb],                 // stac
-        &[0x0f, 0x01, 0xc1],                 // vmcall
-        &[0x0f, 0x01, 0xd0],                 // xgetbv
-        &[0xe4, 0x10],                       // in
-        &[0xe6, 0x10],                       // out
-        &[0x48, 0xcf],                       // iretq
-        &[0xd7],                             // xlat
-        &[0xd9, 0xe8],                       // fld1
-        &[0xf3, 0x48, 0x0f, 0xae, 0xd0],     // wrfsbase rax
-        &[0xf3, 0x48, 0x0f, 0xae, 0xc8],     // rdgsbase rax
-        &[0x0f, 0xae, 0x13],                 // ldmxcsr [rbx]
-        &[0x0f, 0xae, 0x2b],                 // xrstor [rbx]
-        &[0x66, 0x0f, 0xf7, 0xc1],           // maskmovdqu
-        &[0xc4, 0xe2, 0x71, 0x92, 0x04, 0x43], // vgatherdps
-        &[0xe2, 0xfe],                       // loop
-        &[0xc7, 0xf8, 0, 0, 0, 0],           // xbegin
+        &[0xf4][..],                           // hlt
+        &[0x0f, 0x05],                         // syscall
+        &[0xcd, 0x80],                         // int 0x80
+        &[0xfa],                               // cli
+        &[0xfb],                               // sti
+        &[0xfd],                               // std
+        &[0x9c],                               // pushf
+        &[0x9d],                               // popf
+        &[0x50],                               // push rax
+        &[0x58],                               // pop rax
+        &[0xc3],                               // ret
+        &[0xc9],                               // leave
+        &[0xc8, 0, 0, 0],                      // enter
+        &[0xff, 0xe0],                         // jmp rax
+        &[0xff, 0xd0],                         // call rax
+        &[0xe8, 0, 0, 0, 0],                   // call
+        &[0x0f, 0x30],                         // wrmsr
+        &[0x0f, 0x32],                         // rdmsr
+        &[0x0f, 0xa2],                         // cpuid
+        &[0x0f, 0x01, 0xf8],                   // swapgs
+        &[0x0f, 0x01, 0xca],                   // clac
+        &[0x0f, 0x01, 0xcb],                   // stac
+        &[0x0f, 0x01, 0xc1],                   // vmcall
+        &[0x0f, 0x01, 0xd0],                   // xgetbv
+        &[0xe4, 0x10],                         // in
+        &[0xe6, 0x10],                         // out
+        &[0x48, 0xcf],                         // iretq
+        &[0xd7],                               // xlat
+        &[0xd9, 0xe8],                         // fld1
+        &[0xf3, 0x48, 0x0f, 0xae, 0xd0],       // wrfsbase rax
+        &[0xf3, 0x48, 0x0f, 0xae, 0xc8],       // rdgsbase rax
+        &[0x0f, 0xae, 0x13],                   // ldmxcsr [rbx]
+        &[0x0f, 0xae, 0x2b],                   // xrstor [rbx]
+        &[0x66, 0x0f, 0xf7, 0xc1],             // maskmovdqu
+        &[0xc4, 0xe2, 0x71, 0x92, 0x14, 0x43], // vgatherdps
+        &[0xe2, 0xfe],                         // loop
+        &[0xc7, 0xf8, 0, 0, 0, 0],             // xbegin
     ] {
         refused(Rule::Instruction, |b| b.a.db(forbidden));
     }
@@ -293,8 +296,8 @@ fn feature() {
 #[test]
 fn register() {
     for forbidden in [
-        &[0x8e, 0xd8][..],       // mov ds,eax
-        &[0x8c, 0xd8],           // mov eax,ds
+        &[0x8e, 0xd8][..], // mov ds,eax
+        &[0x8c, 0xd8],     // mov eax,ds
     ] {
         refused(Rule::Register, |b| b.a.db(forbidden));
     }
@@ -392,6 +395,8 @@ fn memory_form() {
     refused(Rule::MemoryForm, bytes(&[0x48, 0x8b, 0x05, 0x10, 0, 0, 0]));
     refused(Rule::MemoryForm, bytes(&[0x48, 0x8d, 0x05, 0x10, 0, 0, 0]));
     refused(Rule::MemoryForm, bytes(&[0x64, 0x67, 0x8b, 0x04, 0x25, 0x28, 0, 0, 0]));
+    // mov rax,fs:[0xffff888000000000], with a displacement of 64 bits
+    refused(Rule::MemoryForm, bytes(&[0x64, 0x48, 0xa1, 0, 0, 0, 0, 0x80, 0x88, 0xff, 0xff]));
     // lodsb fs:[rsi]; lodsb [esi]
     refused(Rule::MemoryForm, bytes(&[0x64, 0xac]));
     refused(Rule::MemoryForm, bytes(&[0x67, 0xac]));
@@ -438,23 +443,32 @@ fn confinement() {
         });
     }
     // A slot gives nothing back: the load may bypass the store.
-    refused(Rule::Confinement, load(|a| {
-        a.btr(rbx, 63)?;
-        a.mov(qword_ptr(rsp + spill(0)), rbx)?;
-        a.mov(rbx, qword_ptr(rsp + spill(0)))
-    }));
-    refused(Rule::Confinement, load(|a| {
-        a.mov(qword_ptr(rsp + frame::USER_RSP), rcx)?;
-        a.mov(rbx, qword_ptr(rsp + frame::USER_RSP))
-    }));
+    refused(
+        Rule::Confinement,
+        load(|a| {
+            a.btr(rbx, 63)?;
+            a.mov(qword_ptr(rsp + spill(0)), rbx)?;
+            a.mov(rbx, qword_ptr(rsp + spill(0)))
+        }),
+    );
+    refused(
+        Rule::Confinement,
+        load(|a| {
+            a.mov(qword_ptr(rsp + frame::USER_RSP), rcx)?;
+            a.mov(rbx, qword_ptr(rsp + frame::USER_RSP))
+        }),
+    );
     // On one of two paths only.
-    refused(Rule::Confinement, load(|a| {
-        let mut join = a.create_label();
-        a.je(join)?;
-        a.btr(rbx, 63)?;
-        a.set_label(&mut join)?;
-        a.nop()
-    }));
+    refused(
+        Rule::Confinement,
+        load(|a| {
+            let mut join = a.create_label();
+            a.je(join)?;
+            a.btr(rbx, 63)?;
+            a.set_label(&mut join)?;
+            a.nop()
+        }),
+    );
     // The branch after a comparison proves nothing: it can be mispredicted.
     refused(Rule::Confinement, |b| {
         b.a.bt(rbx, 63)?;
@@ -494,6 +508,8 @@ fn confinement_moves_with_an_access() {
     accepted(moved(0, 8));
     accepted(moved(-8, -8));
     accepted(moved(0, 0x10008));
+    accepted(moved(-128, -128));
+    refused(Rule::Confinement, moved(-129, -129));
     refused(Rule::Confinement, moved(0, 0x10009));
     refused(Rule::Confinement, moved(0, -8));
     // Not directly behind, through a masked access, or entered from elsewhere.
@@ -674,16 +690,22 @@ fn polled_loop() {
         b.a.jmp(top)
     }));
     refused(Rule::Loop, looped(|b, top| b.a.jmp(top)));
-    refused(Rule::Loop, looped(|b, top| {
-        b.a.jne(top)?;
-        b.a.nop()
-    }));
+    refused(
+        Rule::Loop,
+        looped(|b, top| {
+            b.a.jne(top)?;
+            b.a.nop()
+        }),
+    );
     // Something else between the poll and the jump.
-    refused(Rule::Frame, looped(|b, top| {
-        b.poll_test()?;
-        b.a.nop()?;
-        b.a.jmp(top)
-    }));
+    refused(
+        Rule::Frame,
+        looped(|b, top| {
+            b.poll_test()?;
+            b.a.nop()?;
+            b.a.jmp(top)
+        }),
+    );
     // The poll is jumped into behind its test.
     refused(Rule::Frame, |b| {
         let (mut top, mut inside) = (b.a.create_label(), b.a.create_label());
@@ -710,16 +732,19 @@ fn polled_loop() {
         b.a.mov(r9, qword_ptr(rsp + frame::USER_R11))
     });
     // The poll tests another word than the one it was given.
-    refused(Rule::Frame, looped(|b, top| {
-        b.a.mov(r9, qword_ptr(rsp + frame::POLL_FLAGS))?;
-        b.a.mov(r9d, dword_ptr(r9 + 8))?;
-        b.a.test(dword_ptr(rsp + frame::POLL_MASK), r9d)?;
-        b.jne_poll()?;
-        b.a.mov(r9, qword_ptr(rsp + frame::POLL_SOFTIRQ))?;
-        b.a.cmp(word_ptr(r9), 0)?;
-        b.jne_poll()?;
-        b.a.jmp(top)
-    }));
+    refused(
+        Rule::Frame,
+        looped(|b, top| {
+            b.a.mov(r9, qword_ptr(rsp + frame::POLL_FLAGS))?;
+            b.a.mov(r9d, dword_ptr(r9 + 8))?;
+            b.a.test(dword_ptr(rsp + frame::POLL_MASK), r9d)?;
+            b.jne_poll()?;
+            b.a.mov(r9, qword_ptr(rsp + frame::POLL_SOFTIRQ))?;
+            b.a.cmp(word_ptr(r9), 0)?;
+            b.jne_poll()?;
+            b.a.jmp(top)
+        }),
+    );
 }
 
 #[test]
@@ -766,15 +791,18 @@ fn exit_id() {
     refused_parts(Rule::ExitId, leave(Some(5), false));
     refused_parts(Rule::ExitId, leave(Some(INDIRECT), false));
     // Written on one of two paths only.
-    refused_parts(Rule::ExitId, raw(|b| {
-        let mut join = b.a.create_label();
-        b.a.endbr64()?;
-        b.a.mov(r11, qword_ptr(rsp + frame::USER_R11))?;
-        b.a.je(join)?;
-        b.a.mov(dword_ptr(rsp + frame::EXIT_ID), SYSCALL)?;
-        b.a.set_label(&mut join)?;
-        b.jump_out()
-    }));
+    refused_parts(
+        Rule::ExitId,
+        raw(|b| {
+            let mut join = b.a.create_label();
+            b.a.endbr64()?;
+            b.a.mov(r11, qword_ptr(rsp + frame::USER_R11))?;
+            b.a.je(join)?;
+            b.a.mov(dword_ptr(rsp + frame::EXIT_ID), SYSCALL)?;
+            b.a.set_label(&mut join)?;
+            b.jump_out()
+        }),
+    );
 }
 
 #[test]
@@ -860,23 +888,29 @@ fn lock() {
     // Wider than was checked for; with a displacement; through another register.
     refused(Rule::Lock, guarded(prepare, |a| a.lock().cmpxchg16b(xmmword_ptr(r9))));
     refused(Rule::Lock, guarded(prepare, |a| a.lock().add(qword_ptr(r9 + 1), rax)));
-    refused(Rule::Lock, guarded(
-        |b| {
-            b.confine(r8)?;
-            b.a.mov(r10d, r9d)?;
-            b.a.and(r10d, 63)?;
-            b.a.cmp(r10d, 56)
-        },
-        |a| a.lock().add(qword_ptr(r8), rax),
-    ));
-    refused(Rule::Lock, guarded(
-        |b| {
-            b.a.mov(r10d, r9d)?;
-            b.a.and(r10d, 31)?;
-            b.a.cmp(r10d, 56)
-        },
-        |a| a.lock().add(qword_ptr(r9), rax),
-    ));
+    refused(
+        Rule::Lock,
+        guarded(
+            |b| {
+                b.confine(r8)?;
+                b.a.mov(r10d, r9d)?;
+                b.a.and(r10d, 63)?;
+                b.a.cmp(r10d, 56)
+            },
+            |a| a.lock().add(qword_ptr(r8), rax),
+        ),
+    );
+    refused(
+        Rule::Lock,
+        guarded(
+            |b| {
+                b.a.mov(r10d, r9d)?;
+                b.a.and(r10d, 31)?;
+                b.a.cmp(r10d, 56)
+            },
+            |a| a.lock().add(qword_ptr(r9), rax),
+        ),
+    );
     let unguarded = |access: fn(&mut CodeAssembler) -> Asm| {
         move |b: &mut Build| {
             b.confine(r9)?;
@@ -918,22 +952,34 @@ fn rep() {
         b.ja_guard()
     }));
     refused(Rule::Rep, filled(|_| Ok(())));
-    refused(Rule::Rep, filled(|b| {
-        b.a.cmp(rcx, frame::REP_LIMIT + 1)?;
-        b.ja_guard()
-    }));
-    refused(Rule::Rep, filled(|b| {
-        b.a.cmp(rcx, -1)?;
-        b.ja_guard()
-    }));
-    refused(Rule::Rep, filled(|b| {
-        b.a.cmp(ecx, frame::REP_LIMIT)?;
-        b.ja_guard()
-    }));
-    refused(Rule::Rep, filled(|b| {
-        b.a.cmp(rcx, frame::REP_LIMIT)?;
-        b.jc_guard()
-    }));
+    refused(
+        Rule::Rep,
+        filled(|b| {
+            b.a.cmp(rcx, frame::REP_LIMIT + 1)?;
+            b.ja_guard()
+        }),
+    );
+    refused(
+        Rule::Rep,
+        filled(|b| {
+            b.a.cmp(rcx, -1)?;
+            b.ja_guard()
+        }),
+    );
+    refused(
+        Rule::Rep,
+        filled(|b| {
+            b.a.cmp(ecx, frame::REP_LIMIT)?;
+            b.ja_guard()
+        }),
+    );
+    refused(
+        Rule::Rep,
+        filled(|b| {
+            b.a.cmp(rcx, frame::REP_LIMIT)?;
+            b.jc_guard()
+        }),
+    );
     refused(Rule::Rep, |b| {
         b.confine(rsi)?;
         b.confine(rdi)?;
@@ -952,4 +998,23 @@ fn unreachable() {
     accepted_parts(padded(&[0xcc, 0x0f, 0x1f, 0x00, 0x90]));
     refused_parts(Rule::Unreachable, padded(&[0x48, 0x89, 0xc3]));
     refused(Rule::Unreachable, bytes(&[0xcc]));
+}
+
+/// Whatever the bytes: an answer, never a panic.
+#[test]
+fn noise_is_refused() {
+    let mut seed = 1u64;
+    let mut next = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as u32
+    };
+    for _ in 0..2000 {
+        let mut noise = parts(|_| Ok(()));
+        let length = 1 + next() as usize % 40;
+        noise.code.truncate(9);
+        noise.code.extend((0..length).map(|_| next() as u8));
+        noise.relocations = vec![next() % 48];
+        noise.fixups = vec![Fixup { fault: next() % 48, landing: next() % 48 }];
+        assert!(check(noise).is_err());
+    }
 }

@@ -2,13 +2,15 @@
 //! operands bent so that most accesses hit the guest's data.
 
 use iced_x86::{
-    Decoder, DecoderOptions, Encoder, FlowControl, Instruction, InstructionInfoFactory, Mnemonic,
-    OpAccess, OpKind, Register,
+    CpuidFeature, Decoder, DecoderOptions, Encoder, FlowControl, Instruction,
+    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
+
+use ub_translator::{CpuFeatures, Options, SliceSource, translate};
 
 use crate::random::Random;
 
-/// Holds the fuel of loops; random instructions never write it.
+/// Holds the fuel of loops.
 pub const FUEL: Register = Register::R15;
 
 const GPRS: [Register; 15] = [
@@ -82,7 +84,12 @@ fn random_bytes(random: &mut Random) -> Vec<u8> {
 }
 
 /// What an instruction must not do to be part of a random program.
-fn harmless(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> bool {
+fn harmless(
+    instruction: &Instruction,
+    factory: &mut InstructionInfoFactory,
+    reserved: &[Register],
+) -> bool {
+    use CpuidFeature as F;
     use Mnemonic as M;
     if instruction.is_invalid()
         || instruction.flow_control() != FlowControl::Next
@@ -99,17 +106,18 @@ fn harmless(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> 
                 | M::Incsspd | M::Incsspq | M::Rdsspd | M::Rdsspq | M::Sldt | M::Sgdt | M::Sidt
                 | M::Str | M::Smsw | M::Verr | M::Verw | M::Lar | M::Lsl | M::Fxrstor
                 | M::Fxrstor64 | M::Xrstor | M::Xrstor64 | M::Fldcw | M::Fldenv | M::Frstor
-                | M::Rdpmc | M::Rdpru | M::Clzero | M::Enter | M::Leave
+                | M::Lfs | M::Lgs | M::Lss | M::Rdpmc | M::Rdpru | M::Clzero | M::Enter | M::Leave
         )
     {
         return false;
     }
-    // x87 and AMX are refused by the translator, and their state is not
+    // x87, MMX and AMX are refused by the translator, and their state is not
     // compared.
-    let info = factory.info(instruction);
     if instruction.cpuid_features().iter().any(|feature| {
-        let name = format!("{feature:?}");
-        name.starts_with("FPU") || name.starts_with("AMX") || name.starts_with("MMX")
+        matches!(
+            feature,
+            F::FPU | F::FPU287 | F::FPU387 | F::MMX | F::AMX_TILE | F::AMX_INT8 | F::AMX_BF16
+        )
     }) {
         return false;
     }
@@ -121,26 +129,31 @@ fn harmless(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> 
             }
         }
     }
-    info.used_registers().iter().all(|used| {
+    factory.info(instruction).used_registers().iter().all(|used| {
         let written = !matches!(used.access(), OpAccess::Read | OpAccess::CondRead);
         let full = used.register().full_register();
-        !(written && (full == FUEL || full == Register::RSP))
+        !(written && (reserved.contains(&full) || full == Register::RSP))
     })
 }
 
 /// One random instruction, encoded. `pointers` are likely to hold addresses
-/// of data.
-pub fn instruction(random: &mut Random, pointers: &[Register]) -> Vec<u8> {
+/// of data; `reserved` registers are not written. Without `stack` no
+/// memory operand is based on `rsp`, and few have odd addresses.
+pub fn instruction(
+    random: &mut Random,
+    pointers: &[Register],
+    reserved: &[Register],
+    stack: bool,
+) -> Vec<u8> {
     let mut factory = InstructionInfoFactory::new();
     loop {
         let bytes = random_bytes(random);
         let mut decoder = Decoder::with_ip(64, &bytes, 0x1000, DecoderOptions::NONE);
         let mut instruction = decoder.decode();
-        if !harmless(&instruction, &mut factory) {
+        if !harmless(&instruction, &mut factory, reserved) {
             continue;
         }
-        let memory =
-            (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory);
+        let memory = (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory);
         if memory {
             let vector_index = instruction.memory_index().is_vector_register();
             let moffs = instruction.memory_displ_size() == 8
@@ -149,8 +162,8 @@ pub fn instruction(random: &mut Random, pointers: &[Register]) -> Vec<u8> {
             if vector_index || moffs {
                 continue;
             }
-            bend(&mut instruction, random, pointers);
-            if !harmless(&instruction, &mut factory) {
+            bend(&mut instruction, random, pointers, stack);
+            if !harmless(&instruction, &mut factory, reserved) {
                 continue;
             }
         }
@@ -161,22 +174,28 @@ pub fn instruction(random: &mut Random, pointers: &[Register]) -> Vec<u8> {
     }
 }
 
+/// Whether the translator takes the instruction.
+pub fn is_translated(bytes: &[u8]) -> bool {
+    let mut source = SliceSource { address: 0x1000, bytes };
+    translate(0x1000, &mut source, &Options::new(CpuFeatures::host())).is_ok()
+}
+
 /// Gives the memory operand an address near the data, mostly.
-fn bend(instruction: &mut Instruction, random: &mut Random, pointers: &[Register]) {
+fn bend(instruction: &mut Instruction, random: &mut Random, pointers: &[Register], stack: bool) {
     let base = match random.below(8) {
-        0 => Register::RSP,
-        1 => random.pick(&GPRS),
+        0 if stack => Register::RSP,
+        1 if stack => random.pick(&GPRS),
         _ => random.pick(pointers),
     };
     instruction.set_memory_base(base);
     instruction.set_memory_index(Register::None);
     instruction.set_memory_index_scale(1);
-    if random.one_in(4) {
+    if random.one_in(if stack { 4 } else { 20 }) {
         instruction.set_memory_index(random.pick(&GPRS));
         instruction.set_memory_index_scale(random.pick(&[1, 2, 4, 8]));
     }
     let mut displacement = match random.below(8) {
-        0 => random.next() as i32 as i64 >> random.below(32),
+        0 if stack => random.next() as i32 as i64 >> random.below(32),
         1 => -(random.below(256) as i64),
         _ => random.below(512) as i64,
     };

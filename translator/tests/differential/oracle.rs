@@ -1,11 +1,12 @@
 //! Runs a guest program natively and as a fragment, and compares.
 
+use std::sync::atomic::Ordering;
+
+use ub_ring3::state::ARITHMETIC_FLAGS;
 use ub_ring3::{CpuState, GuestMemory, Loaded, NativeStop, Runner, run_native};
 use ub_translator::fragment::ExitKind;
 use ub_translator::verifier::{Features, Policy, verify};
 use ub_translator::{CodeSource, CpuFeatures, Options, TranslateError, translate};
-
-use ub_ring3::state::ARITHMETIC_FLAGS;
 
 /// The guest's code area as a source.
 pub struct Code<'a>(pub &'a GuestMemory);
@@ -29,8 +30,8 @@ pub struct Oracle {
 pub enum Outcome {
     /// The first instruction is not translated.
     Useless,
-    /// The fragment was left so, at this address.
-    Left(ExitKind, u64),
+    /// The last fragment was left so.
+    Left(ExitKind),
 }
 
 impl Oracle {
@@ -47,19 +48,17 @@ impl Oracle {
     }
 
     /// Compares the program at the start of the code area, from `state` to
-    /// its `int3` or fault: all native, against the fragment and then native
-    /// from wherever it was left. Err describes a difference.
-    pub fn compare(&mut self, state: &CpuState, options: &Options) -> Result<Outcome, String> {
+    /// its `int3` or fault: all native, against up to `fragments` fragments
+    /// and then native from wherever the last was left. `pending` sets the
+    /// words that polls look at. Err describes a difference.
+    pub fn compare(
+        &mut self,
+        state: &CpuState,
+        options: &Options,
+        fragments: usize,
+        pending: bool,
+    ) -> Result<Outcome, String> {
         let entry = self.memory.code();
-        let fragment = match translate(entry, &mut Code(&self.memory), options) {
-            Ok(fragment) => fragment,
-            Err(TranslateError::Useless { .. }) => return Ok(Outcome::Useless),
-            Err(error) => return Err(error.to_string()),
-        };
-        let policy = Policy::new(Features::host());
-        let fragment = verify(fragment, &policy).map_err(|error| error.to_string())?;
-        let loaded = Loaded::new(&fragment).map_err(|error| error.to_string())?;
-
         let before = self.memory.snapshot();
         let mut native = state.clone();
         // SAFETY: test programs make no system calls and end; the addresses
@@ -67,16 +66,32 @@ impl Oracle {
         let native_stop =
             unsafe { run_native(entry, &mut native) }.map_err(|error| error.to_string())?;
         let native_memory = self.memory.snapshot();
-
         self.memory.restore(&before);
+
+        let words = self.runner.poll_words();
+        words.clear();
+        if pending {
+            words.softirq.store(1, Ordering::SeqCst);
+        }
         let mut ours = state.clone();
-        // SAFETY: the fragment is verified; for the addresses as above.
-        let entered = unsafe { self.runner.enter(&loaded, &mut ours) }
-            .map_err(|error| error.to_string())?;
-        let left = Outcome::Left(entered.exit.kind, entered.next_ip());
+        let mut left = Outcome::Useless;
+        let mut at = entry;
+        for _ in 0..fragments {
+            let Some(loaded) = self.load(at, options)? else { break };
+            // SAFETY: the fragment is verified; for the addresses as above.
+            let entered = unsafe { self.runner.enter(&loaded, &mut ours) }
+                .map_err(|error| error.to_string())?;
+            words.clear();
+            left = Outcome::Left(entered.exit.kind);
+            at = entered.next_ip();
+            let goes_on =
+                matches!(entered.exit.kind, ExitKind::Branch | ExitKind::Indirect | ExitKind::Poll);
+            if !goes_on {
+                break;
+            }
+        }
         // SAFETY: as above.
-        let stop = unsafe { run_native(entered.next_ip(), &mut ours) }
-            .map_err(|error| error.to_string())?;
+        let stop = unsafe { run_native(at, &mut ours) }.map_err(|error| error.to_string())?;
         let our_memory = self.memory.snapshot();
         self.memory.restore(&before);
 
@@ -96,8 +111,22 @@ impl Oracle {
         if differences.is_empty() {
             Ok(left)
         } else {
-            Err(format!("left by {left:x?}; native != fragment: {differences:#?}"))
+            Err(format!("left by {left:?} at {at:#x}; native != fragment: {differences:#?}"))
         }
+    }
+}
+
+impl Oracle {
+    /// The verified fragment for `entry`; none if it would be useless.
+    fn load(&self, entry: u64, options: &Options) -> Result<Option<Loaded>, String> {
+        let fragment = match translate(entry, &mut Code(&self.memory), options) {
+            Ok(fragment) => fragment,
+            Err(TranslateError::Useless { .. }) => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let policy = Policy::new(Features::host());
+        let fragment = verify(fragment, &policy).map_err(|error| error.to_string())?;
+        Loaded::new(&fragment).map(Some).map_err(|error| error.to_string())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Vector instructions on the allow-list, by mnemonic. Operand kinds are
+//! SSE instructions on the allow-list, by mnemonic. Operand kinds are
 //! checked by the caller: no MMX registers, no vector index registers.
 //!
 //! Left out on purpose: gathers, scatters, masked moves with per-element
@@ -8,10 +8,10 @@ use iced_x86::Mnemonic;
 use iced_x86::Mnemonic as M;
 
 /// SSE integer operations; they raise nothing of their own.
-pub(super) fn sse_integer(mnemonic: Mnemonic) -> bool {
+pub(super) fn integer(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
-            M::Aesdec
+        M::Aesdec
             | M::Aesdeclast
             | M::Aesenc
             | M::Aesenclast
@@ -155,10 +155,10 @@ pub(super) fn sse_integer(mnemonic: Mnemonic) -> bool {
 }
 
 /// SSE moves, shuffles and bitwise logic; they raise nothing of their own.
-pub(super) fn sse_move(mnemonic: Mnemonic) -> bool {
+pub(super) fn moves(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
-            M::Andnpd
+        M::Andnpd
             | M::Andnps
             | M::Andpd
             | M::Andps
@@ -208,10 +208,10 @@ pub(super) fn sse_move(mnemonic: Mnemonic) -> bool {
 }
 
 /// SSE arithmetic, comparison and conversion; each may raise #XM.
-pub(super) fn sse_float(mnemonic: Mnemonic) -> bool {
+pub(super) fn float(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
-            M::Addpd
+        M::Addpd
             | M::Addps
             | M::Addsd
             | M::Addss

@@ -1,0 +1,184 @@
+/*
+ * Code that changes under hot gaps. The code is a loop that makes system calls
+ * and adds up its own version; every run must see the newest one.
+ */
+#include "guest.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#define PAGE 4096
+
+/* Makes `count` calls and returns `count` times the version. */
+typedef long version_fn(long count);
+
+static void write_version(void *at, int version)
+{
+	unsigned char code[] = {
+		0x45, 0x31, 0xc0,			/*    xor %r8d,%r8d */
+		0xb8, SYS_getuid, 0, 0, 0,		/* 1: mov $getuid,%eax */
+		0x0f, 0x05,				/*    syscall */
+		0x49, 0x81, 0xc0, 0, 0, 0, 0,		/*    add $version,%r8 */
+		0x48, 0xff, 0xcf,			/*    dec %rdi */
+		0x75, 0xed,				/*    jnz 1b */
+		0x4c, 0x89, 0xc0,			/*    mov %r8,%rax */
+		0xc3,					/*    ret */
+	};
+
+	memcpy(code + 13, &version, sizeof(version));
+	memcpy(at, code, sizeof(code));
+}
+
+static void *map(void *at, int protection)
+{
+	void *page = mmap(at, PAGE, protection,
+			  MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED : 0), -1, 0);
+
+	return page == MAP_FAILED ? die("mmap"), NULL : page;
+}
+
+static void *map_version(void *at, int version)
+{
+	void *page = map(at, PROT_READ | PROT_WRITE);
+
+	write_version(page, version);
+	MUST(mprotect(page, PAGE, PROT_READ | PROT_EXEC));
+	return page;
+}
+
+static long stale;
+
+static void expect(version_fn *code, int version, int calls)
+{
+	stale += code(calls) != (long)calls * version;
+}
+
+/* Hot enough at each version for its translation to exist. */
+static void settle(version_fn *code, int version)
+{
+	expect(code, version, 1);
+	double until = seconds() + heat_seconds() / 4;
+	while (seconds() < until)
+		expect(code, version, 500);
+	expect(code, version, 1);
+}
+
+static void change_protection(version_fn *code)
+{
+	for (int version = 2; version < 6; version++) {
+		settle(code, version - 1);
+		MUST(mprotect((void *)code, PAGE, PROT_READ | PROT_WRITE));
+		write_version((void *)code, version);
+		MUST(mprotect((void *)code, PAGE, PROT_READ | PROT_EXEC));
+		expect(code, version, 100);
+	}
+	/* Faster than anybody can translate. */
+	for (int version = 6; version < 300; version++) {
+		MUST(mprotect((void *)code, PAGE, PROT_READ | PROT_WRITE));
+		write_version((void *)code, version);
+		MUST(mprotect((void *)code, PAGE, PROT_READ | PROT_EXEC));
+		expect(code, version, 20);
+	}
+	printf("mprotect: %ld stale\n", stale);
+}
+
+static void map_anew(version_fn *code)
+{
+	for (int version = 300; version < 303; version++) {
+		MUST(munmap((void *)code, PAGE));
+		map_version((void *)code, version);
+		settle(code, version);
+	}
+	for (int version = 303; version < 306; version++) {
+		void *other = map_version(NULL, version);
+
+		if (mremap(other, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)code) == MAP_FAILED)
+			die("mremap");
+		settle(code, version);
+	}
+	printf("mmap and mremap: %ld stale\n", stale);
+}
+
+/* Each process sees its own copy. */
+static void change_after_fork(version_fn *code)
+{
+	pid_t child;
+	int status;
+
+	settle(code, 305);
+	child = MUST(fork());
+	if (child == 0) {
+		map_version((void *)code, 400);
+		settle(code, 400);
+		_exit(stale != 0);
+	}
+	settle(code, 305);
+	MUST(waitpid(child, &status, 0));
+	printf("fork: %ld stale, child %d\n", stale, WEXITSTATUS(status));
+}
+
+/* Writable and executable at once: the program says nothing when it writes. */
+static void write_in_place(void)
+{
+	void *page = map(NULL, PROT_READ | PROT_WRITE | PROT_EXEC);
+
+	for (int version = 1; version < 4; version++) {
+		write_version(page, version);
+		settle(page, version);
+	}
+	printf("writable: %ld stale\n", stale);
+}
+
+/* Written through another mapping of the same memory. */
+static void write_elsewhere(void)
+{
+	int file = MUST(memfd_create("code", 0));
+	void *writable, *code;
+
+	MUST(ftruncate(file, PAGE));
+	writable = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	code = mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0);
+	for (int version = 1; version < 4; version++) {
+		write_version(writable, version);
+		settle(code, version);
+	}
+	printf("shared: %ld stale\n", stale);
+}
+
+/* A private mapping shows what is written to its file. */
+static void write_to_file(void)
+{
+	unsigned char image[PAGE];
+	char path[] = "/tmp/code-XXXXXX";
+	int file = MUST(mkstemp(path));
+	void *code = NULL;
+
+	for (int version = 1; version < 4; version++) {
+		write_version(image, version);
+		if (pwrite(file, image, sizeof(image), 0) != sizeof(image))
+			die("pwrite");
+		if (!code)
+			code = mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+		settle(code, version);
+	}
+	unlink(path);
+	printf("file: %ld stale\n", stale);
+}
+
+int main(int argc, char **argv)
+{
+	/* Apart from the others: each writes to code in its own way. */
+	if (argc > 1 && !strcmp(argv[1], "file")) {
+		write_to_file();
+		return 0;
+	}
+	version_fn *code = (version_fn *)map_version(NULL, 1);
+
+	change_protection(code);
+	map_anew(code);
+	change_after_fork(code);
+	write_in_place();
+	write_elsewhere();
+	return 0;
+}

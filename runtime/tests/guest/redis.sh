@@ -1,0 +1,80 @@
+# redis under load while its session ends and the module goes and comes back:
+# it goes on serving, and at the end it knows what a native one would know.
+cd /results
+
+say() {
+	echo "$*"
+	echo "ub test: $*" >/dev/kmsg
+}
+
+retry() { # SECONDS COMMAND...
+	local left=$(($1 * 10))
+	shift
+	until "$@"; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || return 1
+		sleep 0.1
+	done
+}
+
+cli() {
+	redis-cli -p 7777 "$@"
+}
+
+serves() {
+	[ "$(cli ping 2>&1)" = PONG ]
+}
+
+rides() {
+	grep -qs '"ridden":[1-9]' redis.json
+}
+
+unload_ub() {
+	[ "$(module unload ub)" = ok ]
+}
+
+writes() { # FROM TO
+	local i=$1
+	while [ $i -lt $2 ]; do
+		echo "SET key:$i value:$i"
+		echo "LPUSH list:$((i % 10)) $i"
+		i=$((i + 1))
+	done | cli >>writes.out
+}
+
+start() { # COMMAND...
+	"$@" redis-server --port 7777 --save '' --enable-debug-command yes >server.out 2>&1 &
+	server=$!
+	retry 20 serves || say "does not serve"
+}
+
+stop() {
+	cli shutdown nosave
+	wait $server && say "exit 0" || say "exit $?"
+}
+
+start
+writes 0 600
+say "native digest: $(cli debug digest)"
+stop
+
+start ub run --require --report redis.json --
+redis-benchmark -p 7777 -t get,ping -n 1000000000 -c 8 -q >/dev/null 2>&1 &
+load=$!
+writes 0 200
+retry 20 rides || say "never rode"
+for cycle in 1 2 3; do
+	writes $((cycle * 100 + 100)) $((cycle * 100 + 150))
+	echo 1 >/sys/module/ub/parameters/shutdown
+	retry 10 unload_ub && say "cycle $cycle: unloaded" || say "cycle $cycle: ub stays"
+	writes $((cycle * 100 + 150)) $((cycle * 100 + 200))
+	serves && say "cycle $cycle: serves"
+	say "cycle $cycle: load: $(module load /ub/modules/ub.ko)"
+done
+writes 500 600
+kill -0 $load && say "the clients never lost their connections"
+kill $load
+wait $load || :
+say "ridden digest: $(cli debug digest)"
+say "errors: $(grep -c ERR writes.out)"
+stop

@@ -1,0 +1,128 @@
+//! Guests for the tests in virtual machines: what goes into them and what is
+//! expected of what comes back.
+
+#![allow(dead_code, reason = "each test file uses its part of this module")]
+
+pub mod compare;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use ub_vm_lab::{ExitStatus, Job, Kernel, KernelVersion, Lab, Module, Outcome};
+
+/// What the shell scripts of the tests use besides `ub` and the shell.
+const TOOLS: [&str; 6] = ["cat", "cp", "grep", "rm", "sleep", "timeout"];
+
+/// Folder of the guest whose files come back.
+pub const RESULTS: &str = "/results";
+
+/// One of the machines that every promise is kept on.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    pub kernel: KernelVersion,
+    pub kpti: bool,
+}
+
+impl Machine {
+    pub const V6_12_KPTI_ON: Self = Self { kernel: KernelVersion::V6_12, kpti: true };
+    pub const V6_12_KPTI_OFF: Self = Self { kernel: KernelVersion::V6_12, kpti: false };
+    pub const V6_1_KPTI_ON: Self = Self { kernel: KernelVersion::V6_1, kpti: true };
+    pub const V6_1_KPTI_OFF: Self = Self { kernel: KernelVersion::V6_1, kpti: false };
+
+    /// A job with `ub`, the shell and its tools. The modules lie in
+    /// `/ub/modules`, loaded if `load` is set.
+    pub fn job(self, lab: &Lab, name: &str, load: bool) -> Job {
+        let mut job = Job::new(name, self.kernel)
+            .kpti(self.kpti)
+            .timeout(Duration::from_secs(300))
+            .file(env!("CARGO_BIN_EXE_ub"), "/usr/bin/ub")
+            .collect(RESULTS);
+        // Both settings are covered without doubling the number of guests.
+        job.la57 = self.kpti;
+        job.programs.extend(TOOLS.iter().map(PathBuf::from));
+        job.directories.push(RESULTS.into());
+        job.modules = modules(&self.kernel(lab));
+        for module in &mut job.modules {
+            module.load = load;
+        }
+        job
+    }
+
+    pub fn kernel(self, lab: &Lab) -> Kernel {
+        lab.kernel(self.kernel).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// This host, ready to boot guests.
+pub fn lab() -> Lab {
+    Lab::new().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The modules for this kernel, in the order of loading.
+pub fn modules(kernel: &Kernel) -> Vec<Module> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel-patch/module");
+    let mut files = kernel.build_module(&sources).unwrap_or_else(|error| panic!("{error}"));
+    files.sort_by_key(|file| !file.ends_with("ub_gate.ko"));
+    assert_eq!(files.len(), 2, "ub_gate.ko and ub.ko: {files:?}");
+    files.into_iter().map(Module::new).collect()
+}
+
+/// Compiles a program of `tests/guest` from its sources.
+pub fn compile(name: &str, sources: &[&str]) -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = manifest.join("tests/guest");
+    let built = tempfile::Builder::new()
+        .prefix("guest-")
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .expect("cargo's folder for test files is writable");
+    let program = built.path().join(name);
+    let output = Command::new("gcc")
+        .args(["-std=gnu11", "-O1", "-mavx", "-pthread", "-Wall", "-Wextra", "-Werror"])
+        .arg("-I")
+        .arg(manifest.join("../kernel-patch/module/uapi"))
+        .arg("-o")
+        .arg(&program)
+        .args(sources.iter().map(|source| folder.join(source)))
+        .output()
+        .expect("gcc is installed");
+    assert!(
+        output.status.success(),
+        "compiling {name}:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // Tests may run at the same time: replace the old program at once.
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::rename(&program, &place).expect("same folder");
+    place
+}
+
+/// Adds a compiled program as `/usr/bin/NAME`.
+pub fn with_program(job: Job, name: &str, sources: &[&str]) -> Job {
+    job.file(compile(name, sources), Path::new("/usr/bin").join(name))
+}
+
+/// Runs the job; the lab fails it for whatever the guest's kernel complains of.
+#[track_caller]
+pub fn run(lab: &Lab, job: &Job) -> Outcome {
+    let outcome = lab.run(job).unwrap_or_else(|error| panic!("{error}"));
+    for (path, content) in &outcome.files {
+        // For whoever has to find out why a test failed.
+        let name = path.file_name().expect("files have names");
+        let _ = std::fs::write(outcome.directory.join(name), content);
+    }
+    assert_eq!(
+        outcome.status,
+        ExitStatus::Code(0),
+        "the guest's script failed\n--- stdout ---\n{}\n--- stderr ---\n{}",
+        outcome.stdout_text(),
+        outcome.stderr_text()
+    );
+    outcome
+}
+
+/// A file that the guest left in [`RESULTS`]; empty if it left none.
+pub fn result(outcome: &Outcome, name: &str) -> String {
+    let path = Path::new(RESULTS).join(name);
+    String::from_utf8_lossy(outcome.file(path).unwrap_or_default()).into_owned()
+}

@@ -1,0 +1,139 @@
+//! Supervisors that die and modules that are unloaded while programs ride.
+
+mod support;
+
+use std::path::Path;
+
+use support::{Machine, lab, result, run, with_program};
+use ub_vm_lab::{Job, Outcome};
+
+const CYCLES: u32 = 5;
+const REDIS_CYCLES: u32 = 3;
+
+fn script(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(name)
+}
+
+fn job(machine: Machine, lab: &ub_vm_lab::Lab, name: &str, load: bool) -> Job {
+    let job = machine.job(lab, name, load).program("cut").program("mkfifo");
+    let job = ["module", "supervisors", "worker"]
+        .into_iter()
+        .fold(job, |job, program| with_program(job, program, &[&format!("{program}.c")]));
+    let file = format!("{name}.sh");
+    job.file(script(&file), Path::new("/usr/bin").join(&file)).command(["sh", "-e", &format!("/usr/bin/{file}")])
+}
+
+/// The script's steps must be exactly these.
+#[track_caller]
+fn assert_steps(outcome: &Outcome, expected: &[String]) {
+    let stdout = outcome.stdout_text();
+    let steps: Vec<&str> = stdout.lines().collect();
+    assert_eq!(
+        steps,
+        expected,
+        "stderr: {}\nlogs: {}",
+        outcome.stderr_text(),
+        outcome.directory.display()
+    );
+}
+
+#[track_caller]
+fn assert_ridden(outcome: &Outcome, report: &str) {
+    let json: serde_json::Value = serde_json::from_str(&result(outcome, report))
+        .unwrap_or_else(|error| panic!("{report}: {error}"));
+    assert!(json["ridden"].as_u64() > Some(0), "{report}: nothing rode: {json}");
+}
+
+#[track_caller]
+fn survives_supervisor_and_module(machine: Machine) {
+    let lab = lab();
+    let outcome = run(&lab, &job(machine, &lab, "lifecycle", false));
+    let mut steps = vec![
+        "load: ok ok".to_owned(),
+        "kill: 1 killed".into(),
+        "kill: exit 0".into(),
+        "kill: sequence intact".into(),
+        "kill: unloaded".into(),
+        "kill: gate unloaded".into(),
+    ];
+    for cycle in 1..=CYCLES {
+        let step = |text: &str| format!("cycle {cycle}: {text}");
+        steps.extend([
+            "load: ok ok".into(),
+            step("unloaded"),
+            // The thread asleep in a call that the gate made keeps the gate.
+            step("gate under a sleeper: EAGAIN"),
+            step("sleeper exit 0"),
+            step("busy exit 0"),
+            step("woken by y, sequence intact"),
+            step("gate unloaded"),
+        ]);
+    }
+    assert_steps(&outcome, &steps);
+    assert_ridden(&outcome, "killed.json");
+    for cycle in 1..=CYCLES {
+        assert_ridden(&outcome, &format!("busy-{cycle}.json"));
+        assert_ridden(&outcome, &format!("sleeper-{cycle}.json"));
+    }
+}
+
+#[track_caller]
+fn redis_survives_the_module(machine: Machine) {
+    let lab = lab();
+    let job = ["redis-server", "redis-cli", "redis-benchmark"]
+        .into_iter()
+        .fold(job(machine, &lab, "redis", true), Job::program);
+    let outcome = run(&lab, &job);
+    let stdout = outcome.stdout_text();
+    let digest = |which: &str| {
+        let prefix = format!("{which} digest: ");
+        let digest = stdout.lines().find_map(|line| line.strip_prefix(&prefix));
+        digest.unwrap_or_else(|| panic!("no {which} digest in {stdout}")).to_owned()
+    };
+    let native = digest("native");
+    assert!(native.len() == 40 && native.bytes().any(|digit| digit != b'0'), "{native}");
+    let mut steps = vec![format!("native digest: {native}"), "exit 0".into()];
+    for cycle in 1..=REDIS_CYCLES {
+        steps.extend(
+            ["unloaded", "serves", "load: ok"].map(|step| format!("cycle {cycle}: {step}")),
+        );
+    }
+    steps.extend([
+        "the clients never lost their connections".into(),
+        format!("ridden digest: {native}"),
+        "errors: 0".into(),
+        "exit 0".into(),
+    ]);
+    assert_steps(&outcome, &steps);
+    assert_ridden(&outcome, "redis.json");
+}
+
+#[test]
+fn vm_lifecycle_on_6_12_with_kpti() {
+    survives_supervisor_and_module(Machine::V6_12_KPTI_ON);
+}
+
+#[test]
+fn vm_lifecycle_on_6_12_without_kpti() {
+    survives_supervisor_and_module(Machine::V6_12_KPTI_OFF);
+}
+
+#[test]
+fn vm_lifecycle_on_6_1_with_kpti() {
+    survives_supervisor_and_module(Machine::V6_1_KPTI_ON);
+}
+
+#[test]
+fn vm_lifecycle_on_6_1_without_kpti() {
+    survives_supervisor_and_module(Machine::V6_1_KPTI_OFF);
+}
+
+#[test]
+fn vm_redis_on_6_12_with_kpti() {
+    redis_survives_the_module(Machine::V6_12_KPTI_ON);
+}
+
+#[test]
+fn vm_redis_on_6_1_without_kpti() {
+    redis_survives_the_module(Machine::V6_1_KPTI_OFF);
+}

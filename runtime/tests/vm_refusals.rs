@@ -1,0 +1,103 @@
+//! What cannot be, and how it is said: other kernels, no module, no rights,
+//! no program. The program runs natively wherever it can run at all.
+
+mod support;
+
+use std::path::Path;
+
+use support::{Machine, lab, modules, result, run, with_program};
+use ub_vm_lab::{KernelVersion, Outcome};
+
+/// One case of `tests/guest/refusals.sh`.
+struct Case<'a> {
+    outcome: &'a Outcome,
+    name: String,
+}
+
+impl Case<'_> {
+    fn read(&self, suffix: &str) -> String {
+        result(self.outcome, &format!("{}.{suffix}", self.name))
+    }
+
+    /// Fails unless the case ended so. `stderr` holds what must be in its one
+    /// line; without it there must be none.
+    #[track_caller]
+    fn ended(&self, status: i32, stdout: &str, stderr: Option<&str>) {
+        let name = &self.name;
+        let error = self.read("err");
+        assert_eq!(self.read("status").trim(), status.to_string(), "{name}: {error}");
+        assert_eq!(self.read("out"), stdout, "{name}: {error}");
+        match stderr {
+            None => assert_eq!(error, "", "{name}"),
+            Some(part) => {
+                assert!(error.contains(part), "{name}: no {part:?} in {error:?}");
+                assert_eq!(error.lines().count(), 1, "{name}: {error:?}");
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn says_what_is_wrong(machine: Machine) {
+    let lab = lab();
+    let other = match machine.kernel {
+        KernelVersion::V6_12 => Machine::V6_1_KPTI_ON,
+        _ => Machine::V6_12_KPTI_ON,
+    };
+    let foreign = modules(&other.kernel(&lab)).remove(0);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/refusals.sh");
+    let job = with_program(machine.job(&lab, "refusals", false), "module", &["module.c"])
+        .program("chmod")
+        .program("setpriv")
+        .file(foreign.file, "/other/ub_gate.ko")
+        .file(script, "/usr/bin/refusals.sh")
+        .command(["sh", "-e", "/usr/bin/refusals.sh"]);
+    let outcome = run(&lab, &job);
+    let case = |name: &str| Case { outcome: &outcome, name: name.to_owned() };
+
+    case("absent-program").ended(7, "hello\n", Some("running natively"));
+    case("absent-required").ended(125, "", Some("not loaded"));
+    case("present-program").ended(7, "hello\n", None);
+    case("present-required").ended(7, "hello\n", None);
+    for (state, lines) in [("absent", 2), ("present", 1)] {
+        for (name, status, part) in [
+            ("not-elf", 126, "not-elf"),
+            ("short-elf", 126, "short-elf"),
+            ("missing", 127, "missing"),
+            ("missing-in-path", 127, "missing-program"),
+            ("not-executable", 126, "not-executable"),
+            ("folder", 126, "/tmp"),
+        ] {
+            let case = case(&format!("{state}-{name}"));
+            let error = case.read("err");
+            assert_eq!(case.read("status").trim(), status.to_string(), "{}: {error}", case.name);
+            assert_eq!(case.read("out"), "", "{}", case.name);
+            assert_eq!(error.lines().count(), lines, "{}: {error}", case.name);
+            let last = error.lines().last().unwrap_or_default();
+            assert!(last.contains(part), "{}: {error}", case.name);
+        }
+        assert_eq!(case(&format!("{state}-killed")).read("status").trim(), "137");
+    }
+    case("nobody").ended(7, "hello\n", Some("no permission"));
+    case("nobody-required").ended(125, "", Some("no permission"));
+
+    case("other-kernel").ended(1, "ENOEXEC\n", None);
+    assert!(outcome.console.contains("version magic"), "the kernel's log names the reason");
+    // Its symbols are the gate's.
+    case("gate-missing").ended(1, "ENOENT\n", None);
+    case("gate").ended(0, "ok\n", None);
+    case("twice").ended(1, "EEXIST\n", None);
+    case("ub").ended(0, "ok\n", None);
+    case("needed").ended(1, "EAGAIN\n", None);
+    case("unload").ended(0, "ok\n", None);
+}
+
+#[test]
+fn vm_refusals_on_6_12() {
+    says_what_is_wrong(Machine::V6_12_KPTI_OFF);
+}
+
+#[test]
+fn vm_refusals_on_6_1() {
+    says_what_is_wrong(Machine::V6_1_KPTI_ON);
+}
