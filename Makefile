@@ -54,7 +54,7 @@ fmt: ## format the Rust code
 	$(CARGO) fmt --all
 
 doc: ## build the API documentation; warnings are errors
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(CARGO_FLAGS) --workspace --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(CARGO_FLAGS) --workspace --no-deps --quiet
 
 unit: ## only the tests that need no virtual machine
 ifeq ($(NEXTEST),yes)

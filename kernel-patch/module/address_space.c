@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/delay.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -11,6 +12,9 @@
 typedef int access_remote_vm_fn(struct mm_struct *, unsigned long, void *, int, unsigned int);
 DEFINE_STATIC_CALL_NULL(ub_access_remote_vm, *(access_remote_vm_fn *)NULL);
 
+/* The module must outlive them all; its exit waits for this to be zero. */
+static atomic_t live = ATOMIC_INIT(0);
+
 static void space_release(struct kref *ref)
 {
 	struct ub_space *space = container_of(ref, struct ub_space, ref);
@@ -19,6 +23,7 @@ static void space_release(struct kref *ref)
 	if (space->session)
 		ub_session_put(space->session);
 	kvfree(space);
+	atomic_dec(&live);
 }
 
 void ub_space_unpin(struct ub_space *space)
@@ -38,6 +43,7 @@ static struct mmu_notifier *space_alloc(struct mm_struct *mm)
 	INIT_LIST_HEAD(&space->in_session);
 	mmgrab(mm);
 	space->mm = mm;
+	atomic_inc(&live);
 	return &space->notifier;
 }
 
@@ -54,6 +60,10 @@ static void space_free(struct mmu_notifier *notifier)
 		spin_lock_irqsave(&session->lock, flags);
 		list_del_init(&space->in_session);
 		spin_unlock_irqrestore(&session->lock, flags);
+		/* From here on nothing is published to it any more. */
+		spin_lock_irqsave(&space->lock, flags);
+		space->gone = true;
+		spin_unlock_irqrestore(&space->lock, flags);
 		ub_fragments_retire_all(space);
 		ub_session_report(session, &report);
 	}
@@ -76,29 +86,55 @@ static bool is_watched(struct ub_space *space, u64 start, u64 end)
 	return false;
 }
 
+/* True if fragments were retired that riders may still be inside. */
+static bool code_changes(struct ub_space *space, const struct mmu_notifier_range *range)
+{
+	if (!is_watched(space, range->start, range->end))
+		return false;
+	space->sequence++;
+	return ub_fragments_retire_range(space, range->start, range->end);
+}
+
+/*
+ * Another thread may be inside a retired fragment, with preemption off. When
+ * the notifier returns the code may change, so it must be out. Expedited,
+ * because we hold up mmap_lock, and because it makes a rider that loops see
+ * need-resched at its next poll. In a context that must not block the whole
+ * address space is going away, and its threads with it.
+ */
+static void wait_for_riders(const struct mmu_notifier_range *range)
+{
+	if (mmu_notifier_range_blockable(range))
+		synchronize_rcu_expedited();
+}
+
 static int space_invalidate_start(struct mmu_notifier *notifier,
 				  const struct mmu_notifier_range *range)
 {
 	struct ub_space *space = container_of(notifier, struct ub_space, notifier);
-	bool retired = false;
 	unsigned long flags;
+	bool retired;
 
 	spin_lock_irqsave(&space->lock, flags);
-	if (is_watched(space, range->start, range->end)) {
-		space->sequence++;
-		space->changing++;
-		retired = ub_fragments_retire_range(space, range->start, range->end);
-	}
+	retired = code_changes(space, range);
 	spin_unlock_irqrestore(&space->lock, flags);
-	/*
-	 * Another thread may be inside a retired fragment, with preemption
-	 * off. Once we return the code may change, so it must be out. In a context that
-	 * must not block the whole address space is going away and its
-	 * threads with it.
-	 */
-	if (retired && mmu_notifier_range_blockable(range))
-		synchronize_rcu();
+	if (retired)
+		wait_for_riders(range);
 	return 0;
+}
+
+/* Watches of what is no longer mapped would fill the table. */
+static void unwatch(struct ub_space *space, const struct mmu_notifier_range *range)
+{
+	unsigned int i = 0;
+
+	while (i < space->watched_count) {
+		if (range->start <= space->watched[i].start &&
+		    space->watched[i].end <= range->end)
+			space->watched[i] = space->watched[--space->watched_count];
+		else
+			i++;
+	}
 }
 
 static void space_invalidate_end(struct mmu_notifier *notifier,
@@ -106,20 +142,19 @@ static void space_invalidate_end(struct mmu_notifier *notifier,
 {
 	struct ub_space *space = container_of(notifier, struct ub_space, notifier);
 	unsigned long flags;
+	bool retired;
 
-	spin_lock_irqsave(&space->lock, flags);
 	/*
-	 * A range may have become watched between start and end, so the count
-	 * can be off for a while. Hence the sequence moves here too, and what
-	 * was installed meanwhile goes.
+	 * Code that was read, or even installed, since the start may be from
+	 * before or after the change: hence once more.
 	 */
-	if (is_watched(space, range->start, range->end)) {
-		space->sequence++;
-		if (space->changing)
-			space->changing--;
-		ub_fragments_retire_range(space, range->start, range->end);
-	}
+	spin_lock_irqsave(&space->lock, flags);
+	retired = code_changes(space, range);
+	if (range->event == MMU_NOTIFY_UNMAP)
+		unwatch(space, range);
 	spin_unlock_irqrestore(&space->lock, flags);
+	if (retired)
+		wait_for_riders(range);
 }
 
 static void space_mm_gone(struct mmu_notifier *notifier, struct mm_struct *mm)
@@ -146,14 +181,13 @@ struct ub_space *ub_space_of_current(struct ub_session *session)
 	if (IS_ERR(notifier))
 		return NULL;
 	space = container_of(notifier, struct ub_space, notifier);
-	spin_lock_irqsave(&session->lock, flags);
-	if (!space->session) {
+	if (!cmpxchg(&space->session, NULL, session)) {
 		ub_session_get(session);
-		space->session = session;
+		spin_lock_irqsave(&session->lock, flags);
 		space->id = ++session->address_spaces;
 		list_add(&space->in_session, &session->spaces);
+		spin_unlock_irqrestore(&session->lock, flags);
 	}
-	spin_unlock_irqrestore(&session->lock, flags);
 	if (space->session != session) {
 		/* CLONE_VM across sessions: the first one has it. */
 		mmu_notifier_put(notifier);
@@ -184,42 +218,69 @@ struct ub_space *ub_space_pin(struct ub_session *session, u64 id)
 	return found;
 }
 
-/* Call with the mmap lock held. */
-static int watch(struct ub_space *space, u64 address, u64 *end, u64 *sequence)
+bool ub_space_watches(struct ub_space *space, const struct ub_range *range)
 {
-	struct vm_area_struct *area = find_vma(space->mm, address);
-	struct ub_range range;
+	unsigned int i;
+
+	for (i = 0; i < space->watched_count; i++)
+		if (space->watched[i].start <= range->start && range->end <= space->watched[i].end)
+			return true;
+	return false;
+}
+
+/*
+ * Code that nobody can change without the notifier being told. VM_SHARED may
+ * be written through another mapping. An anon_vma means that there may be
+ * private copies of pages, which a debugger can write without any
+ * notification; it is prepared before the notification of the first copy, so
+ * a mapping without one still has that to come.
+ */
+static bool is_steady_code(const struct vm_area_struct *area)
+{
+	return (area->vm_flags & VM_EXEC) && !(area->vm_flags & (VM_WRITE | VM_SHARED)) &&
+	       !area->anon_vma;
+}
+
+/*
+ * Makes sure that the code at *range's start is watched and cuts *range to
+ * what is. Call with the mmap lock held.
+ */
+static int watch(struct ub_space *space, struct ub_range *range, u64 *sequence)
+{
+	struct vm_area_struct *area = find_vma(space->mm, range->start);
 	unsigned long flags;
+	unsigned int i;
 	int err = 0;
 
-	if (!area || address < area->vm_start)
+	if (!area || range->start < area->vm_start)
 		return -EFAULT;
-	/* Shared code may be written through another mapping, unseen. */
-	if (!(area->vm_flags & VM_EXEC) || (area->vm_flags & (VM_WRITE | VM_SHARED)))
+	if (!is_steady_code(area))
 		return -EACCES;
-	range.start = area->vm_start;
-	range.end = area->vm_end;
+	range->end = min_t(u64, range->end, area->vm_end);
 
 	spin_lock_irqsave(&space->lock, flags);
-	if (space->changing) {
-		err = -EAGAIN;
-	} else if (!is_watched(space, address, address + 1)) {
-		if (space->watched_count == UB_SPACE_WATCHED)
-			err = -ENOSPC;
-		else
-			space->watched[space->watched_count++] = range;
+	for (i = 0; i < space->watched_count; i++)
+		if (overlaps(range->start, range->start + 1, &space->watched[i]))
+			break;
+	if (i < space->watched_count) {
+		range->end = min(range->end, space->watched[i].end);
+	} else if (i == UB_SPACE_WATCHED) {
+		err = -ENOSPC;
+	} else {
+		space->watched[i].start = area->vm_start;
+		space->watched[i].end = area->vm_end;
+		space->watched_count++;
 	}
 	*sequence = space->sequence;
 	spin_unlock_irqrestore(&space->lock, flags);
-	*end = range.end;
 	return err;
 }
 
 int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 length,
 		       u32 *copied, u64 *sequence)
 {
+	struct ub_range range = { .start = address, .end = address + length };
 	struct mm_struct *mm = space->mm;
-	u64 end;
 	int err, got;
 
 	if (address >= TASK_SIZE_MAX)
@@ -227,11 +288,11 @@ int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 le
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
 	mmap_read_lock(mm);
-	err = watch(space, address, &end, sequence);
+	err = watch(space, &range, sequence);
 	mmap_read_unlock(mm);
 	if (!err) {
-		length = min_t(u64, length, end - address);
-		got = static_call(ub_access_remote_vm)(mm, address, buffer, length, 0);
+		got = static_call(ub_access_remote_vm)(mm, address, buffer,
+						       range.end - range.start, 0);
 		*copied = max(got, 0);
 		if (got <= 0)
 			err = -EFAULT;
@@ -252,5 +313,13 @@ int ub_space_init(void)
 
 void ub_space_exit(void)
 {
+	/*
+	 * mmu_notifier_synchronize() waits for a grace period, not for the
+	 * callbacks that free; the count does. The last callback may still be
+	 * on its last instructions: it runs with softirqs off, so RCU knows.
+	 */
+	while (atomic_read(&live))
+		msleep(1);
 	mmu_notifier_synchronize();
+	synchronize_rcu();
 }

@@ -23,7 +23,7 @@ struct ub_space {
 	struct mmu_notifier notifier;
 	struct kref ref;
 	struct mm_struct *mm;		/* pinned (mmgrab), so never reused */
-	struct ub_session *session;	/* set before anyone else sees us */
+	struct ub_session *session;	/* set once; the first session that asks */
 	u64 id;
 	struct list_head in_session;	/* session->lock */
 	bool gone;			/* the process let go of the mm */
@@ -35,7 +35,6 @@ struct ub_space {
 	 */
 	spinlock_t lock;
 	u64 sequence;			/* +1 for every change of watched code */
-	unsigned int changing;		/* changes under way */
 	unsigned int watched_count;
 	struct ub_range watched[UB_SPACE_WATCHED];
 	struct list_head fragments;
@@ -55,14 +54,16 @@ struct ub_space *ub_space_pin(struct ub_session *session, u64 id);
 void ub_space_unpin(struct ub_space *space);
 
 /*
- * Reads code that is executable, not writable and not shared, starting at
- * address; *copied may be shorter than the buffer. From now on a change
- * there raises the sequence number, of which *sequence gets the value
- * before the read. -EFAULT: nothing there. -EACCES: not such code. -EAGAIN: it is
- * changing now.
+ * Reads code that cannot change unseen, starting at address; *copied may be
+ * shorter than the buffer. From now on a change there raises the sequence
+ * number, of which *sequence gets the value before the read. -EFAULT:
+ * nothing there. -EACCES: not such code. -ENOSPC: too many mappings.
  */
 int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 length,
 		       u32 *copied, u64 *sequence);
+
+/* True if changes in the whole range are noticed. With space->lock held. */
+bool ub_space_watches(struct ub_space *space, const struct ub_range *range);
 
 int ub_space_init(void);
 void ub_space_exit(void);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/genalloc.h>
 #include <linux/mm.h>
-#include <linux/slab.h>
+#include <linux/sched.h>
 #include <linux/smp.h>
 #include <linux/static_call.h>
 #include <asm/sync_core.h>
@@ -20,6 +20,7 @@ typedef void *text_poke_copy_fn(void *, const void *, size_t);
 DEFINE_STATIC_CALL_NULL(ub_text_poke_copy, *(text_poke_copy_fn *)NULL);
 
 static struct gen_pool *pool;
+static u8 int3_page[PAGE_SIZE];
 
 static void serialise(void *unused)
 {
@@ -51,8 +52,25 @@ void *ub_arena_alloc(u32 length)
 	return (void *)gen_pool_alloc(pool, length);
 }
 
+/* int3 everywhere in [at, at + length). */
+static int fill(u8 *at, u32 length)
+{
+	u8 *end = at + length;
+	u32 step;
+
+	for (; at < end; at += step) {
+		step = min_t(u64, end - at, PAGE_SIZE - offset_in_page(at));
+		if (!static_call(ub_text_poke_copy)(at, int3_page, step))
+			return -EIO;
+		cond_resched();
+	}
+	return 0;
+}
+
 void ub_arena_free(void *code, u32 length)
 {
+	/* Whoever still ran into it would stop here instead of somewhere. */
+	fill(code, length);
 	gen_pool_free(pool, (unsigned long)code, length);
 }
 
@@ -66,27 +84,6 @@ u64 ub_arena_available(void)
 	return gen_pool_avail(pool);
 }
 
-static int fill(void)
-{
-	u8 *page = kmalloc(PAGE_SIZE, GFP_KERNEL);
-	u8 *at;
-	int err = 0;
-
-	if (!page)
-		return -ENOMEM;
-	memset(page, INT3, PAGE_SIZE);
-	for (at = ub_arena; at < ub_arena + sizeof(ub_arena) && !err;) {
-		u32 step = min_t(u64, ub_arena + sizeof(ub_arena) - at, PAGE_SIZE - offset_in_page(at));
-
-		if (!static_call(ub_text_poke_copy)(at, page, step))
-			err = -EIO;
-		at += step;
-		cond_resched();
-	}
-	kfree(page);
-	return err;
-}
-
 int ub_arena_init(void)
 {
 	unsigned long poke = ub_symbol("text_poke_copy");
@@ -95,7 +92,8 @@ int ub_arena_init(void)
 	if (!poke)
 		return -EOPNOTSUPP;
 	static_call_update(ub_text_poke_copy, (text_poke_copy_fn *)poke);
-	err = fill();
+	memset(int3_page, INT3, sizeof(int3_page));
+	err = fill(ub_arena, sizeof(ub_arena));
 	if (err)
 		return err;
 	pool = gen_pool_create(GRANULE_SHIFT, NUMA_NO_NODE);

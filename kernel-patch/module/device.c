@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/capability.h>
 #include <linux/compat.h>
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
@@ -98,6 +99,9 @@ static long install(struct ub_session *session, const void __user *from)
 {
 	struct ub_install request;
 
+	/* This loads code into the kernel; the file may have been handed on. */
+	if (!capable(CAP_SYS_MODULE))
+		return -EPERM;
 	if (copy_from_user(&request, from, sizeof(request)))
 		return -EFAULT;
 	return ub_install(session, &request);
@@ -220,6 +224,8 @@ static __poll_t device_poll(struct file *file, struct poll_table_struct *wait)
 
 static int device_open(struct inode *inode, struct file *file)
 {
+	if (!capable(CAP_SYS_MODULE))
+		return -EPERM;
 	/* misc_open() left the miscdevice here. */
 	file->private_data = NULL;
 	return 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/extable.h>
 #include <linux/list.h>
+#include <linux/llist.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
@@ -105,18 +106,25 @@ int ub_fixups_add(struct ub_fragment *fragment)
 	return err;
 }
 
-void ub_fixups_remove(struct ub_fragment *fragment)
+void ub_fixups_remove(struct llist_node *batch)
 {
+	struct ub_fragment *fragment;
+	bool any = false;
+
 	mutex_lock(&lock);
-	if (!list_empty(&fragment->in_fixups)) {
+	llist_for_each_entry(fragment, batch, retired) {
+		if (list_empty(&fragment->in_fixups))
+			continue;
 		list_del_init(&fragment->in_fixups);
 		entries -= fragment->fixup_count;
-		/*
-		 * Must be visible before the arena space is reused: stale entries
-		 * would send a new fragment's fault to a wrong landing.
-		 */
-		rebuild();
+		any = true;
 	}
+	/*
+	 * Must be visible before the arena space is reused: stale entries
+	 * would send a new fragment's fault to a wrong landing.
+	 */
+	if (any)
+		rebuild();
 	mutex_unlock(&lock);
 }
 

@@ -3,6 +3,7 @@
 #include <linux/mm.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 
 #include "address_space.h"
 #include "arena.h"
@@ -10,7 +11,7 @@
 #include "fragment.h"
 #include "session.h"
 
-/* Waits for nobody but RCU, so a queue of our own can be drained at unload. */
+/* A queue of our own, so that it can be drained at unload. */
 static struct workqueue_struct *free_queue;
 static atomic_t live = ATOMIC_INIT(0);
 
@@ -30,16 +31,10 @@ struct ub_fragment *ub_fragment_find(struct ub_space *space, u64 entry)
 	return NULL;
 }
 
-void ub_fragment_free(struct ub_fragment *fragment)
+static void release(struct ub_fragment *fragment)
 {
-	/*
-	 * Fixups last: until the code is unreachable a fault in it must find
-	 * them. It has been for a grace period, or it never was reachable.
-	 */
-	if (fragment->code) {
-		ub_fixups_remove(fragment);
+	if (fragment->code)
 		ub_arena_free(fragment->code, fragment->code_length);
-	}
 	ub_session_put(fragment->session);
 	kvfree(fragment->exits);
 	kvfree(fragment->fixups);
@@ -47,11 +42,33 @@ void ub_fragment_free(struct ub_fragment *fragment)
 	kfree(fragment);
 }
 
-static void free_after_grace(struct work_struct *work)
+void ub_fragment_free(struct ub_fragment *fragment)
 {
-	ub_fragment_free(container_of(to_rcu_work(work), struct ub_fragment, free_work));
-	atomic_dec(&live);
+	fragment->retired.next = NULL;
+	ub_fixups_remove(&fragment->retired);
+	release(fragment);
 }
+
+static LLIST_HEAD(retired);
+
+/* All that were retired so far, with one grace period and one new table. */
+static void free_retired(struct work_struct *work)
+{
+	struct llist_node *batch = llist_del_all(&retired);
+	struct ub_fragment *fragment, *next;
+
+	if (!batch)
+		return;
+	synchronize_rcu();
+	/* Fixups stay until here: a fault in code under way must find them. */
+	ub_fixups_remove(batch);
+	llist_for_each_entry_safe(fragment, next, batch, retired) {
+		release(fragment);
+		atomic_dec(&live);
+	}
+}
+
+static DECLARE_WORK(free_work, free_retired);
 
 static void retire(struct ub_space *space, struct ub_fragment *fragment)
 {
@@ -69,8 +86,8 @@ static void retire(struct ub_space *space, struct ub_fragment *fragment)
 	session->arena_bytes -= fragment->code_length;
 	spin_unlock_irqrestore(&session->lock, flags);
 
-	INIT_RCU_WORK(&fragment->free_work, free_after_grace);
-	queue_rcu_work(free_queue, &fragment->free_work);
+	llist_add(&fragment->retired, &retired);
+	queue_work(free_queue, &free_work);
 }
 
 bool ub_fragment_retire_entry(struct ub_space *space, u64 entry)
@@ -154,7 +171,5 @@ int ub_fragment_init(void)
 
 void ub_fragment_exit(void)
 {
-	/* Grace periods first, then the work they queue. */
-	rcu_barrier();
 	destroy_workqueue(free_queue);
 }

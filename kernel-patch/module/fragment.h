@@ -4,9 +4,9 @@
 #define UB_FRAGMENT_H
 
 #include <linux/list.h>
+#include <linux/llist.h>
 #include <linux/rculist.h>
 #include <linux/types.h>
-#include <linux/workqueue.h>
 
 #include "uapi/ub.h"
 
@@ -33,7 +33,7 @@ struct ub_fragment {
 	struct ub_fixup *fixups;
 	struct ub_range *sources;
 	struct ub_session *session;	/* counted */
-	struct rcu_work free_work;
+	struct llist_node retired;
 };
 
 /* Call with preemption off; the result is good until it is on again. */

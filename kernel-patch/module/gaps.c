@@ -30,21 +30,24 @@ static struct ub_gap_slot *find(struct ub_gaps *gaps, u64 address, bool claim)
 	return NULL;
 }
 
-const struct ub_gap_slot *ub_gaps_count(struct ub_gaps *gaps, u64 address, u64 cycles,
-					u32 threshold)
+u32 ub_gaps_count(struct ub_gaps *gaps, u64 address, u64 cycles, u32 threshold, u64 *mean)
 {
 	struct ub_gap_slot *slot = find(gaps, address, true);
 	u32 count;
+	u64 sum;
 
 	if (!slot)
-		return NULL;
+		return 0;
 	/* Threads may lose each other's increments: these are heuristics. */
 	count = READ_ONCE(slot->count) + 1;
+	sum = READ_ONCE(slot->cycles) + cycles;
 	WRITE_ONCE(slot->count, count);
-	WRITE_ONCE(slot->cycles, READ_ONCE(slot->cycles) + cycles);
-	if (count < threshold || count % threshold || !is_power_of_2(count / threshold))
-		return NULL;
-	return slot;
+	WRITE_ONCE(slot->cycles, sum);
+	/* A count that wrapped to zero is not a report. */
+	if (!count || count < threshold || count % threshold || !is_power_of_2(count / threshold))
+		return 0;
+	*mean = sum / count;
+	return count;
 }
 
 void ub_gaps_forget(struct ub_gaps *gaps, u64 address)

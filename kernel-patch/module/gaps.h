@@ -23,12 +23,13 @@ struct ub_gaps {
 };
 
 /*
- * Counts one passage. Returns the slot each time its count reaches threshold
- * or threshold times a power of two (a report may have been lost, or the
- * translation may have failed for a reason that has gone), else NULL.
+ * Counts one passage. Returns the count each time it reaches threshold or
+ * threshold times a power of two (a report may have been lost, or the
+ * translation may have failed for a reason that has gone), else 0. *mean is
+ * the mean of cycles. Both are values of this moment: another thread may
+ * start the slot over at any time.
  */
-const struct ub_gap_slot *ub_gaps_count(struct ub_gaps *gaps, u64 address, u64 cycles,
-					u32 threshold);
+u32 ub_gaps_count(struct ub_gaps *gaps, u64 address, u64 cycles, u32 threshold, u64 *mean);
 /* Starts over at this address: its fragment is gone. */
 void ub_gaps_forget(struct ub_gaps *gaps, u64 address);
 

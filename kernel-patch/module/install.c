@@ -133,6 +133,16 @@ static bool over_cap(struct ub_session *session, u32 code_length)
 	       READ_ONCE(session->arena_bytes) + code_length > session->config.max_arena_bytes;
 }
 
+static bool all_watched(struct ub_space *space, const struct ub_fragment *fragment)
+{
+	u32 i;
+
+	for (i = 0; i < fragment->source_count; i++)
+		if (!ub_space_watches(space, &fragment->sources[i]))
+			return false;
+	return true;
+}
+
 static int publish(struct ub_session *session, struct ub_space *space,
 		   struct ub_fragment *fragment, u64 sequence)
 {
@@ -142,7 +152,7 @@ static int publish(struct ub_session *session, struct ub_space *space,
 	spin_lock_irqsave(&space->lock, flags);
 	if (READ_ONCE(session->ended))
 		err = -ESHUTDOWN;
-	else if (space->sequence != sequence || space->changing)
+	else if (space->sequence != sequence || !all_watched(space, fragment))
 		err = -ESTALE;
 	else if (READ_ONCE(space->gone))
 		err = -ESRCH;

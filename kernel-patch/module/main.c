@@ -20,22 +20,23 @@
 static void count_gap(struct ub_rider *rider)
 {
 	struct ub_session *session = rider->session;
-	const struct ub_gap_slot *slot;
-	u64 address = rider->gap_ip, cycles;
+	u64 address = rider->gap_ip, cycles, mean;
+	u32 count;
 
 	rider->gap_ip = 0;
 	cycles = rdtsc() - rider->gap_start;
 	if (mul_u64_u32_div(cycles, 1000000, tsc_khz) > session->config.gap_max_ns)
 		return;
-	slot = ub_gaps_count(&rider->space->gaps, address, cycles, session->config.hot_count);
-	if (slot) {
+	count = ub_gaps_count(&rider->space->gaps, address, cycles, session->config.hot_count,
+			      &mean);
+	if (count) {
 		struct ub_report report = {
 			.kind = UB_REPORT_HOT_GAP,
 			.pid = task_tgid_nr_ns(current, session->pid_namespace),
 			.btc = rider->space->id,
 			.address = address,
-			.count = slot->count,
-			.gap_ns = mul_u64_u32_div(slot->cycles / slot->count, 1000000, tsc_khz),
+			.count = count,
+			.gap_ns = mul_u64_u32_div(mean, 1000000, tsc_khz),
 		};
 
 		ub_session_report(session, &report);
@@ -86,17 +87,38 @@ static const struct kernel_param_ops shutdown_ops = { .set = shutdown_set };
 module_param_cb(shutdown, &shutdown_ops, NULL, 0200);
 MODULE_PARM_DESC(shutdown, "write anything to end all sessions, so that the module can be unloaded");
 
+static int gate_attach(void)
+{
+	return ub_gate_attach(&gate_ops);
+}
+
+static int need_cycle_counter(void)
+{
+	return tsc_khz ? 0 : -EOPNOTSUPP;
+}
+
+/*
+ * Undone in reverse. No file is open when the module leaves, but threads may
+ * still be marked, inside fragments, or asleep in a call that the gate made
+ * for them. First the gate, so that nobody is or gets inside our code; then
+ * the records; then the address spaces these held, whose end retires the
+ * fragments; then the fragments' memory, after a grace period; and only then
+ * the fixups and the arena they lie in.
+ */
 static const struct step {
 	const char *name;
 	int (*init)(void);
 	void (*exit)(void);
 } steps[] = {
-	{ "address spaces", ub_space_init, ub_space_exit },
+	{ "cycle counter", need_cycle_counter, NULL },
 	{ "run conditions", ub_conditions_init, NULL },
 	{ "arena", ub_arena_init, ub_arena_exit },
 	{ "fixups", ub_fixups_init, ub_fixups_exit },
 	{ "fragments", ub_fragment_init, ub_fragment_exit },
+	{ "address spaces", ub_space_init, ub_space_exit },
 	{ "fork and exit", ub_rider_init, ub_rider_exit },
+	{ "gate", gate_attach, ub_gate_detach },
+	/* Last: whoever can open the device may use all of the above. */
 	{ "device", ub_device_init, ub_device_exit },
 };
 
@@ -105,6 +127,8 @@ static void undo(int done)
 	while (done-- > 0)
 		if (steps[done].exit)
 			steps[done].exit();
+	/* Records and sessions are freed by RCU. */
+	rcu_barrier();
 }
 
 static int __init ub_init(void)
@@ -121,35 +145,13 @@ static int __init ub_init(void)
 			return err;
 		}
 	}
-	err = ub_gate_attach(&gate_ops);
-	if (err) {
-		pr_err("ub: gate: error %d\n", err);
-		undo(ARRAY_SIZE(steps));
-		return err;
-	}
 	pr_info("ub: ready, refusals 0x%x, actions 0x%x\n", ub_refusals, ub_actions);
 	return 0;
 }
 
-/*
- * No file is open, so no session has a supervisor, but threads may still be
- * marked, inside fragments, or asleep in a call that the gate made for them.
- */
 static void __exit ub_exit(void)
 {
-	ub_gate_detach();
-	/*
-	 * Nobody is or gets inside our code. Records go, then the address
-	 * spaces they held, whose end retires the fragments, whose memory
-	 * goes after a grace period, and only then fixups and arena.
-	 */
-	ub_device_exit();
-	ub_rider_exit();
-	ub_space_exit();
-	ub_fragment_exit();
-	ub_fixups_exit();
-	ub_arena_exit();
-	rcu_barrier();
+	undo(ARRAY_SIZE(steps));
 }
 
 module_init(ub_init);

@@ -44,8 +44,8 @@ struct action {
 };
 
 /*
- * All but the first are done by the kernel's own macros in run_fragment.S,
- * patched in with the features; here they are only reported.
+ * Done by the kernel's own macros in run_fragment.S, which patch themselves
+ * in with these features; here they are only reported.
  */
 static const struct action actions[] __initconst = {
 	{ X86_FEATURE_CLEAR_CPU_BUF, UB_ACT_CLEAR_BUFFERS },
@@ -61,6 +61,9 @@ void __init ub_mitigations_init(void)
 	for (i = 0; i < ARRAY_SIZE(refusals); i++)
 		if (boot_cpu_has(refusals[i].feature) == refusals[i].refuse_if)
 			ub_refusals |= refusals[i].refusal;
+	/* The kernel flushes the divider on its way to user mode (Zen 1). */
+	if (boot_cpu_has_bug(X86_BUG_DIV0))
+		ub_refusals |= UB_REFUSE_DIVIDER;
 	for (i = 0; i < ARRAY_SIZE(actions); i++)
 		if (boot_cpu_has(actions[i].feature))
 			ub_actions |= actions[i].action;

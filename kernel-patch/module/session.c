@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/pid_namespace.h>
+#include <linux/rcupdate.h>
 #include <linux/slab.h>
 
 #include "rider.h"
@@ -9,7 +10,10 @@
 #define DEFAULT_GAP_MAX_NS (1000 * 1000)
 #define DEFAULT_MISS_COUNT 8
 #define DEFAULT_MAX_FRAGMENTS 4096
-#define DEFAULT_MAX_ARENA_BYTES (4u << 20)
+/* Half of what all sessions share. */
+#define DEFAULT_MAX_ARENA_BYTES (2u << 20)
+/* A retirement looks at all of them with interrupts off. */
+#define LIMIT_MAX_FRAGMENTS 16384
 
 static LIST_HEAD(sessions);
 static DEFINE_MUTEX(sessions_lock);
@@ -20,7 +24,7 @@ struct ub_session *ub_session_create(const struct ub_session_config *config)
 
 	if (config->abi_version != UB_ABI_VERSION)
 		return ERR_PTR(-EPROTO);
-	if (config->flags || config->reserved)
+	if (config->flags || config->reserved || config->max_fragments > LIMIT_MAX_FRAGMENTS)
 		return ERR_PTR(-EINVAL);
 	session = kvzalloc(sizeof(*session), GFP_KERNEL_ACCOUNT);
 	if (!session)
@@ -55,7 +59,8 @@ static void session_free(struct kref *ref)
 	struct ub_session *session = container_of(ref, struct ub_session, ref);
 
 	put_pid_ns(session->pid_namespace);
-	kvfree(session);
+	/* The last reference may go with preemption off, where vfree() may not. */
+	kvfree_rcu(session, rcu);
 }
 
 void ub_session_put(struct ub_session *session)

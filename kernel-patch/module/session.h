@@ -24,6 +24,7 @@ struct ub_counters {
 };
 
 struct ub_session {
+	struct rcu_head rcu;		/* near the start: kvfree_rcu() */
 	struct kref ref;
 	struct ub_session_config config;
 	struct pid_namespace *pid_namespace;

@@ -134,6 +134,9 @@ pub struct Plan {
     /// Duration of the untimed part before it, in milliseconds. It has to be
     /// long enough for the hot gaps to be found, translated and installed.
     pub warmup_ms: u64,
+    /// How long the untimed part of a server under `ub` may be extended, in
+    /// milliseconds: it ends when no more translations are made.
+    pub settle_ms: u64,
     /// Lower and upper bound of the number of timed operations.
     pub operations: (u64, u64),
     /// Options of `ub run` besides `--require` and `--report`.
@@ -207,6 +210,7 @@ pub(crate) mod tests {
             rounds: 3,
             timed_ms: 100,
             warmup_ms: 10,
+            settle_ms: 100,
             operations: (100, 10_000),
             ub_options: vec![],
             programs: Programs {

@@ -24,6 +24,7 @@ fn plan(scratch: &Path, workloads: &[Workload]) -> Plan {
         rounds: 2,
         timed_ms: 50,
         warmup_ms: 0,
+        settle_ms: 0,
         operations: (500, 5000),
         ub_options: vec![],
         programs: Programs {

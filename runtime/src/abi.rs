@@ -387,20 +387,20 @@ uapi_enum! {
     /// A reason for which the module never rides on this CPU; one bit of
     /// [`Info::refusals`].
     enum Refusal: u32 {
-        /// The kernel untrains returns on entry.
-        UB_REFUSE_UNTRAIN = Untrain = 1 << 0, "untrain";
-        /// The kernel issues IBPB on entry.
-        UB_REFUSE_ENTRY_IBPB = EntryIbpb = 1 << 1, "entry_ibpb";
         /// The kernel writes IBRS on entry.
-        UB_REFUSE_LEGACY_IBRS = LegacyIbrs = 1 << 2, "legacy_ibrs";
+        UB_REFUSE_LEGACY_IBRS = LegacyIbrs = 1 << 0, "legacy_ibrs";
+        /// Branch history is hidden by BHI_DIS_S.
+        UB_REFUSE_BRANCH_HISTORY = BranchHistory = 1 << 1, "branch_history";
+        /// Return-depth tracking in use.
+        UB_REFUSE_CALL_DEPTH = CallDepth = 1 << 2, "call_depth";
         /// Xen PV guest.
         UB_REFUSE_XEN_PV = XenPv = 1 << 3, "xen_pv";
         /// SMAP absent or disabled.
         UB_REFUSE_NO_SMAP = NoSmap = 1 << 4, "no_smap";
         /// Fragments cannot read the FS base.
         UB_REFUSE_NO_FSGSBASE = NoFsgsbase = 1 << 5, "no_fsgsbase";
-        /// Return-depth tracking in use.
-        UB_REFUSE_CALL_DEPTH = CallDepth = 1 << 6, "call_depth";
+        /// Stale divider results (Zen 1).
+        UB_REFUSE_DIVIDER = Divider = 1 << 6, "divider";
     }
 }
 
@@ -409,8 +409,12 @@ uapi_enum! {
     enum Action: u32 {
         /// CPU buffers are cleared (VERW) before each fragment.
         UB_ACT_CLEAR_BUFFERS = ClearBuffers = 1 << 0, "clear_buffers";
-        /// Branch history is cleared before in-ride calls.
+        /// Branch history is cleared after each fragment.
         UB_ACT_CLEAR_BRANCHES = ClearBranches = 1 << 1, "clear_branches";
+        /// Returns are untrained after each fragment.
+        UB_ACT_UNTRAIN = Untrain = 1 << 2, "untrain";
+        /// Branch predictions are flushed (IBPB) after each fragment.
+        UB_ACT_IBPB = Ibpb = 1 << 3, "ibpb";
     }
 }
 
@@ -427,17 +431,15 @@ impl Refusal {
     #[must_use]
     pub const fn description(self) -> &'static str {
         match self {
-            Self::Untrain => {
-                "the kernel untrains return predictions on every entry (retbleed or SRSO mitigation)"
-            }
-            Self::EntryIbpb => "the kernel issues IBPB on every entry",
             Self::LegacyIbrs => {
                 "the kernel writes IBRS on every entry (spectre_v2=ibrs or retbleed mitigation)"
             }
+            Self::BranchHistory => "the kernel hides branch history with BHI_DIS_S",
+            Self::CallDepth => "the kernel tracks call depth (retbleed=stuff)",
             Self::XenPv => "Xen PV guest",
             Self::NoSmap => "the CPU lacks SMAP or the kernel turned it off",
             Self::NoFsgsbase => "the CPU lacks FSGSBASE or the kernel turned it off",
-            Self::CallDepth => "the kernel tracks call depth (retbleed=stuff)",
+            Self::Divider => "the CPU leaks stale divider results (Zen 1)",
         }
     }
 }
@@ -456,7 +458,9 @@ impl Action {
     pub const fn description(self) -> &'static str {
         match self {
             Self::ClearBuffers => "CPU buffers are cleared (VERW) before each fragment",
-            Self::ClearBranches => "branch history is cleared before each system call of a ride",
+            Self::ClearBranches => "branch history is cleared after each fragment",
+            Self::Untrain => "returns are untrained after each fragment",
+            Self::Ibpb => "branch predictions are flushed (IBPB) after each fragment",
         }
     }
 }

@@ -52,6 +52,8 @@ pub struct CpuInfo {
     pub model: String,
     /// `flags`: what the kernel found and did not turn off.
     pub flags: Vec<String>,
+    /// `bugs`: the hardware's, whether worked around or not.
+    pub bugs: Vec<String>,
 }
 
 impl CpuInfo {
@@ -68,13 +70,13 @@ impl CpuInfo {
                 .find(|(key, _)| key.trim() == name)
                 .map(|(_, value)| value.trim())
         };
+        let words = |name: &str| {
+            field(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+        };
         Self {
             model: field("model name").unwrap_or_default().to_owned(),
-            flags: field("flags")
-                .unwrap_or_default()
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect(),
+            flags: words("flags"),
+            bugs: words("bugs"),
         }
     }
 

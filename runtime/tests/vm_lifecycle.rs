@@ -20,7 +20,11 @@ fn job(machine: Machine, lab: &ub_vm_lab::Lab, name: &str, load: bool) -> Job {
         .into_iter()
         .fold(job, |job, program| with_program(job, program, &[&format!("{program}.c")]));
     let file = format!("{name}.sh");
-    job.file(script(&file), Path::new("/usr/bin").join(&file)).command(["sh", "-e", &format!("/usr/bin/{file}")])
+    job.file(script(&file), Path::new("/usr/bin").join(&file)).command([
+        "sh",
+        "-e",
+        &format!("/usr/bin/{file}"),
+    ])
 }
 
 /// The script's steps must be exactly these.

@@ -18,12 +18,7 @@ const COMPARISONS: [Comparison; 12] = [
         ridden: 5000,
         exits: &[("fault", 150), ("guard", 100)],
     },
-    Comparison {
-        name: "timer",
-        command: "signals timer",
-        ridden: 5000,
-        exits: &[("poll", 50)],
-    },
+    Comparison { name: "timer", command: "signals timer", ridden: 5000, exits: &[("poll", 50)] },
     Comparison {
         name: "interrupted",
         command: "signals interrupted",
@@ -43,12 +38,7 @@ const COMPARISONS: [Comparison; 12] = [
         exits: &[("restart", 1)],
     },
     // Each of three children is stopped once and killed once.
-    Comparison {
-        name: "endless",
-        command: "signals endless",
-        ridden: 5000,
-        exits: &[("poll", 6)],
-    },
+    Comparison { name: "endless", command: "signals endless", ridden: 5000, exits: &[("poll", 6)] },
     Comparison { name: "seccomp", command: "tracing seccomp", ridden: 2000, exits: &[] },
     Comparison { name: "ptrace", command: "tracing ptrace", ridden: 5000, exits: &[] },
     Comparison { name: "tsc", command: "tracing tsc", ridden: 2000, exits: &[] },
@@ -67,8 +57,8 @@ fn with_programs(job: Job) -> Job {
 #[track_caller]
 fn programs_behave_as_natively(machine: Machine) {
     let lab = lab();
-    let job = with_programs(machine.job(&lab, "programs", true))
-        .shell(compare::script(&COMPARISONS));
+    let job =
+        with_programs(machine.job(&lab, "programs", true)).shell(compare::script(&COMPARISONS));
     let outcome = run(&lab, &job);
     compare::check(&COMPARISONS, &outcome);
 }

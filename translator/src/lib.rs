@@ -5,6 +5,7 @@
 //! contract that [`translate`] produces and [`verifier::verify`] enforces; the
 //! two share the types of [`fragment`] and [`frame`] and no code.
 
+mod confinement;
 mod cpu;
 mod displace;
 mod emit;

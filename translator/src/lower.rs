@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use iced_x86::{Code, Instruction, InstructionInfoFactory, OpKind, Register};
 
+use crate::confinement::{self, BlockEffect};
 use crate::displace::Displaced;
 use crate::emit::{Emitter, Label, frame as frame_field};
 use crate::exits::{Exits, Saved, Undo};
@@ -65,9 +66,12 @@ struct Lowerer<'a> {
     exits: Exits,
     /// Labels of the blocks in the layout.
     labels: BTreeMap<u64, Label>,
-    /// User registers whose bit 63 is known to be clear here. Starts empty
-    /// in every block, so it needs no knowledge of the ways into it.
+    /// User registers whose bit 63 is known to be clear here.
     confined: GprSet,
+    /// Those that lost this in the current block.
+    lost: GprSet,
+    /// What each block did to `confined`.
+    effects: BTreeMap<u64, BlockEffect>,
     info: InstructionInfoFactory,
 }
 
@@ -80,6 +84,26 @@ pub(crate) fn lower(
     liveness: &Liveness,
     displaced: Displaced,
 ) -> Result<Lowered, Refused> {
+    // The first round shows what each block confines by itself; the second
+    // leaves out the guards that earlier blocks make needless.
+    let first = round(region, layout, liveness, displaced, BTreeMap::new())?;
+    let confined = confinement::solve(region, layout, liveness, &first.effects);
+    let Lowerer { mut emit, exits, .. } = round(region, layout, liveness, displaced, confined)?;
+    let exits = exits.finish(&mut emit);
+    let blocks = layout.order.iter().map(|start| &region.blocks[start]);
+    let instructions =
+        blocks.map(|block| block.body.len() + usize::from(block.terminator.is_some())).sum();
+    Ok(Lowered { emitter: emit, exits, instructions })
+}
+
+/// Lowers all blocks, given what is `confined` at their starts.
+fn round<'a>(
+    region: &'a Region,
+    layout: &'a Layout,
+    liveness: &'a Liveness,
+    displaced: Displaced,
+    confined: BTreeMap<u64, GprSet>,
+) -> Result<Lowerer<'a>, Refused> {
     let mut emit = Emitter::new();
     let labels = layout.order.iter().map(|&start| (start, emit.label())).collect();
     let exits = Exits::new(&mut emit, displaced);
@@ -92,22 +116,21 @@ pub(crate) fn lower(
         exits,
         labels,
         confined: GprSet::default(),
+        lost: GprSet::default(),
+        effects: BTreeMap::new(),
         info: InstructionInfoFactory::new(),
     };
     lowerer.prologue();
     let mut refused = Refused::new();
-    let mut instructions = 0;
     for (position, start) in layout.order.iter().enumerate() {
-        let block = &region.blocks[start];
-        instructions += block.body.len() + usize::from(block.terminator.is_some());
-        lowerer.block(block, layout.order.get(position + 1).copied(), &mut refused);
+        lowerer.confined = confined.get(start).copied().unwrap_or_default();
+        lowerer.lost = GprSet::default();
+        let next = layout.order.get(position + 1).copied();
+        lowerer.block(&region.blocks[start], next, &mut refused);
+        let effect = BlockEffect { gains: lowerer.confined, loses: lowerer.lost };
+        lowerer.effects.insert(*start, effect);
     }
-    if !refused.is_empty() {
-        return Err(refused);
-    }
-    let Lowerer { mut emit, exits, .. } = lowerer;
-    let exits = exits.finish(&mut emit);
-    Ok(Lowered { emitter: emit, exits, instructions })
+    if refused.is_empty() { Ok(lowerer) } else { Err(refused) }
 }
 
 impl Lowerer<'_> {
@@ -129,7 +152,6 @@ impl Lowerer<'_> {
 
     fn block(&mut self, block: &Block, next: Option<u64>, refused: &mut Refused) {
         self.emit.bind(self.labels[&block.start]);
-        self.confined = GprSet::default();
         let live = self.liveness.in_block(block);
         let around = |i: usize| Live {
             before: live[i],
@@ -191,14 +213,23 @@ impl Lowerer<'_> {
 
     /// Registers the instruction writes are no longer confined.
     fn forget_written(&mut self, instruction: &Instruction) {
+        let mut written_registers = GprSet::default();
         for used in self.info.info(instruction).used_registers() {
             use iced_x86::OpAccess as A;
             let written =
                 matches!(used.access(), A::Write | A::CondWrite | A::ReadWrite | A::ReadCondWrite);
             if written && used.register().is_gpr() {
-                self.confined.remove(used.register());
+                written_registers.insert(used.register());
             }
         }
+        self.confined = self.confined.without(written_registers);
+        self.lost = self.lost.union(written_registers);
+    }
+
+    /// The register is no longer known to be confined.
+    fn lose(&mut self, register: Register) {
+        self.confined.remove(register);
+        self.lost.insert(register);
     }
 
     /// Where a fault of the instruction at `ip` lands while the flags are
@@ -227,7 +258,7 @@ impl Lowerer<'_> {
         self.emit.branch(Code::Jb_rel32_64, guard);
         if protect == Protect::Live {
             self.emit.flags_from_rax();
-            self.confined.remove(Register::RAX);
+            self.lose(Register::RAX);
         }
         if in_place {
             self.confined.insert(register);

@@ -433,7 +433,7 @@ mod tests {
         let exit = End::Exit { ip: 0x1006, kind: ExitKind::Syscall, reason: Unsupported::None };
         assert_eq!(region.blocks[&0x1006].end, exit);
         assert!(region.blocks[&0x1006].is_bare_exit());
-        assert_eq!(region.sources, [0x1000..0x1008]);
+        assert_eq!(region.sources, std::slice::from_ref(&(0x1000..0x1008)));
         assert_eq!(region.instructions, 3);
     }
 
@@ -441,7 +441,7 @@ mod tests {
     fn the_limit_cuts_between_instructions() {
         let region = region_of(&[0xff, 0xc0, 0xff, 0xc9, 0xff, 0xc0, 0x0f, 0x05], 2);
         assert_eq!(region.blocks[&0x1000].end, End::Next(0x1004));
-        assert_eq!(region.sources, [0x1000..0x1004]);
+        assert_eq!(region.sources, std::slice::from_ref(&(0x1000..0x1004)));
     }
 
     #[test]

@@ -126,6 +126,21 @@ pub(crate) fn needs_rex(register: Register) -> bool {
 pub(crate) struct GprSet(u16);
 
 impl GprSet {
+    /// Every register.
+    pub(crate) const ALL: Self = Self(u16::MAX);
+
+    pub(crate) fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    pub(crate) fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     pub(crate) fn insert(&mut self, register: Register) {
         self.0 |= 1 << index(register);
     }

@@ -20,6 +20,11 @@ pub const JOB_PATH: &str = "/ub/job.json";
 /// Name of the virtio-serial port that carries the frames.
 pub const PORT_NAME: &str = "ub.result";
 
+/// What the host answers to [`Frame::End`]. The guest waits for it: a write to
+/// the port returns before QEMU has passed the bytes on, and powering off
+/// would lose them.
+pub const RECEIVED: u8 = b'+';
+
 /// Largest payload of one frame, in bytes. Larger data goes in several.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
 

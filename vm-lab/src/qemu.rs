@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use crate::command;
 use crate::error::{Context, LabError, Result};
 use crate::job::Accelerator;
-use crate::protocol::{Decoder, Frame, PORT_NAME};
+use crate::protocol::{Decoder, Frame, PORT_NAME, RECEIVED};
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -171,15 +171,21 @@ impl Running<'_> {
                     }
                 }
                 Read::End => break,
-                Read::Nothing => {
-                    if let Some(end) = self.ended()? {
-                        return Ok((Some(frames.broken_off()), end));
-                    }
-                }
+                Read::Nothing => match self.ended()? {
+                    // What it sent last may have come after the look at the
+                    // port: read on to the end.
+                    Some(End::Exited(_)) if stream.is_some() => {}
+                    Some(end) => return Ok((Some(frames.broken_off()), end)),
+                    None => {}
+                },
             }
             if Instant::now() >= self.deadline {
                 return Ok((Some(frames.broken_off()), End::TimedOut));
             }
+        }
+        if let (true, Some(stream)) = (frames.complete, &mut stream) {
+            // Fails only when the guest is off already.
+            let _ = io::Write::write_all(stream, &[RECEIVED]);
         }
         let incomplete = (!frames.complete).then(|| frames.broken_off());
         let power_off = self.deadline.min(Instant::now() + POWER_OFF_WAIT);

@@ -73,6 +73,9 @@ bool ub_gate_enter(struct pt_regs *regs, unsigned int nr)
 		return false;
 	}
 	through = ops->enter(regs, nr);
+	/* Before ops_put(): detach must see a thread in one count or the other. */
+	if (through)
+		this_cpu_inc(inside_loop);
 	ops_put();
 	return through;
 }
@@ -93,7 +96,7 @@ long ub_gate_loop(struct pt_regs *regs, unsigned int nr)
 {
 	int next = nr;
 
-	this_cpu_inc(inside_loop);
+	/* Counted in by ub_gate_enter(). */
 	do {
 		/* As do_syscall_x64() does: the number is the user's. */
 		nr = array_index_nospec((unsigned int)next, NR_syscalls);
@@ -132,15 +135,16 @@ static void unpin_when_empty(struct work_struct *work)
 
 int ub_gate_attach(const struct ub_gate_ops *ops)
 {
-	int err = 0;
+	int err = -EBUSY;
 
 	mutex_lock(&attach_lock);
-	if (attached)
-		err = -EBUSY;
-	else
-		err = ub_hook_attach();
-	if (!err)
+	if (!attached) {
+		/* Before the hook: a marked thread that meets no ops loses its mark. */
 		WRITE_ONCE(attached, ops);
+		err = ub_hook_attach();
+		if (err)
+			WRITE_ONCE(attached, NULL);
+	}
 	mutex_unlock(&attach_lock);
 	return err;
 }

@@ -7,10 +7,12 @@
 #include <linux/mm.h>
 #include <linux/rseq.h>
 #include <linux/sched.h>
+#include <linux/sched/mm.h>
 #include <linux/static_call.h>
 #include <linux/task_work.h>
 #include <asm/debugreg.h>
 #include <asm/fsgsbase.h>
+#include <asm/nospec-branch.h>
 #include <asm/processor-flags.h>
 #include <asm/segment.h>
 
@@ -25,10 +27,11 @@
 
 /*
  * Threads with these flags run differently in ways that fragments do not
- * reproduce: rdtsc forbidden, stepping, an uprobe being stepped over.
+ * reproduce: rdtsc forbidden, stepping, an uprobe being stepped over, MSRs of
+ * a KVM guest that are put right on the way to user mode only.
  */
 #define REFUSED_FLAGS (_TIF_NOTSC | _TIF_SINGLESTEP | _TIF_BLOCKSTEP | _TIF_FORCED_TF | \
-		       _TIF_UPROBE)
+		       _TIF_UPROBE | _TIF_USER_RETURN_NOTIFY)
 /*
  * TF: every instruction traps. DF: fragments assume it clear. AC: ring 0 does
  * not check alignment. NT, RF, VM: nobody rides with those.
@@ -71,6 +74,12 @@ int ub_may_ride(struct ub_rider *rider, struct pt_regs *regs)
 	/* FSGSBASE lets the program move it without telling anyone. */
 	fs_base = rdfsbase();
 	if (fs_base < FS_BASE_MIN || fs_base >= TASK_SIZE_MAX)
+		return UB_STOP_CONDITION;
+	/* The kernel would flush branch predictions before user mode. */
+	if (boot_cpu_has(X86_FEATURE_IBPB_EXIT_TO_USER) && this_cpu_read(x86_ibpb_exit_to_user))
+		return UB_STOP_CONDITION;
+	/* That membarrier aborts restartable sequences in whatever runs. */
+	if (atomic_read(&current->mm->membarrier_state) & MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ)
 		return UB_STOP_CONDITION;
 	/* A data breakpoint hit in ring 0 would not be the user's. */
 	if (hw_breakpoint_active())

@@ -13,10 +13,7 @@ struct ub_rider;
 /* The work flags with which a thread does not go (back) to user code. */
 u32 ub_work_mask(void);
 
-/*
- * The conditions that only the thread itself can change, checked before a
- * fragment. Preemptible.
- */
+/* The run conditions. Call with preemption off: some belong to the CPU. */
 int ub_may_ride(struct ub_rider *rider, struct pt_regs *regs);
 /*
  * Does the work that the way back to user mode would do, as far as a ride can

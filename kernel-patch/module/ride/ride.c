@@ -7,7 +7,6 @@
 #include <linux/sched/signal.h>
 #include <linux/timex.h>
 #include <asm/fpu/api.h>
-#include <asm/nospec-branch.h>
 #include <asm/processor-flags.h>
 #include <asm/ptrace.h>
 #include <asm/tsc.h>
@@ -17,7 +16,6 @@
 #include "allowed.h"
 #include "compat/compat.h"
 #include "fragment.h"
-#include "mitigations.h"
 #include "ride/conditions.h"
 #include "ride/ride.h"
 #include "ride/run_fragment.h"
@@ -77,7 +75,7 @@ static int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit 
 {
 	struct ub_fragment *fragment;
 	struct ub_run run;
-	int stop = UB_GO;
+	int stop;
 
 	/*
 	 * Preemption and softirqs off until fpregs_unlock(): the user's vector
@@ -85,13 +83,22 @@ static int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit 
 	 * waits for an RCU grace period).
 	 */
 	fpregs_lock();
-	while (!ub_nothing_pending()) {
-		/* Softirqs run in here. */
+	if (!ub_nothing_pending()) {
+		/* Softirqs run in here, unless they are ksoftirqd's by now. */
 		fpregs_unlock();
 		stop = ub_do_pending_work(regs);
 		if (stop != UB_GO)
 			return stop;
 		fpregs_lock();
+		if (!ub_nothing_pending()) {
+			fpregs_unlock();
+			return UB_STOP_POLL;
+		}
+	}
+	stop = ub_may_ride(rider, regs);
+	if (stop != UB_GO) {
+		fpregs_unlock();
+		return stop;
 	}
 	fragment = ub_fragment_find(rider->space, regs->ip);
 	if (!fragment) {
@@ -106,9 +113,6 @@ static int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit 
 	run.work_flags = &current_thread_info()->flags;
 	run.softirq_pending = ub_softirq_pending();
 	run.poll_mask = ub_work_mask();
-	/* As on the way to user mode: the next instructions are the user's. */
-	if (ub_actions & UB_ACT_CLEAR_BUFFERS)
-		x86_clear_cpu_buffers();
 	ub_run_fragment(&run);
 	/* The bound is the verifier's to prove; this keeps a mistake readable. */
 	if (likely(run.exit_id < fragment->exit_count)) {
@@ -147,17 +151,19 @@ static int next_call(struct ub_rider *rider, struct pt_regs *regs)
 static void report_miss(struct ub_rider *rider, u64 address, u64 from)
 {
 	struct ub_session *session = rider->session;
-	const struct ub_gap_slot *slot;
+	u64 unused;
+	u32 count;
 
-	slot = ub_gaps_count(&rider->space->misses, address, 0, session->config.miss_count);
-	if (slot) {
+	count = ub_gaps_count(&rider->space->misses, address, 0, session->config.miss_count,
+			      &unused);
+	if (count) {
 		struct ub_report report = {
 			.kind = UB_REPORT_MISS,
 			.pid = task_tgid_nr_ns(current, session->pid_namespace),
 			.btc = rider->space->id,
 			.address = address,
 			.from = from,
-			.count = slot->count,
+			.count = count,
 		};
 
 		ub_session_report(session, &report);
@@ -177,9 +183,6 @@ int ub_ride(struct ub_rider *rider, struct pt_regs *regs)
 	for (;;) {
 		struct ub_exit exit;
 
-		stop = ub_may_ride(rider, regs);
-		if (stop != UB_GO)
-			break;
 		stop = run_one(rider, regs, &exit);
 		if (stop == UB_STOP_NO_FRAGMENT) {
 			stop = missed;

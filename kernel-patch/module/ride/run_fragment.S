@@ -58,6 +58,12 @@ SYM_CODE_START(ub_run_fragment)
 	movl	%eax, FRAME_MASK(%rsp)
 	movq	RUN_ENTRY(%rdx), %r11
 
+	/*
+	 * As before returning to user mode: the last kernel data but registers
+	 * and the frame has been read. Changes ZF, so before the flags.
+	 */
+	CLEAR_CPU_BUFFERS
+
 	/* No popf: it could touch IF and IOPL, and it is slow. */
 	movl	pt_regs_flags(%rdi), %eax
 	movl	%eax, %ecx
@@ -97,8 +103,8 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 	movl	%eax, (FRAME_SPILL + 16)(%rsp)
 	ASM_CLAC
 	/* These two may change rax, rcx and rdx. */
-	CLEAR_BRANCH_HISTORY
 	UNTRAIN_RET
+	CLEAR_BRANCH_HISTORY
 
 	movq	FRAME_SIZE(%rsp), %rax		/* run */
 	movq	RUN_REGS(%rax), %rcx

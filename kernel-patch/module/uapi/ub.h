@@ -83,6 +83,7 @@ struct ub_info {
 #define UB_REFUSE_XEN_PV	(1u << 3)	/* Xen PV guest */
 #define UB_REFUSE_NO_SMAP	(1u << 4)	/* SMAP absent or disabled */
 #define UB_REFUSE_NO_FSGSBASE	(1u << 5)	/* FS base not readable by fragments */
+#define UB_REFUSE_DIVIDER	(1u << 6)	/* stale divider results (Zen 1) */
 #define UB_ACT_CLEAR_BUFFERS	(1u << 0)	/* VERW before each fragment */
 #define UB_ACT_CLEAR_BRANCHES	(1u << 1)	/* branch history cleared after each fragment */
 #define UB_ACT_UNTRAIN		(1u << 2)	/* returns untrained after each fragment */

@@ -47,6 +47,10 @@ pub(super) struct Options {
     /// Untimed part before it, in milliseconds
     #[arg(long, default_value_t = 800)]
     pub warmup_ms: u64,
+    /// Longest extension of the untimed part of servers under ub, in
+    /// milliseconds, while translations are still being made
+    #[arg(long, default_value_t = 10_000)]
+    pub settle_ms: u64,
     /// An option for `ub run`; can be repeated
     ///
     /// The default finds hot gaps early and admits long ones, as the whole demo
@@ -142,6 +146,7 @@ impl Options {
             rounds: if guest.smoke { 1 } else { self.rounds },
             timed_ms: self.timed_ms / divisor,
             warmup_ms: self.warmup_ms / divisor,
+            settle_ms: self.settle_ms,
             operations: (1000, 20_000_000),
             ub_options: self.ub_options.clone(),
             programs: Programs {

@@ -209,6 +209,36 @@ impl Running {
         read_session(&path).map(Some)
     }
 
+    /// Repeats `load` until it causes no more translations, or `limit` is over.
+    /// Does nothing for a program that is not being translated.
+    pub(super) fn settle(
+        &mut self,
+        how: How,
+        limit: Duration,
+        mut load: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        if how != How::Ub {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let mut before = self.translations()?;
+        while start.elapsed() < limit {
+            load()?;
+            let now = self.translations()?;
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        Ok(())
+    }
+
+    /// Translations attempted so far.
+    fn translations(&mut self) -> Result<Option<u64>> {
+        let session = self.session_so_far()?;
+        Ok(session.and_then(|session| session.report["translations"]["attempted"].as_u64()))
+    }
+
     /// The ended session, counted from the state `earlier`, from which on it
     /// served `operations`; `None` for a native start.
     ///

@@ -29,6 +29,9 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount) -> Result<S
     if amount.warmup > Duration::ZERO {
         load(launcher, address, amount.warmup, &mut faults)?;
     }
+    server.settle(how, Duration::from_millis(launcher.plan().settle_ms), || {
+        load(launcher, address, amount.warmup, &mut faults).map(drop)
+    })?;
     let earlier = server.session_so_far()?;
     let timed = load(launcher, address, amount.timed, &mut faults)?;
     let mut digest = Digest::default();

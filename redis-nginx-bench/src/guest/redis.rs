@@ -48,6 +48,9 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount, test: Test)
     if amount.warmup > Duration::ZERO {
         benchmark(amount.warmup_operations)?;
     }
+    server.settle(how, Duration::from_millis(plan.settle_ms), || {
+        benchmark(amount.warmup_operations).map(drop)
+    })?;
     let earlier = server.session_so_far()?;
     let rate = output::redis_benchmark(&benchmark(amount.operations)?, test.names().1)?;
 

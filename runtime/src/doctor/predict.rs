@@ -27,30 +27,26 @@ impl Facts {
     #[must_use]
     pub fn expects(&self, refusal: Refusal) -> bool {
         let retbleed = self.said("retbleed");
-        let rstack = self.said("spec_rstack_overflow");
+        let spectre_v2 = self.said("spectre_v2");
         match refusal {
-            Refusal::Untrain => {
-                retbleed.contains("untrained return thunk")
-                    || rstack.contains("Mitigation: Safe RET")
-            }
-            Refusal::EntryIbpb => {
-                retbleed.starts_with("Mitigation: IBPB")
-                    || (rstack.starts_with("Mitigation: IBPB") && !rstack.contains("VMEXIT only"))
-            }
             Refusal::LegacyIbrs => {
                 retbleed.starts_with("Mitigation: IBRS")
-                    || self.said("spectre_v2").starts_with("Mitigation: IBRS")
+                    || spectre_v2.starts_with("Mitigation: IBRS")
             }
+            Refusal::BranchHistory => spectre_v2.contains("BHI: BHI_DIS_S"),
+            Refusal::CallDepth => retbleed.contains("Stuffing"),
             Refusal::XenPv => self.xen_guest_type.as_deref() == Some("PV"),
             Refusal::NoSmap => !self.cpu.has("smap"),
             Refusal::NoFsgsbase => !self.cpu.has("fsgsbase"),
-            Refusal::CallDepth => retbleed.contains("Stuffing"),
+            Refusal::Divider => self.cpu.bugs.iter().any(|bug| bug == "div0"),
         }
     }
 
     /// Whether the module is expected to do this around fragments.
     #[must_use]
     pub fn expects_action(&self, action: Action) -> bool {
+        let retbleed = self.said("retbleed");
+        let rstack = self.said("spec_rstack_overflow");
         match action {
             Action::ClearBuffers => {
                 ["mds", "tsx_async_abort", "mmio_stale_data", "reg_file_data_sampling"]
@@ -58,6 +54,14 @@ impl Facts {
                     .any(|name| self.said(name).starts_with("Mitigation: Clear CPU buffers"))
             }
             Action::ClearBranches => self.said("spectre_v2").contains("BHI: SW loop"),
+            Action::Untrain => {
+                retbleed.contains("untrained return thunk")
+                    || rstack.contains("Mitigation: Safe RET")
+            }
+            Action::Ibpb => {
+                retbleed.starts_with("Mitigation: IBPB")
+                    || (rstack.starts_with("Mitigation: IBPB") && !rstack.contains("VMEXIT only"))
+            }
         }
     }
 }
@@ -71,6 +75,7 @@ mod tests {
             cpu: CpuInfo {
                 model: String::new(),
                 flags: vec!["smap".to_owned(), "fsgsbase".to_owned()],
+                bugs: Vec::new(),
             },
             mitigations: BTreeMap::from([(vulnerability.to_owned(), text.to_owned())]),
             xen_guest_type: None,
@@ -88,7 +93,7 @@ mod tests {
         let cases: [(&str, &str, &[&str]); 12] = [
             ("retbleed", "Not affected", &[]),
             ("retbleed", "Mitigation: untrained return thunk; SMT disabled", &["untrain"]),
-            ("retbleed", "Mitigation: IBPB", &["entry_ibpb"]),
+            ("retbleed", "Mitigation: IBPB", &["ibpb"]),
             ("retbleed", "Mitigation: IBRS", &["legacy_ibrs"]),
             ("retbleed", "Mitigation: Enhanced IBRS", &[]),
             ("retbleed", "Mitigation: Stuffing", &["call_depth"]),
@@ -100,7 +105,11 @@ mod tests {
                 "Mitigation: Retpolines; BHI: SW loop, KVM: SW loop",
                 &["clear_branches"],
             ),
-            ("spectre_v2", "Mitigation: Enhanced / Automatic IBRS; BHI: BHI_DIS_S", &[]),
+            (
+                "spectre_v2",
+                "Mitigation: Enhanced / Automatic IBRS; BHI: BHI_DIS_S",
+                &["branch_history"],
+            ),
             ("mds", "Mitigation: Clear CPU buffers; SMT vulnerable", &["clear_buffers"]),
         ];
         for (name, text, names) in cases {
@@ -112,7 +121,8 @@ mod tests {
     fn missing_features_and_xen_are_seen() {
         let mut facts = facts("mds", "Not affected");
         facts.cpu.flags.clear();
+        facts.cpu.bugs.push("div0".to_owned());
         facts.xen_guest_type = Some("PV".to_owned());
-        assert_eq!(expected(&facts), ["xen_pv", "no_smap", "no_fsgsbase"]);
+        assert_eq!(expected(&facts), ["xen_pv", "no_smap", "no_fsgsbase", "divider"]);
     }
 }

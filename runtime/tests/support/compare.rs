@@ -41,7 +41,7 @@ compare() {
 	local name=$1; shift
 	echo "ub test: $name" >/dev/kmsg
 	once $name.native 0020 "$@"
-	once $name.ridden 1000 ub run --require --report $name.json --log $name.log -v -- "$@"
+	once $name.ridden 0600 ub run --require --report $name.json --log $name.log -v -- "$@"
 	await_report $name.json
 }
 "#;
@@ -66,11 +66,7 @@ pub struct Run {
 impl Run {
     fn read(outcome: &Outcome, name: &str) -> Self {
         let read = |suffix: &str| result(outcome, &format!("{name}.{suffix}"));
-        Self {
-            status: read("status").trim().to_owned(),
-            stdout: read("out"),
-            stderr: read("err"),
-        }
+        Self { status: read("status").trim().to_owned(), stdout: read("out"), stderr: read("err") }
     }
 }
 
@@ -79,7 +75,8 @@ impl Comparison {
     /// if nothing is.
     pub fn complaints(&self, native: &Run, ridden: &Run, report: &Value) -> Vec<String> {
         let mut wrong = Vec::new();
-        if native.status.is_empty() || native.stdout.contains("FAILED") || !native.stderr.is_empty() {
+        if native.status.is_empty() || native.stdout.contains("FAILED") || !native.stderr.is_empty()
+        {
             wrong.push(format!("does not work natively: {native:?}"));
         }
         if native.status != ridden.status {
@@ -130,16 +127,20 @@ pub fn check(comparisons: &[Comparison], outcome: &Outcome) {
         let name = comparison.name;
         let native = Run::read(outcome, &format!("{name}.native"));
         let ridden = Run::read(outcome, &format!("{name}.ridden"));
-        let mut report = serde_json::from_str(&result(outcome, &format!("{name}.json")))
-            .unwrap_or(Value::Null);
+        let mut report =
+            serde_json::from_str(&result(outcome, &format!("{name}.json"))).unwrap_or(Value::Null);
         let wrong = comparison.complaints(&native, &ridden, &report);
         if !wrong.is_empty() {
             // Known, and too long to be read.
             report.as_object_mut().and_then(|report| report.remove("environment"));
             let log = result(outcome, &format!("{name}.log"));
             let log: Vec<_> = log.lines().rev().take(5).collect();
-            writeln!(message, "{name}:\n  {}\n  report {report}\n  log {log:?}", wrong.join("\n  "))
-                .expect("strings take any text");
+            writeln!(
+                message,
+                "{name}:\n  {}\n  report {report}\n  log {log:?}",
+                wrong.join("\n  ")
+            )
+            .expect("strings take any text");
         }
     }
     assert!(

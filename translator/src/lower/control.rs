@@ -87,6 +87,7 @@ impl Lowerer<'_> {
         // These reach only a few bytes, so they hop over a jump.
         if !jumps_when_zero {
             self.emit.lea(Register::RCX, memory(Register::RCX, -1));
+            self.lose(Register::RCX);
         }
         let (zero, other) = if jumps_when_zero { (taken, straight) } else { (straight, taken) };
         let hop = self.emit.label();
@@ -139,6 +140,7 @@ impl Lowerer<'_> {
             return Ok(());
         };
         self.emit.store(frame_field(SPILL_RCX), rcx);
+        self.lose(rcx);
         let mut hits = Vec::with_capacity(targets.len());
         for &target in targets {
             let hit = self.emit.label();

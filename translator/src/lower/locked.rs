@@ -26,7 +26,7 @@ impl Lowerer<'_> {
         let protect = if around { Protect::InSlot } else { Protect::Dead };
         if around {
             self.emit.flags_to_slot();
-            self.confined.remove(Register::RAX);
+            self.lose(Register::RAX);
         }
         let place = self.place(&instruction, protect, true)?;
         let size = operand_size(&instruction)?;
@@ -49,7 +49,7 @@ impl Lowerer<'_> {
         self.emit.faulting(rewritten.instruction, landing);
         if around {
             self.emit.flags_from_slot();
-            self.confined.remove(Register::RAX);
+            self.lose(Register::RAX);
         }
         Ok(())
     }

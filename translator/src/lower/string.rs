@@ -21,7 +21,7 @@ impl Lowerer<'_> {
             if around { (Saved::InSlot, Protect::InSlot) } else { (Saved::No, Protect::Dead) };
         if around {
             self.emit.flags_to_slot();
-            self.confined.remove(Register::RAX);
+            self.lose(Register::RAX);
         }
         for (kind, register) in
             [(OpKind::MemorySegRSI, Register::RSI), (OpKind::MemoryESRDI, Register::RDI)]
@@ -43,6 +43,7 @@ impl Lowerer<'_> {
         self.emit.faulting(instruction, landing);
         if around {
             self.emit.flags_from_slot();
+            self.lose(Register::RAX);
         }
     }
 }

@@ -1,16 +1,21 @@
 //! The way to the host.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ub_vm_lab::protocol::{Frame, PORT_NAME};
+use nix::poll::{PollFd, PollFlags, poll};
+use ub_vm_lab::protocol::{Frame, PORT_NAME, RECEIVED};
 
 /// How long to wait for the port to appear after its drivers were loaded.
 const PORT_WAIT: Duration = Duration::from_secs(30);
+
+/// How long the host may take to read what was sent, in milliseconds.
+const RECEIPT_WAIT: u16 = 30_000;
 
 /// Sends frames; shared by the threads that read the command's output.
 pub struct Reporter {
@@ -37,6 +42,7 @@ impl Reporter {
             thread::sleep(Duration::from_millis(5));
         };
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .open(&path)
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -60,14 +66,30 @@ impl Reporter {
         }
     }
 
-    /// Sends the last frame.
+    /// Sends the last frame and waits until the host has received it.
     pub fn finish(self) -> Result<(), String> {
         let sent = self.lock().sent;
         self.send(&Frame::End(sent));
-        match self.lock().error.take() {
+        let mut port = self.lock();
+        match port.error.take() {
             Some(error) => Err(format!("sending the results: {error}")),
-            None => Ok(()),
+            None => port.await_receipt(),
         }
+    }
+}
+
+impl Port {
+    fn await_receipt(&mut self) -> Result<(), String> {
+        let failed = |why: String| format!("waiting for the host to receive the results: {why}");
+        let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, RECEIPT_WAIT) {
+            Ok(0) => return Err(failed("no answer".into())),
+            Ok(_) => {}
+            Err(error) => return Err(failed(error.to_string())),
+        }
+        let mut answer = [0];
+        self.file.read_exact(&mut answer).map_err(|error| failed(error.to_string()))?;
+        if answer == [RECEIVED] { Ok(()) } else { Err(failed(format!("answer {answer:?}"))) }
     }
 }
 
