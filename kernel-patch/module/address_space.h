@@ -41,7 +41,7 @@ struct ub_space {
 	struct hlist_head buckets[1 << UB_SPACE_BUCKET_BITS];
 
 	struct ub_gaps gaps;		/* by resume address */
-	struct ub_gaps misses;		/* by untranslated address */
+	struct ub_gaps misses;		/* by address a fragment was left for, and branch */
 };
 
 /* The calling thread's address space in this session, or NULL. Sleeps. */

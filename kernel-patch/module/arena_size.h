@@ -3,6 +3,6 @@
 #define UB_ARENA_SIZE_H
 
 /* For all sessions together. */
-#define UB_ARENA_BYTES (4 << 20)
+#define UB_ARENA_BYTES (8 << 20)
 
 #endif

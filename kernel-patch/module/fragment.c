@@ -78,7 +78,6 @@ static void retire(struct ub_space *space, struct ub_fragment *fragment)
 	hlist_del_rcu(&fragment->in_bucket);
 	list_del(&fragment->in_space);
 	ub_gaps_forget(&space->gaps, fragment->entry);
-	ub_gaps_forget(&space->misses, fragment->entry);
 
 	spin_lock_irqsave(&session->lock, flags);
 	session->fragments--;

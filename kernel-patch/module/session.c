@@ -8,10 +8,10 @@
 
 #define DEFAULT_HOT_COUNT 64
 #define DEFAULT_GAP_MAX_NS (1000 * 1000)
-#define DEFAULT_MISS_COUNT 8
+#define DEFAULT_MISS_COUNT 4
 #define DEFAULT_MAX_FRAGMENTS 4096
-/* Half of what all sessions share. */
-#define DEFAULT_MAX_ARENA_BYTES (2u << 20)
+/* Three quarters of what all sessions share. */
+#define DEFAULT_MAX_ARENA_BYTES (6u << 20)
 /* A retirement looks at all of them with interrupts off. */
 #define LIMIT_MAX_FRAGMENTS 16384
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/bitops.h>
 #include <linux/bottom_half.h>
 #include <linux/errno.h>
 #include <linux/nospec.h>
@@ -148,14 +149,16 @@ static int next_call(struct ub_rider *rider, struct pt_regs *regs)
 	return nr;
 }
 
-static void report_miss(struct ub_rider *rider, u64 address, u64 from)
+/* A fragment was left for address, by the indirect branch at from or, if 0, a direct one. */
+static void count_miss(struct ub_rider *rider, u64 address, u64 from)
 {
 	struct ub_session *session = rider->session;
 	u64 unused;
 	u32 count;
 
-	count = ub_gaps_count(&rider->space->misses, address, 0, session->config.miss_count,
-			      &unused);
+	/* One counter per edge; that two edges share one is unlikely and harmless. */
+	count = ub_gaps_count(&rider->space->misses, address ^ rol64(from, 23), 0,
+			      session->config.miss_count, &unused);
 	if (count) {
 		struct ub_report report = {
 			.kind = UB_REPORT_MISS,
@@ -173,7 +176,6 @@ static void report_miss(struct ub_rider *rider, u64 address, u64 from)
 int ub_ride(struct ub_rider *rider, struct pt_regs *regs)
 {
 	bool in_gap = true;	/* no user instruction since the call */
-	u64 branch = 0;
 	int stop, missed = UB_STOP_NO_FRAGMENT;
 
 	if (must_restart(regs)) {
@@ -186,8 +188,8 @@ int ub_ride(struct ub_rider *rider, struct pt_regs *regs)
 		stop = run_one(rider, regs, &exit);
 		if (stop == UB_STOP_NO_FRAGMENT) {
 			stop = missed;
-			if (!in_gap)
-				report_miss(rider, regs->ip, branch);
+			if (missed == UB_STOP_BRANCH_MISS)
+				count_miss(rider, regs->ip, 0);
 		}
 		if (stop != UB_GO)
 			break;
@@ -207,11 +209,10 @@ int ub_ride(struct ub_rider *rider, struct pt_regs *regs)
 		}
 		case UB_EXIT_BRANCH:
 			missed = UB_STOP_BRANCH_MISS;
-			branch = 0;
 			continue;
 		case UB_EXIT_INDIRECT:
 			missed = UB_STOP_INDIRECT_MISS;
-			branch = exit.user_ip;
+			count_miss(rider, regs->ip, exit.user_ip);
 			continue;
 		case UB_EXIT_POLL:
 			continue;

@@ -93,7 +93,7 @@ struct ub_session_config {
 	__u32 abi_version;
 	__u32 hot_count;		/* passages after which a gap is hot; 0: default */
 	__u64 gap_max_ns;		/* longer gaps do not count; 0: default */
-	__u32 miss_count;		/* misses at an address before it is reported; 0: default */
+	__u32 miss_count;		/* times a fragment is left for an address before that is reported; 0: default */
 	__u32 max_fragments;		/* 0: default */
 	__u64 max_arena_bytes;		/* 0: default */
 	__u32 flags;			/* zero */
@@ -168,7 +168,12 @@ struct ub_stats {
 
 enum ub_report_kind {
 	UB_REPORT_HOT_GAP = 1,		/* address: resume address of a hot gap */
-	UB_REPORT_MISS = 2,		/* address: untranslated target; from: the branch or 0 */
+	/*
+	 * A fragment is often left for address. from: the indirect branch that
+	 * goes there, whether or not there is a fragment at address; or 0:
+	 * a direct branch, and there is none.
+	 */
+	UB_REPORT_MISS = 2,
 	UB_REPORT_BTC_GONE = 3,		/* the address space ended */
 	UB_REPORT_RETIRED = 4,		/* sources in [address, from) changed */
 };

@@ -420,14 +420,18 @@ static uint64_t random_below(uint64_t limit)
 	return (state >> 8) % limit;
 }
 
+/* All that requests point to and that may be overwritten at random. */
+#define SCRATCH_BYTES (1 << 20)
+static unsigned char *scratch;
+
 /* Values at which mistakes are made: limits, pointers of all kinds, noise. */
-static uint64_t random_value(const struct victim *victim, const struct fragment *fragment)
+static uint64_t random_value(const struct victim *victim)
 {
 	const uint64_t values[] = {
 		0, 1, 2, 16, 4096, 65536, UINT32_MAX, INT64_MAX, UINT64_MAX, 1ull << 63,
-		0x7fffffffffff, 0x7fffffffeff0, 0xffff888000000000, 0xffffffff81000000,
-		victim->btc, victim->gap, victim->sequence, (uint64_t)fragment->code,
-		(uint64_t)fragment->exits, (uint64_t)fragment->sources,
+		0x7fffffffffff, 0xffff888000000000, 0xffffffff81000000, victim->btc, victim->gap,
+		victim->sequence, (uint64_t)scratch, (uint64_t)scratch + 1,
+		(uint64_t)scratch + SCRATCH_BYTES - 8,
 	};
 	size_t count = sizeof(values) / sizeof(values[0]);
 	uint64_t which = random_below(count + 1);
@@ -444,40 +448,39 @@ static void spoil(void *bytes, size_t size, uint64_t value)
 }
 
 /*
- * A good request with up to three pieces spoiled. Never the code itself: what
- * it does is the verifier's to check, so that a wrong one may do anything.
+ * A good request with up to three pieces spoiled. What a fragment does is for
+ * the verifier to check, so a spoiled one may do anything once it runs: it
+ * never stands for an address that the victim executes.
  */
 static void random_install(const struct victim *victim)
 {
-	struct fragment fragment;
+	struct fragment *fragment = (struct fragment *)scratch;
+	uint64_t spoiled = random_below(4);
 
-	make_fragment(&fragment, victim);
-	for (uint64_t i = random_below(4); i > 0; i--) {
-		uint64_t value = random_value(victim, &fragment);
+	make_fragment(fragment, victim);
+	for (uint64_t i = 0; i < spoiled; i++) {
+		uint64_t value = random_value(victim);
 
 		switch (random_below(6)) {
 		case 0:
-			spoil(fragment.exits, sizeof(fragment.exits), value);
+			spoil(fragment->exits, sizeof(fragment->exits), value);
 			break;
 		case 1:
-			spoil(fragment.fixups, sizeof(fragment.fixups), value);
+			spoil(fragment->fixups, sizeof(fragment->fixups), value);
 			break;
 		case 2:
-			spoil(fragment.sources, sizeof(fragment.sources), value);
+			spoil(fragment->sources, sizeof(fragment->sources), value);
+			break;
+		case 3:
+			spoil(fragment->relocations, sizeof(fragment->relocations), value);
 			break;
 		default:
-			spoil(&fragment.request, sizeof(fragment.request), value);
+			spoil(&fragment->request, sizeof(fragment->request), value);
 		}
 	}
-	/* Nobody may enter elsewhere, or with other code. */
-	if (fragment.request.code == (uint64_t)fragment.code &&
-	    fragment.request.code_length == 22 && fragment.relocations[0] == 18)
-		ioctl(victim->session, UB_IOC_INSTALL, &fragment.request);
-	else if (fragment.request.code != (uint64_t)fragment.code) {
-		/* Code from elsewhere, at an address that nobody executes. */
-		fragment.request.entry = 0x1000;
-		ioctl(victim->session, UB_IOC_INSTALL, &fragment.request);
-	}
+	if (spoiled && fragment->request.entry == victim->gap)
+		fragment->request.entry = 0x1000;
+	ioctl(victim->session, UB_IOC_INSTALL, &fragment->request);
 }
 
 static void random_request(const struct victim *victim)
@@ -485,33 +488,31 @@ static void random_request(const struct victim *victim)
 	static const unsigned long numbers[] = {
 		UB_IOC_INFO, UB_IOC_SESSION_CREATE, UB_IOC_READ_CODE, UB_IOC_RETIRE, UB_IOC_STATS,
 	};
-	static unsigned char buffer[256];
-	struct fragment fragment;
 	unsigned long number = numbers[random_below(sizeof(numbers) / sizeof(numbers[0]))];
+	uint64_t argument = (uint64_t)scratch;
 
-	make_fragment(&fragment, victim);
-	for (size_t i = 0; i < sizeof(buffer) / 8; i++)
-		((uint64_t *)buffer)[i] = random_value(victim, &fragment);
+	for (int i = 0; i < 8; i++)
+		((uint64_t *)scratch)[i] = random_value(victim);
 	if (number == UB_IOC_READ_CODE && random_below(2)) {
-		struct ub_read_code *request = (void *)buffer;
+		struct ub_read_code *request = (void *)scratch;
 
 		request->btc = victim->btc;
-		/* Where it would do no harm if it were written. */
-		if (random_below(2))
-			request->buffer = (uint64_t)buffer + 128;
-		request->length %= 256;
+		request->address = victim->gap;
 	}
 	if (random_below(8) == 0)
 		number ^= 1ul << random_below(32);
 	if (random_below(8) == 0)
-		ioctl(victim->session, number, random_value(victim, &fragment));
-	else
-		ioctl(victim->session, number, buffer);
+		argument = random_value(victim);
+	/* By chance it could be one that runs, or that enrols this process. */
+	if (number != UB_IOC_INSTALL && number != UB_IOC_ENROLL)
+		ioctl(victim->session, number, argument);
 }
 
 static void random_requests(struct victim *victim, long count)
 {
 	printf("random: seed %lx\n", state);
+	scratch = mmap(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
 	for (long i = 0; i < count; i++) {
 		if (random_below(3) == 0)
 			random_install(victim);

@@ -1,10 +1,9 @@
 # What `ub run` and the kernel say when something cannot be. Each case leaves
 # its name, exit status, standard output and standard error.
 cd /results
-printf 'no program' >/tmp/not-elf
-cp /tmp/not-elf /tmp/not-executable
-cp /tmp/not-elf /tmp/short-elf
+printf 'exit 3\n' >/tmp/not-elf
 printf '\177ELF' >/tmp/short-elf
+cp /tmp/not-elf /tmp/not-executable
 chmod 755 /tmp/not-elf /tmp/short-elf
 chmod 644 /tmp/not-executable
 
@@ -16,15 +15,21 @@ try() { # NAME COMMAND...
 	echo $status >$name.status
 }
 
+cannot_be_executed() { # PREFIX COMMAND...
+	local prefix=$1
+	shift
+	try $prefix-not-elf "$@" /tmp/not-elf
+	try $prefix-short-elf "$@" /tmp/short-elf
+	try $prefix-missing "$@" /tmp/missing
+	try $prefix-missing-in-path "$@" missing-program
+	try $prefix-not-executable "$@" /tmp/not-executable
+	try $prefix-folder "$@" /tmp
+}
+
 commands() { # PREFIX
 	try $1-program ub run -- sh -c 'echo hello; exit 7'
 	try $1-required ub run --require -- sh -c 'echo hello; exit 7'
-	try $1-not-elf ub run -- /tmp/not-elf
-	try $1-short-elf ub run -- /tmp/short-elf
-	try $1-missing ub run -- /tmp/missing
-	try $1-missing-in-path ub run -- missing-program
-	try $1-not-executable ub run -- /tmp/not-executable
-	try $1-folder ub run -- /tmp
+	cannot_be_executed $1 ub run --
 	try $1-killed ub run -- sh -c 'kill -9 $$'
 }
 
@@ -32,6 +37,7 @@ nobody() {
 	setpriv --reuid 65534 --regid 65534 --clear-groups "$@"
 }
 
+cannot_be_executed env env
 commands absent
 try other-kernel module load /other/ub_gate.ko
 try gate-missing module load /ub/modules/ub.ko
