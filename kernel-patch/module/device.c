@@ -34,7 +34,7 @@ static long get_info(void __user *to)
 		.abi_version = UB_ABI_VERSION,
 		.refusals = ub_refusals,
 		.actions = ub_actions,
-		.poll_mask = ub_work_mask(),
+		.poll_mask = UB_WORK_MASK,
 		.arena_bytes = ub_arena_size(),
 		.arena_free = ub_arena_available(),
 		.max_code_bytes = UB_MAX_CODE_BYTES,

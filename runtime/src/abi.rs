@@ -122,9 +122,9 @@ uapi_struct! {
     struct ub_info = Info {
         /// The module's [`ABI_VERSION`].
         abi_version: u32,
-        /// [`Refusals`]: why no ride happens on this CPU.
+        /// [`Refusal`] bits: why no ride happens on this CPU.
         refusals: u32,
-        /// [`Actions`]: what is done around a fragment.
+        /// [`Action`] bits: what is done around a fragment.
         actions: u32,
         /// Work flags that end a ride.
         poll_mask: u32,

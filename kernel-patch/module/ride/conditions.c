@@ -3,7 +3,6 @@
  * The run conditions. What user mode would have noticed must end the ride
  * before the next user instruction; each check names what would go wrong.
  */
-#include <linux/entry-common.h>
 #include <linux/mm.h>
 #include <linux/rseq.h>
 #include <linux/sched.h>
@@ -41,17 +40,6 @@
 
 typedef void rseq_resume_fn(struct ksignal *, struct pt_regs *);
 DEFINE_STATIC_CALL_NULL(ub_rseq_resume, *(rseq_resume_fn *)NULL);
-
-u32 ub_work_mask(void)
-{
-	return EXIT_TO_USER_MODE_WORK;
-}
-
-bool ub_no_syscall_work(void)
-{
-	/* seccomp, ptrace, audit, tracepoints, user dispatch: all or nothing. */
-	return !READ_ONCE(current_thread_info()->syscall_work);
-}
 
 int ub_may_ride(struct ub_rider *rider, struct pt_regs *regs)
 {
@@ -112,7 +100,7 @@ static int notify_resume(struct pt_regs *regs)
 
 int ub_do_pending_work(struct pt_regs *regs)
 {
-	unsigned long work = read_thread_flags() & ub_work_mask();
+	unsigned long work = read_thread_flags() & UB_WORK_MASK;
 
 	/* As exit_to_user_mode_loop() does, in its order. */
 	if (work & _TIF_NEED_RESCHED)
@@ -122,11 +110,6 @@ int ub_do_pending_work(struct pt_regs *regs)
 	if (work & _TIF_NOTIFY_RESUME)
 		return notify_resume(regs);
 	return UB_GO;
-}
-
-bool ub_nothing_pending(void)
-{
-	return !(read_thread_flags() & ub_work_mask()) && !local_softirq_pending();
 }
 
 int ub_conditions_init(void)

@@ -2,6 +2,9 @@
 #ifndef UB_CONDITIONS_H
 #define UB_CONDITIONS_H
 
+#include <linux/entry-common.h>
+#include <linux/interrupt.h>
+#include <linux/thread_info.h>
 #include <linux/types.h>
 
 struct pt_regs;
@@ -11,7 +14,7 @@ struct ub_rider;
 #define UB_GO (-1)
 
 /* The work flags with which a thread does not go (back) to user code. */
-u32 ub_work_mask(void);
+#define UB_WORK_MASK ((u32)EXIT_TO_USER_MODE_WORK)
 
 /* The run conditions. Call with preemption off: some belong to the CPU. */
 int ub_may_ride(struct ub_rider *rider, struct pt_regs *regs);
@@ -24,9 +27,19 @@ int ub_do_pending_work(struct pt_regs *regs);
  * The last look, with preemption and softirqs off: true if nothing is pending and
  * the fragment may be entered.
  */
-bool ub_nothing_pending(void);
-/* Whether a system call may be made in a ride right now. */
-bool ub_no_syscall_work(void);
+static inline bool ub_nothing_pending(void)
+{
+	return !(read_thread_flags() & UB_WORK_MASK) && !local_softirq_pending();
+}
+
+/*
+ * Whether a system call may be made in a ride right now: no seccomp, ptrace,
+ * audit, tracepoints or user dispatch.
+ */
+static inline bool ub_no_syscall_work(void)
+{
+	return !READ_ONCE(current_thread_info()->syscall_work);
+}
 
 int ub_conditions_init(void);
 

@@ -68,6 +68,36 @@ static unsigned long flags_after(unsigned long before, u32 out)
 	return (before & ~ARITHMETIC_FLAGS) | flags;
 }
 
+/* Runs the fragment and brings regs up to date. */
+static struct ub_exit enter(const struct ub_fragment *fragment, struct pt_regs *regs)
+{
+	struct ub_run run = {
+		.regs = regs,
+		.entry = fragment->code,
+		.work_flags = &current_thread_info()->flags,
+		.softirq_pending = ub_softirq_pending(),
+		.poll_mask = UB_WORK_MASK,
+		/* Written by run_fragment.S. */
+		.exit_id = 0,
+		.target = 0,
+		.flags_out = 0,
+	};
+	struct ub_exit exit;
+
+	ub_run_fragment(&run);
+	/* The bound is the verifier's to prove; this keeps a mistake readable. */
+	if (likely(run.exit_id < fragment->exit_count))
+		exit = fragment->exits[array_index_nospec(run.exit_id, fragment->exit_count)];
+	else
+		exit = (struct ub_exit){ .kind = UB_EXIT_GUARD, .user_ip = fragment->entry };
+
+	regs->flags = flags_after(regs->flags, run.flags_out);
+	regs->ip = exit.kind == UB_EXIT_INDIRECT ? run.target : exit.user_ip;
+	/* We are no longer in a system call: nothing to restart. */
+	regs->orig_ax = -1;
+	return exit;
+}
+
 /*
  * Finds the fragment at regs->ip and runs it. On UB_GO *exit says how it was
  * left and regs are the user's there. Otherwise nothing happened.
@@ -75,7 +105,6 @@ static unsigned long flags_after(unsigned long before, u32 out)
 static int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit *exit)
 {
 	struct ub_fragment *fragment;
-	struct ub_run run;
 	int stop;
 
 	/*
@@ -109,25 +138,8 @@ static int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit 
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
 		switch_fpu_return();
 
-	run.regs = regs;
-	run.entry = fragment->code;
-	run.work_flags = &current_thread_info()->flags;
-	run.softirq_pending = ub_softirq_pending();
-	run.poll_mask = ub_work_mask();
-	ub_run_fragment(&run);
-	/* The bound is the verifier's to prove; this keeps a mistake readable. */
-	if (likely(run.exit_id < fragment->exit_count)) {
-		*exit = fragment->exits[array_index_nospec(run.exit_id, fragment->exit_count)];
-	} else {
-		exit->kind = UB_EXIT_GUARD;
-		exit->user_ip = fragment->entry;
-	}
+	*exit = enter(fragment, regs);
 	fpregs_unlock();
-
-	regs->flags = flags_after(regs->flags, run.flags_out);
-	regs->ip = exit->kind == UB_EXIT_INDIRECT ? run.target : exit->user_ip;
-	/* We are no longer in a system call: nothing to restart. */
-	regs->orig_ax = -1;
 	rider->counters.fragments_run++;
 	return UB_GO;
 }

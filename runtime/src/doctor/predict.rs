@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::abi::{Action, Refusal};
 use crate::host::CpuInfo;
 
-/// What this machine tells; made by [`Facts::gather`] or by a test.
+/// What this machine tells; gathered by [`Diagnosis::make`](super::Diagnosis::make) or by a test.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     /// The processor.

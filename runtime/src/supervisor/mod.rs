@@ -11,7 +11,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,9 @@ pub struct Supervisor<K, P> {
     spaces: HashMap<Btc, AddressSpace>,
     counters: Counters,
     room: Room,
+    /// Entries to translate again with better predictions once no report
+    /// waits, each with a process to read data from.
+    rebuilds: BTreeMap<(Btc, u64), u32>,
 }
 
 impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
@@ -52,6 +55,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             spaces: HashMap::new(),
             counters: Counters::default(),
             room: Room::default(),
+            rebuilds: BTreeMap::new(),
         }
     }
 
@@ -78,15 +82,28 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             for report in &reports {
                 self.handle(report);
             }
+            // Code without any fragment comes first. Waiting also lets one
+            // translation serve several newly learned targets.
+            let rebuilt = reading == Reading::Empty && self.rebuild_one();
             // See CodeCache: bytes are trusted for one batch only.
             for space in self.spaces.values_mut() {
                 space.code.clear();
             }
-            if reading != Reading::Some {
+            if reading != Reading::Some && !rebuilt {
                 return Ok(reading);
             }
         }
         Ok(Reading::Some)
+    }
+
+    /// Translates one entry again; false if none waits.
+    fn rebuild_one(&mut self) -> bool {
+        let Some(((btc, entry), pid)) = self.rebuilds.pop_first() else { return false };
+        // It may have been retired, or its address space may have ended.
+        if self.spaces.get(&btc).is_some_and(|space| space.has(entry)) {
+            self.translate(btc, entry, pid);
+        }
+        true
     }
 
     /// Handles one report.
@@ -97,10 +114,11 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         match ReportKind::from_number(report.kind) {
             Some(ReportKind::HotGap) => self.extend(btc, report.address, report.pid),
             Some(ReportKind::Miss) => {
-                if report.from != 0 {
-                    self.space(btc).learn(report.from, report.address);
+                if report.from == 0 {
+                    self.extend(btc, report.address, report.pid);
+                } else {
+                    self.edge(btc, report.from, report.address, report.pid);
                 }
-                self.extend(btc, report.address, report.pid);
             }
             Some(ReportKind::BtcGone) => {
                 self.spaces.remove(&btc);
@@ -132,6 +150,19 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         space
     }
 
+    /// Fragments are often left at the indirect branch `site` for `target`:
+    /// makes sure that there is a fragment, and that those which contain the
+    /// branch go on to it by themselves.
+    fn edge(&mut self, btc: Btc, site: u64, target: u64, pid: u32) {
+        let space = self.space(btc);
+        space.learn(site, target);
+        let rebuild = space.unpredicting(site, target);
+        if !space.has(target) {
+            self.extend(btc, target, pid);
+        }
+        self.rebuilds.extend(rebuild.into_iter().map(|entry| ((btc, entry), pid)));
+    }
+
     /// Makes the code at `address` part of the BTC, if that is worth trying.
     fn extend(&mut self, btc: Btc, address: u64, pid: u32) {
         match self.space(btc).decide(address) {
@@ -141,6 +172,11 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 return;
             }
         }
+        self.translate(btc, address, pid);
+    }
+
+    /// Translates and installs the code at `address`, if there is room.
+    fn translate(&mut self, btc: Btc, address: u64, pid: u32) {
         if !self.room.try_now() {
             self.counters.passed_over += 1;
             return;
@@ -243,7 +279,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     ) -> Attempt {
         match result {
             Ok(()) => {
-                space.installed(address, &parts.sources);
+                space.installed(parts);
                 self.room.appeared();
                 self.counters.installed += 1;
                 self.counters.code_bytes += parts.code.len() as u64;
@@ -258,7 +294,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 );
             }
             Err(InstallError::Stale) => return Attempt::Again,
-            Err(InstallError::Exists) => space.installed(address, &parts.sources),
+            Err(InstallError::Exists) => space.installed(parts),
             Err(InstallError::Full) => {
                 self.counters.fail(Failure::NoRoom);
                 self.room.exhausted();

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
+use ub_translator::fragment::{ExitKind, Parts};
+
 use super::code::CodeCache;
 
 /// Targets remembered for one indirect branch; a site with more is not
@@ -12,9 +14,12 @@ const TARGETS_PER_SITE: usize = 4;
 const SITES: usize = 4096;
 /// Addresses remembered as not translatable in one address space.
 const USELESS: usize = 1 << 16;
-/// Reports about an installed entry before it is believed to be lost. Some
-/// are normal: they were under way when the fragment was installed.
+/// Reports that an installed entry is missing before it is believed. Some are
+/// normal: they were under way when the fragment was installed.
 const REPEATS: u32 = 3;
+/// Times one entry is translated again for better predictions: a branch with
+/// ever new targets must not keep the supervisor busy.
+const REBUILDS: u32 = 8;
 
 /// Memory of one address space. Every part of it is bounded.
 #[derive(Debug, Default)]
@@ -33,7 +38,10 @@ pub(super) struct AddressSpace {
 #[derive(Debug)]
 struct Installed {
     sources: Vec<Range<u64>>,
+    /// Indirect branches that can leave it, with the targets it predicts.
+    sites: BTreeMap<u64, Vec<u64>>,
     repeats: u32,
+    rebuilds: u32,
 }
 
 /// What to do about a reported address.
@@ -61,7 +69,7 @@ impl AddressSpace {
         (&mut self.code, &self.predicted)
     }
 
-    /// Whether a report about `address` is worth a translation.
+    /// Whether a report that `address` lacks a fragment is worth a translation.
     pub(super) fn decide(&mut self, address: u64) -> Decision {
         if self.useless.contains(&address) {
             return Decision::KnownUseless;
@@ -79,9 +87,36 @@ impl AddressSpace {
         }
     }
 
-    /// Remembers a fragment for `entry` made from `sources`.
-    pub(super) fn installed(&mut self, entry: u64, sources: &[Range<u64>]) {
-        self.installed.insert(entry, Installed { sources: sources.to_vec(), repeats: 0 });
+    /// Remembers the fragment of `parts`, made with the present predictions.
+    pub(super) fn installed(&mut self, parts: &Parts) {
+        let rebuilds = self.installed.get(&parts.entry).map_or(0, |known| known.rebuilds + 1);
+        let sites = parts
+            .exits
+            .iter()
+            .filter(|exit| exit.kind == ExitKind::Indirect)
+            .map(|exit| (exit.user_ip, self.predicted.get(&exit.user_ip).cloned()))
+            .map(|(site, targets)| (site, targets.unwrap_or_default()))
+            .collect();
+        let sources = parts.sources.clone();
+        self.installed.insert(parts.entry, Installed { sources, sites, repeats: 0, rebuilds });
+    }
+
+    /// Entries of fragments that are left at the branch `site` for `target`
+    /// because they do not predict it, and which may be translated again.
+    pub(super) fn unpredicting(&self, site: u64, target: u64) -> Vec<u64> {
+        self.installed
+            .iter()
+            .filter(|(_, known)| {
+                known.rebuilds < REBUILDS
+                    && known.sites.get(&site).is_some_and(|targets| !targets.contains(&target))
+            })
+            .map(|(entry, _)| *entry)
+            .collect()
+    }
+
+    /// Whether a fragment for `entry` was installed and not seen to go.
+    pub(super) fn has(&self, entry: u64) -> bool {
+        self.installed.contains_key(&entry)
     }
 
     /// Remembers that nothing can be made of the code at `address`.
@@ -112,9 +147,59 @@ impl AddressSpace {
 
 #[cfg(test)]
 mod tests {
-    use std::slice::from_ref;
+    use ub_translator::fragment::{Exit, Unsupported};
 
     use super::*;
+
+    /// A fragment for `entry` with an indirect branch at `site`.
+    fn parts(entry: u64, sources: &[(u64, u64)], site: u64) -> Parts {
+        Parts {
+            entry,
+            code: Vec::new(),
+            exits: vec![Exit {
+                user_ip: site,
+                kind: ExitKind::Indirect,
+                reason: Unsupported::None,
+            }],
+            fixups: Vec::new(),
+            relocations: Vec::new(),
+            sources: sources.iter().map(|(start, end)| *start..*end).collect(),
+            guest_instructions: 1,
+            map: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn fragments_that_lack_a_prediction_are_found_until_they_have_it() {
+        let mut space = AddressSpace::default();
+        for entry in 0..6 {
+            space.installed(&parts(entry, &[(entry, entry + 1)], 0x10));
+        }
+        space.installed(&parts(9, &[(9, 10)], 0x20));
+        space.learn(0x10, 0x5000);
+        let mut first = space.unpredicting(0x10, 0x5000);
+        first.sort_unstable();
+        assert_eq!(first, [0, 1, 2, 3, 4, 5]);
+        for entry in 1..6 {
+            space.installed(&parts(entry, &[(entry, entry + 1)], 0x10));
+        }
+        assert_eq!(space.unpredicting(0x10, 0x5000), [0]);
+    }
+
+    #[test]
+    fn an_unpredictable_branch_is_given_up() {
+        let mut space = AddressSpace::default();
+        space.installed(&parts(1, &[(1, 2)], 0x10));
+        let mut rebuilds = 0;
+        for target in 0..100 {
+            space.learn(0x10, target);
+            for _ in space.unpredicting(0x10, target) {
+                space.installed(&parts(1, &[(1, 2)], 0x10));
+                rebuilds += 1;
+            }
+        }
+        assert_eq!(rebuilds, REBUILDS);
+    }
 
     #[test]
     fn newest_targets_win() {
@@ -137,8 +222,8 @@ mod tests {
     #[test]
     fn a_change_voids_what_overlaps_and_nothing_else() {
         let mut space = AddressSpace::default();
-        space.installed(0x1000, &[0x1000..0x1010, 0x5000..0x5008]);
-        space.installed(0x2000, from_ref(&(0x2000..0x2010)));
+        space.installed(&parts(0x1000, &[(0x1000, 0x1010), (0x5000, 0x5008)], 0));
+        space.installed(&parts(0x2000, &[(0x2000, 0x2010)], 0));
         space.mark_useless(0x5100);
         space.mark_useless(0x6000);
         space.learn(0x5004, 0x2000);
@@ -155,7 +240,7 @@ mod tests {
     #[test]
     fn an_entry_reported_again_and_again_is_translated_again() {
         let mut space = AddressSpace::default();
-        space.installed(1, from_ref(&(1..2)));
+        space.installed(&parts(1, &[(1, 2)], 0));
         for _ in 0..REPEATS {
             assert_eq!(space.decide(1), Decision::AlreadyInstalled);
         }

@@ -309,6 +309,25 @@ fn learned_targets_reach_the_translator() {
 }
 
 #[test]
+fn a_hot_indirect_edge_becomes_part_of_the_fragment_it_leaves() {
+    // `mov eax,1; jmp rax`, whose jump goes to the gap.
+    let caller: &[u8] = &[0xb8, 1, 0, 0, 0, 0xff, 0xe0];
+    let (site, target) = (CODE + 5, CODE + 0x40);
+    let kernel = FakeKernel::with_code(&[(CODE, caller), (target, GAP)]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    // Several reports about the same edge cause one translation, after all
+    // that concerns code without a fragment.
+    kernel.0.borrow_mut().reports =
+        [vec![hot(CODE)], vec![miss(target, site); 5], vec![miss(target, site)]].into();
+    assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+    let state = kernel.0.borrow();
+    let entries: Vec<_> = state.installs.iter().map(|(_, _, parts)| parts.entry).collect();
+    assert_eq!(entries, [CODE, target, CODE]);
+    let syscalls = |parts: &Parts| parts.exits.iter().any(|e| e.user_ip == target + 5);
+    assert!(!syscalls(&state.installs[0].2) && syscalls(&state.installs[2].2));
+}
+
+#[test]
 fn without_room_it_backs_off_and_recovers() {
     let code: Vec<_> = (0..64).map(|n| (CODE + 16 * n, GAP)).collect();
     let kernel = FakeKernel::with_code(&code);

@@ -442,7 +442,7 @@ static uint64_t random_value(const struct victim *victim)
 /* Overwrites one field-sized piece. */
 static void spoil(void *bytes, size_t size, uint64_t value)
 {
-	size_t width = random_below(2) ? 8 : 4;
+	size_t width = size >= 8 && random_below(2) ? 8 : 4;
 
 	memcpy((char *)bytes + random_below(size / width) * width, &value, width);
 }
@@ -511,8 +511,9 @@ static void random_request(const struct victim *victim)
 static void random_requests(struct victim *victim, long count)
 {
 	printf("random: seed %lx\n", state);
-	scratch = mmap(NULL, SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-		       -1, 0);
+	scratch = mmap(NULL, 2 * SCRATCH_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	/* What is written across its end must not reach anything else. */
+	MUST(mprotect(scratch, SCRATCH_BYTES, PROT_READ | PROT_WRITE));
 	for (long i = 0; i < count; i++) {
 		if (random_below(3) == 0)
 			random_install(victim);
