@@ -6,18 +6,19 @@
 #ifndef UB_ADDRESS_SPACE_H
 #define UB_ADDRESS_SPACE_H
 
+#include <linux/hash.h>
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mmu_notifier.h>
+#include <linux/rculist.h>
 #include <linux/spinlock.h>
 
+#include "fragment.h"
 #include "gaps.h"
 #include "session.h"
 
 #define UB_SPACE_BUCKET_BITS 10
 #define UB_SPACE_WATCHED 64
-
-struct ub_fragment;
 
 struct ub_space {
 	struct mmu_notifier notifier;
@@ -43,6 +44,22 @@ struct ub_space {
 	struct ub_gaps gaps;		/* by resume address */
 	struct ub_gaps misses;		/* by address a fragment was left for, and branch */
 };
+
+static inline struct hlist_head *ub_space_bucket(struct ub_space *space, u64 entry)
+{
+	return &space->buckets[hash_64(entry, UB_SPACE_BUCKET_BITS)];
+}
+
+/* Call with preemption off; the result is good until it is on again. */
+static inline struct ub_fragment *ub_space_find(struct ub_space *space, u64 entry)
+{
+	struct ub_fragment *fragment;
+
+	hlist_for_each_entry_rcu_notrace(fragment, ub_space_bucket(space, entry), in_bucket)
+		if (fragment->entry == entry)
+			return fragment;
+	return NULL;
+}
 
 /* The calling thread's address space in this session, or NULL. Sleeps. */
 struct ub_space *ub_space_of_current(struct ub_session *session);

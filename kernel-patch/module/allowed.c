@@ -6,7 +6,6 @@
  * modify_ldt, iopl, ioperm), or changes who may watch (ptrace, seccomp,
  * unshare, setns).
  */
-#include <linux/bitmap.h>
 #include <linux/cache.h>
 #include <linux/kernel.h>
 #include <asm/unistd.h>
@@ -51,17 +50,12 @@ static const u16 allowed[] = {
 	__NR_setitimer, __NR_timer_settime,
 };
 
-static DECLARE_BITMAP(calls, NR_syscalls) __ro_after_init;
-
-bool ub_call_allowed(unsigned int nr)
-{
-	return nr < NR_syscalls && test_bit(nr, calls);
-}
+DECLARE_BITMAP(ub_allowed_calls, NR_syscalls) __ro_after_init;
 
 void __init ub_allowed_init(void)
 {
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(allowed); i++)
-		__set_bit(allowed[i], calls);
+		__set_bit(allowed[i], ub_allowed_calls);
 }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0
-#include <linux/hash.h>
 #include <linux/mm.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
@@ -14,22 +13,6 @@
 /* A queue of our own, so that it can be drained at unload. */
 static struct workqueue_struct *free_queue;
 static atomic_t live = ATOMIC_INIT(0);
-
-static struct hlist_head *bucket_of(struct ub_space *space, u64 entry)
-{
-	return &space->buckets[hash_64(entry, UB_SPACE_BUCKET_BITS)];
-}
-
-struct ub_fragment *ub_fragment_find(struct ub_space *space, u64 entry)
-{
-	struct ub_fragment *fragment;
-
-	hlist_for_each_entry_rcu(fragment, bucket_of(space, entry), in_bucket,
-				 !preemptible())
-		if (fragment->entry == entry)
-			return fragment;
-	return NULL;
-}
 
 static void release(struct ub_fragment *fragment)
 {
@@ -93,7 +76,7 @@ bool ub_fragment_retire_entry(struct ub_space *space, u64 entry)
 {
 	struct ub_fragment *fragment;
 
-	hlist_for_each_entry(fragment, bucket_of(space, entry), in_bucket) {
+	hlist_for_each_entry(fragment, ub_space_bucket(space, entry), in_bucket) {
 		if (fragment->entry == entry) {
 			retire(space, fragment);
 			return true;
@@ -115,7 +98,7 @@ void ub_fragment_publish(struct ub_space *space, struct ub_fragment *fragment)
 	spin_unlock_irqrestore(&session->lock, flags);
 	atomic_inc(&live);
 	list_add(&fragment->in_space, &space->fragments);
-	hlist_add_head_rcu(&fragment->in_bucket, bucket_of(space, fragment->entry));
+	hlist_add_head_rcu(&fragment->in_bucket, ub_space_bucket(space, fragment->entry));
 }
 
 static bool made_from(const struct ub_fragment *fragment, u64 start, u64 end)

@@ -36,8 +36,6 @@ struct ub_fragment {
 	struct llist_node retired;
 };
 
-/* Call with preemption off; the result is good until it is on again. */
-struct ub_fragment *ub_fragment_find(struct ub_space *space, u64 entry);
 /*
  * Makes it reachable. Call with space->lock held; replaces one with the same
  * entry. The code, fixups and counters are in place by then.

@@ -44,37 +44,30 @@ static void count_gap(struct ub_rider *rider)
 }
 
 /* At the entry of every system call of an enrolled thread, rides excepted. */
-static bool on_enter(struct pt_regs *regs, unsigned int nr)
+static void *on_enter(struct pt_regs *regs, unsigned int nr)
 {
 	struct ub_rider *rider = ub_rider_current();
 
 	if (!rider) {
 		/* A mark from an earlier life of this module. */
 		clear_thread_flag(UB_TIF_ENROLLED);
-		return false;
+		return NULL;
 	}
 	if (READ_ONCE(rider->session->ended)) {
 		ub_rider_leave(rider);
-		return false;
+		return NULL;
 	}
 	rider->counters.syscalls++;
 	if (!ub_rider_space(rider))
-		return false;
+		return NULL;
 	if (rider->gap_ip)
 		count_gap(rider);
-	return ub_call_allowed(nr);
-}
-
-static int on_after(struct pt_regs *regs)
-{
-	struct ub_rider *rider = ub_rider_current();
-
-	return rider ? ub_ride(rider, regs) : -1;
+	return ub_call_allowed(nr) ? rider : NULL;
 }
 
 static const struct ub_gate_ops gate_ops = {
 	.enter = on_enter,
-	.after = on_after,
+	.after = ub_ride,
 };
 
 static int shutdown_set(const char *value, const struct kernel_param *parameter)

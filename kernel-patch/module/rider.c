@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0
-#include <linux/hashtable.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -9,31 +8,10 @@
 #include "compat/compat.h"
 #include "rider.h"
 
-#define TABLE_BITS 12
-
-static DEFINE_HASHTABLE(table, TABLE_BITS);
+struct hlist_head ub_riders[1 << UB_RIDER_BITS];
 static DEFINE_SPINLOCK(table_lock);
 static struct tracepoint *fork_tracepoint;
 static struct tracepoint *exit_tracepoint;
-
-struct ub_rider *ub_rider_current(void)
-{
-	struct ub_rider *rider, *found = NULL;
-
-	/*
-	 * The record of the running thread is removed by that thread alone,
-	 * or after nobody can be in here, so it outlives this section.
-	 */
-	rcu_read_lock();
-	hash_for_each_possible_rcu(table, rider, in_table, (unsigned long)current) {
-		if (rider->task == current) {
-			found = rider;
-			break;
-		}
-	}
-	rcu_read_unlock();
-	return found;
-}
 
 static struct ub_rider *rider_add(struct ub_session *session, struct task_struct *task,
 				  gfp_t gfp)
@@ -54,7 +32,7 @@ static struct ub_rider *rider_add(struct ub_session *session, struct task_struct
 	spin_unlock_irqrestore(&session->lock, flags);
 
 	spin_lock_irqsave(&table_lock, flags);
-	hash_add_rcu(table, &rider->in_table, (unsigned long)task);
+	hash_add_rcu(ub_riders, &rider->in_table, (unsigned long)task);
 	spin_unlock_irqrestore(&table_lock, flags);
 	return rider;
 }
@@ -191,6 +169,6 @@ void ub_rider_exit(void)
 	 */
 	tracepoint_probe_unregister(exit_tracepoint, on_exit, NULL);
 	tracepoint_synchronize_unregister();
-	hash_for_each_safe(table, bucket, next, rider, in_table)
+	hash_for_each_safe(ub_riders, bucket, next, rider, in_table)
 		rider_remove(rider);
 }

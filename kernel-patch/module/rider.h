@@ -3,13 +3,17 @@
 #ifndef UB_RIDER_H
 #define UB_RIDER_H
 
+#include <linux/hashtable.h>
 #include <linux/list.h>
+#include <linux/preempt.h>
 #include <linux/rcupdate.h>
+#include <linux/sched.h>
 
 #include "session.h"
 
-struct task_struct;
 struct ub_space;
+
+#define UB_RIDER_BITS 12
 
 struct ub_rider {
 	struct hlist_node in_table;	/* by task */
@@ -28,8 +32,31 @@ struct ub_rider {
 
 /* Enrols the calling thread, the only one of its process. */
 int ub_rider_enroll(struct ub_session *session);
-/* The calling thread's record or NULL. */
-struct ub_rider *ub_rider_current(void);
+/* All records by task; changed under a lock in rider.c. */
+extern struct hlist_head ub_riders[1 << UB_RIDER_BITS];
+
+/* The calling thread's record or NULL. Inline: on the way of every call. */
+static inline struct ub_rider *ub_rider_current(void)
+{
+	struct ub_rider *rider, *found = NULL;
+
+	/*
+	 * The record of the running thread is removed by that thread alone,
+	 * or after nobody can be in here, so it outlives this section. The
+	 * others on the chain are kept by preemption off, which RCU waits for
+	 * and which costs less here than rcu_read_lock().
+	 */
+	preempt_disable();
+	hash_for_each_possible_rcu_notrace(ub_riders, rider, in_table, (unsigned long)current) {
+		if (rider->task == current) {
+			found = rider;
+			break;
+		}
+	}
+	preempt_enable();
+	return found;
+}
+
 /* Takes the calling thread out of its session. */
 void ub_rider_leave(struct ub_rider *rider);
 /* The thread's address space, created or switched as needed; may be NULL. */

@@ -14,10 +14,9 @@ const LEAST_CHECKS: usize = 100;
 #[track_caller]
 fn refuses_hostile_requests(machine: Machine) {
     let lab = lab();
-    let job = with_program(machine.job(&lab, "device", true), "device", &["device.c"])
+    let mut job = with_program(machine.job(&lab, "device", true), "device", &["device.c"])
         .shell(format!("device {SEED} || echo \"exit $?\""));
-    let mut job = job;
-    // The last thing the test does: nothing that a request left behind may keep them.
+    // Nothing that a request left behind may keep the modules.
     job.unload_modules = true;
     let outcome = run(&lab, &job);
     let stdout = outcome.stdout_text();

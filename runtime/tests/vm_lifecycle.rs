@@ -5,26 +5,27 @@ mod support;
 use std::path::Path;
 
 use support::{Machine, lab, result, run, with_program};
-use ub_vm_lab::{Job, Outcome};
+use ub_vm_lab::{Accelerator, Job, Lab, Outcome};
 
-const CYCLES: u32 = 5;
 const REDIS_CYCLES: u32 = 3;
 
-fn script(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(name)
-}
-
-fn job(machine: Machine, lab: &ub_vm_lab::Lab, name: &str, load: bool) -> Job {
-    let job = machine.job(lab, name, load).program("cut").program("mkfifo");
+/// A guest that runs `tests/guest/NAME.sh`.
+fn job(machine: Machine, lab: &Lab, name: &str, load: bool) -> Job {
+    let mut job = machine.job(lab, name, load).program("cut").program("mkfifo");
+    // With several threads, QEMU's code generator at times goes on executing the
+    // int3 that the kernel puts over a function's start while it changes it
+    // (text_poke_bp), after the kernel took it away. A processor does not.
+    let accelerator = lab.accelerator(&machine.kernel(lab));
+    if accelerator.unwrap_or_else(|error| panic!("{error}")) == Accelerator::Tcg {
+        job.smp = 1;
+    }
     let job = ["module", "supervisors", "worker"]
         .into_iter()
         .fold(job, |job, program| with_program(job, program, &[&format!("{program}.c")]));
-    let file = format!("{name}.sh");
-    job.file(script(&file), Path::new("/usr/bin").join(&file)).command([
-        "sh",
-        "-e",
-        &format!("/usr/bin/{file}"),
-    ])
+    let script = format!("{name}.sh");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(&script);
+    let place = format!("/usr/bin/{script}");
+    job.file(source, &place).command(["sh", "-e", &place])
 }
 
 /// The script's steps must be exactly these.
@@ -49,9 +50,11 @@ fn assert_ridden(outcome: &Outcome, report: &str) {
 }
 
 #[track_caller]
-fn survives_supervisor_and_module(machine: Machine) {
+fn survives_supervisor_and_module(machine: Machine, cycles: u32) {
     let lab = lab();
-    let outcome = run(&lab, &job(machine, &lab, "lifecycle", false));
+    let mut job = job(machine, &lab, "lifecycle", false);
+    job.command.push(cycles.to_string());
+    let outcome = run(&lab, &job);
     let mut steps = vec![
         "load: ok ok".to_owned(),
         "kill: 1 killed".into(),
@@ -60,7 +63,7 @@ fn survives_supervisor_and_module(machine: Machine) {
         "kill: unloaded".into(),
         "kill: gate unloaded".into(),
     ];
-    for cycle in 1..=CYCLES {
+    for cycle in 1..=cycles {
         let step = |text: &str| format!("cycle {cycle}: {text}");
         steps.extend([
             "load: ok ok".into(),
@@ -75,7 +78,7 @@ fn survives_supervisor_and_module(machine: Machine) {
     }
     assert_steps(&outcome, &steps);
     assert_ridden(&outcome, "killed.json");
-    for cycle in 1..=CYCLES {
+    for cycle in 1..=cycles {
         assert_ridden(&outcome, &format!("busy-{cycle}.json"));
         assert_ridden(&outcome, &format!("sleeper-{cycle}.json"));
     }
@@ -114,22 +117,22 @@ fn redis_survives_the_module(machine: Machine) {
 
 #[test]
 fn vm_lifecycle_on_6_12_with_kpti() {
-    survives_supervisor_and_module(Machine::V6_12_KPTI_ON);
+    survives_supervisor_and_module(Machine::V6_12_KPTI_ON, 5);
 }
 
 #[test]
 fn vm_lifecycle_on_6_12_without_kpti() {
-    survives_supervisor_and_module(Machine::V6_12_KPTI_OFF);
+    survives_supervisor_and_module(Machine::V6_12_KPTI_OFF, 2);
 }
 
 #[test]
 fn vm_lifecycle_on_6_1_with_kpti() {
-    survives_supervisor_and_module(Machine::V6_1_KPTI_ON);
+    survives_supervisor_and_module(Machine::V6_1_KPTI_ON, 2);
 }
 
 #[test]
 fn vm_lifecycle_on_6_1_without_kpti() {
-    survives_supervisor_and_module(Machine::V6_1_KPTI_OFF);
+    survives_supervisor_and_module(Machine::V6_1_KPTI_OFF, 2);
 }
 
 #[test]

@@ -60,11 +60,15 @@ fn with_programs(job: Job) -> Job {
 
 #[track_caller]
 fn programs_behave_as_natively(machine: Machine) {
+    behave_as_natively(machine, "programs", &COMPARISONS);
+}
+
+#[track_caller]
+fn behave_as_natively(machine: Machine, name: &str, comparisons: &[Comparison]) {
     let lab = lab();
-    let job =
-        with_programs(machine.job(&lab, "programs", true)).shell(compare::script(&COMPARISONS));
+    let job = with_programs(machine.job(&lab, name, true)).shell(compare::script(comparisons));
     let outcome = run(&lab, &job);
-    compare::check(&COMPARISONS, &outcome);
+    compare::check(comparisons, &outcome);
 }
 
 #[test]

@@ -85,7 +85,10 @@ static inline bool ub_has_shadow_stack(void)
  */
 unsigned long ub_symbol(const char *name);
 
-/* Attaches the trampoline to x64_sys_call; 0 or a negative errno. */
+/* Finds x64_sys_call and chooses it; 0 or a negative errno. Once per module. */
+int ub_hook_init(void);
+void ub_hook_exit(void);
+/* Attaches the trampoline to it; 0 or a negative errno. */
 int ub_hook_attach(void);
 void ub_hook_detach(void);
 

@@ -43,36 +43,38 @@ static unsigned long find_site(void)
 	return site_is_ftrace(site) ? site : 0;
 }
 
-int ub_hook_attach(void)
+int ub_hook_init(void)
 {
 	unsigned long site = find_site();
-	int err;
 
 	if (!site) {
 		pr_err("ub_gate: x64_sys_call is not traceable on this kernel\n");
 		return -EOPNOTSUPP;
 	}
 	ub_gate_set_body(site + FTRACE_SITE_BYTES);
+	return ftrace_set_filter_ip(&hook_ops, site, 0, 0);
+}
 
-	err = ftrace_set_filter_ip(&hook_ops, site, 0, 0);
-	if (err)
-		return err;
+void ub_hook_exit(void)
+{
+	/* Frees, but leaves pointers behind: only when nobody attaches again. */
+	ftrace_free_filter(&hook_ops);
+}
+
+int ub_hook_attach(void)
+{
 #ifdef UB_KERNEL_6_12
-	err = register_ftrace_direct(&hook_ops, (unsigned long)ub_gate_trampoline);
+	return register_ftrace_direct(&hook_ops, (unsigned long)ub_gate_trampoline);
 #else
-	err = register_ftrace_direct_multi(&hook_ops, (unsigned long)ub_gate_trampoline);
+	return register_ftrace_direct_multi(&hook_ops, (unsigned long)ub_gate_trampoline);
 #endif
-	if (err)
-		ftrace_set_filter_ip(&hook_ops, site, 1, 0);
-	return err;
 }
 
 void ub_hook_detach(void)
 {
 #ifdef UB_KERNEL_6_12
-	unregister_ftrace_direct(&hook_ops, (unsigned long)ub_gate_trampoline, true);
+	unregister_ftrace_direct(&hook_ops, (unsigned long)ub_gate_trampoline, false);
 #else
 	unregister_ftrace_direct_multi(&hook_ops, (unsigned long)ub_gate_trampoline);
-	ftrace_free_filter(&hook_ops);
 #endif
 }

@@ -19,7 +19,20 @@
  */
 DEFINE_STATIC_CALL_NULL(ub_body, *(long (*)(const struct pt_regs *, unsigned int))NULL);
 
+/* attached->after, without an indirect branch; nobody's between two users. */
+static int after_nothing(void *thread, struct pt_regs *regs)
+{
+	return -1;
+}
+
+DEFINE_STATIC_CALL(ub_after, after_nothing);
+
 static const struct ub_gate_ops *attached;
+/*
+ * Counts attachments. What enter() returned is good for the one that returned
+ * it: a thread may sleep in a call while its module is replaced by another.
+ */
+static unsigned long attachment;
 static DEFINE_MUTEX(attach_lock);
 
 /*
@@ -50,7 +63,7 @@ static const struct ub_gate_ops *ops_get(void)
 	 * counted by the time that returns.
 	 */
 	preempt_disable();
-	ops = READ_ONCE(attached);
+	ops = smp_load_acquire(&attached);
 	if (ops)
 		this_cpu_inc(inside_ops);
 	preempt_enable();
@@ -62,38 +75,41 @@ static void ops_put(void)
 	this_cpu_dec(inside_ops);
 }
 
-bool ub_gate_enter(struct pt_regs *regs, unsigned int nr)
+struct ub_gate_pass ub_gate_enter(struct pt_regs *regs, unsigned int nr)
 {
 	const struct ub_gate_ops *ops = ops_get();
-	bool through;
+	struct ub_gate_pass pass = {};
 
 	if (!ops) {
 		/* A mark that outlived its module. */
 		clear_thread_flag(UB_TIF_ENROLLED);
-		return false;
+		return pass;
 	}
-	through = ops->enter(regs, nr);
+	pass.attachment = READ_ONCE(attachment);
+	pass.thread = ops->enter(regs, nr);
 	/* Before ops_put(): detach must see a thread in one count or the other. */
-	if (through)
+	if (pass.thread)
 		this_cpu_inc(inside_loop);
 	ops_put();
-	return through;
+	return pass;
 }
 
-static int after(struct pt_regs *regs)
+static __always_inline int after(struct pt_regs *regs, const struct ub_gate_pass *pass)
 {
-	const struct ub_gate_ops *ops = ops_get();
-	int next;
+	int next = -1;
 
-	if (!ops)
+	if (!ops_get())
 		return -1;
-	next = ops->after(regs);
+	/* It cannot change before ops_put(): detach waits for that. */
+	if (likely(READ_ONCE(attachment) == pass->attachment))
+		next = static_call(ub_after)(pass->thread, regs);
 	ops_put();
 	return next;
 }
 
-long ub_gate_loop(struct pt_regs *regs, unsigned int nr)
+long ub_gate_loop(struct pt_regs *regs, unsigned int nr, unsigned long attachment, void *thread)
 {
+	const struct ub_gate_pass pass = { thread, attachment };
 	int next = nr;
 
 	/* Counted in by ub_gate_enter(). */
@@ -101,7 +117,7 @@ long ub_gate_loop(struct pt_regs *regs, unsigned int nr)
 		/* As do_syscall_x64() does: the number is the user's. */
 		nr = array_index_nospec((unsigned int)next, NR_syscalls);
 		regs->ax = static_call(ub_body)(regs, nr);
-		next = after(regs);
+		next = after(regs, &pass);
 	} while (next >= 0);
 	this_cpu_dec(inside_loop);
 	/* do_syscall_x64() stores it to regs->ax once more. */
@@ -140,10 +156,15 @@ int ub_gate_attach(const struct ub_gate_ops *ops)
 	mutex_lock(&attach_lock);
 	if (!attached) {
 		/* Before the hook: a marked thread that meets no ops loses its mark. */
-		WRITE_ONCE(attached, ops);
+		static_call_update(ub_after, ops->after);
+		WRITE_ONCE(attachment, attachment + 1);
+		/* The new count before anyone can find the new ops. */
+		smp_store_release(&attached, ops);
 		err = ub_hook_attach();
-		if (err)
+		if (err) {
 			WRITE_ONCE(attached, NULL);
+			static_call_update(ub_after, after_nothing);
+		}
 	}
 	mutex_unlock(&attach_lock);
 	return err;
@@ -158,6 +179,7 @@ void ub_gate_detach(void)
 	synchronize_rcu();
 	while (sum(&inside_ops))
 		msleep(1);
+	static_call_update(ub_after, after_nothing);
 	if (sum(&inside_loop) && !pinned) {
 		pinned = true;
 		__module_get(THIS_MODULE);
@@ -171,12 +193,7 @@ EXPORT_SYMBOL_GPL(ub_gate_detach);
 
 static int __init gate_init(void)
 {
-	/* Fails early, with a name, where the lookup cannot work. */
-	if (!ub_symbol("x64_sys_call")) {
-		pr_err("ub_gate: x64_sys_call not found; kernel not supported\n");
-		return -EOPNOTSUPP;
-	}
-	return 0;
+	return ub_hook_init();
 }
 
 static void __exit gate_exit(void)
@@ -187,6 +204,7 @@ static void __exit gate_exit(void)
 	 * instructions of the loop, behind the counters.
 	 */
 	synchronize_rcu_tasks();
+	ub_hook_exit();
 }
 
 module_init(gate_init);

@@ -19,16 +19,24 @@ struct pt_regs;
  */
 struct ub_gate_ops {
 	/*
-	 * At the entry of system call nr. True: run it through the gate and
-	 * call after(). False: the kernel goes on as if there were no hook.
+	 * At the entry of system call nr. A pointer: run it through the gate and
+	 * pass the pointer to after(). NULL: the kernel goes on as if there
+	 * were no hook.
 	 */
-	bool (*enter)(struct pt_regs *regs, unsigned int nr);
+	void *(*enter)(struct pt_regs *regs, unsigned int nr);
 	/*
 	 * After a call that went through the gate; regs are those of user
 	 * mode, result in regs->ax. Returns the number of the next system call to
-	 * run with the regs as they are now, or -1 to leave for user mode.
+	 * run with the regs as they are now, or -1 to leave for user mode. Not
+	 * called if there was a detach since enter().
 	 */
-	int (*after)(struct pt_regs *regs);
+	int (*after)(void *thread, struct pt_regs *regs);
+};
+
+/* What enter() said, and which attachment said it; travels in rax and rdx. */
+struct ub_gate_pass {
+	void *thread;
+	unsigned long attachment;
 };
 
 /* Installs the hook. One user at a time: -EBUSY. */
@@ -39,8 +47,9 @@ void ub_gate_detach(void);
 /* gate/trampoline.S: the ftrace direct call target. */
 void ub_gate_trampoline(void);
 /* Called by the trampoline, in this order. */
-bool ub_gate_enter(struct pt_regs *regs, unsigned int nr);
-long ub_gate_loop(struct pt_regs *regs, unsigned int nr);
+struct ub_gate_pass ub_gate_enter(struct pt_regs *regs, unsigned int nr);
+long ub_gate_loop(struct pt_regs *regs, unsigned int nr, unsigned long attachment,
+		  void *thread);
 /* compat/hook.c tells where the body of x64_sys_call() starts. */
 void ub_gate_set_body(unsigned long address);
 

@@ -22,10 +22,12 @@ SYM_FUNC_START(ub_gate_trampoline)
 	call	ub_gate_enter
 	popq	%rsi
 	popq	%rdi
-	testb	%al, %al
+	testq	%rax, %rax
 	jnz	.Lloop
 	RET
 .Lloop:
+	/* rdx holds the attachment already. */
+	movq	%rax, %rcx
 	addq	$8, %rsp
 	/* The stack is now as x64_sys_call() found it. */
 	UNWIND_HINT_FUNC

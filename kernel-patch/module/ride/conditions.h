@@ -1,14 +1,45 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The run conditions. What user mode would have noticed must end the ride
+ * before the next user instruction; each check names what would go wrong.
+ * Inline, because they are checked before every fragment.
+ */
 #ifndef UB_CONDITIONS_H
 #define UB_CONDITIONS_H
 
 #include <linux/entry-common.h>
 #include <linux/interrupt.h>
+#include <linux/sched/mm.h>
 #include <linux/thread_info.h>
 #include <linux/types.h>
+#include <asm/debugreg.h>
+#include <asm/fpu/api.h>
+#include <asm/fsgsbase.h>
+#include <asm/nospec-branch.h>
+#include <asm/processor-flags.h>
+#include <asm/segment.h>
 
-struct pt_regs;
-struct ub_rider;
+#include "address_space.h"
+#include "compat/compat.h"
+#include "mitigations.h"
+#include "rider.h"
+
+/* An access fs:[disp32] stays in the user half or its hole above this base. */
+#define FS_BASE_MIN (1ul << 31)
+
+/*
+ * Threads with these flags run differently in ways that fragments do not
+ * reproduce: rdtsc forbidden, stepping, an uprobe being stepped over, MSRs of
+ * a KVM guest that are put right on the way to user mode only.
+ */
+#define REFUSED_FLAGS (_TIF_NOTSC | _TIF_SINGLESTEP | _TIF_BLOCKSTEP | _TIF_FORCED_TF | \
+		       _TIF_UPROBE | _TIF_USER_RETURN_NOTIFY)
+/*
+ * TF: every instruction traps. DF: fragments assume it clear. AC: ring 0 does
+ * not check alignment. NT, RF, VM: nobody rides with those.
+ */
+#define REFUSED_EFLAGS (X86_EFLAGS_TF | X86_EFLAGS_DF | X86_EFLAGS_AC | X86_EFLAGS_NT | \
+			X86_EFLAGS_RF | X86_EFLAGS_VM)
 
 /* A run condition holds. Otherwise conditions return an enum ub_stop. */
 #define UB_GO (-1)
@@ -16,8 +47,6 @@ struct ub_rider;
 /* The work flags with which a thread does not go (back) to user code. */
 #define UB_WORK_MASK ((u32)EXIT_TO_USER_MODE_WORK)
 
-/* The run conditions. Call with preemption off: some belong to the CPU. */
-int ub_may_ride(struct ub_rider *rider, struct pt_regs *regs);
 /*
  * Does the work that the way back to user mode would do, as far as a ride can
  * do it exactly so. Sleeps. UB_GO or UB_STOP_POLL.
@@ -39,6 +68,73 @@ static inline bool ub_nothing_pending(void)
 static inline bool ub_no_syscall_work(void)
 {
 	return !READ_ONCE(current_thread_info()->syscall_work);
+}
+
+/*
+ * Conditions at the start of a ride and after work was done on the way. What
+ * is checked here changes only by system calls that are not made in a ride,
+ * by user instructions that no fragment contains, or by another process that
+ * stops the thread first, which is pending work.
+ */
+static inline int ub_may_start(struct ub_rider *rider, struct pt_regs *regs)
+{
+	unsigned long fs_base;
+
+	if (ub_refusals || (read_thread_flags() & REFUSED_FLAGS) || ub_has_shadow_stack())
+		return UB_STOP_CONDITION;
+	if (regs->cs != __USER_CS || regs->ss != __USER_DS || (regs->flags & REFUSED_EFLAGS))
+		return UB_STOP_CONDITION;
+	/* FSGSBASE lets the program move it without telling anyone. */
+	fs_base = rdfsbase();
+	if (fs_base < FS_BASE_MIN || fs_base >= TASK_SIZE_MAX)
+		return UB_STOP_CONDITION;
+	return UB_GO;
+}
+
+/* Conditions before every fragment. With preemption off: some are the CPU's. */
+static inline int ub_may_go_on(struct ub_rider *rider, struct pt_regs *regs)
+{
+	if (READ_ONCE(rider->session->ended))
+		return UB_STOP_SESSION_END;
+	if (!ub_no_syscall_work())
+		return UB_STOP_SYSCALL_WORK;
+	/* exec in another thread, or a space that belongs to another session. */
+	if (!rider->space || rider->space->mm != current->mm || READ_ONCE(rider->space->gone))
+		return UB_STOP_CONDITION;
+	/* The stack is accessed without masks, relative to this. */
+	if (regs->sp >= TASK_SIZE_MAX)
+		return UB_STOP_CONDITION;
+	/* The kernel would flush branch predictions before user mode. */
+	if (boot_cpu_has(X86_FEATURE_IBPB_EXIT_TO_USER) && this_cpu_read(x86_ibpb_exit_to_user))
+		return UB_STOP_CONDITION;
+	/* That membarrier aborts restartable sequences in whatever runs. */
+	if (atomic_read(&current->mm->membarrier_state) & MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ)
+		return UB_STOP_CONDITION;
+	/* A data breakpoint hit in ring 0 would not be the user's. */
+	if (hw_breakpoint_active())
+		return UB_STOP_CONDITION;
+	return UB_GO;
+}
+
+/*
+ * fpregs_unlock(), without the function call behind it when no softirq waits:
+ * a good tenth of what a ride costs. One raised before preemption is on again is seen
+ * here; one raised later runs at the end of its interrupt.
+ */
+static inline void ub_fpregs_unlock(void)
+{
+	if (IS_ENABLED(CONFIG_PREEMPT_RT) || IS_ENABLED(CONFIG_TRACE_IRQFLAGS)) {
+		fpregs_unlock();
+		return;
+	}
+	barrier();
+	/* Softirqs on, preemption still off; the rest is preempt_enable()'s. */
+	__preempt_count_sub(SOFTIRQ_DISABLE_OFFSET - 1);
+	if (unlikely(local_softirq_pending())) {
+		local_bh_disable();
+		local_bh_enable();
+	}
+	preempt_enable();
 }
 
 int ub_conditions_init(void);

@@ -69,7 +69,7 @@ static unsigned long flags_after(unsigned long before, u32 out)
 }
 
 /* Runs the fragment and brings regs up to date. */
-static struct ub_exit enter(const struct ub_fragment *fragment, struct pt_regs *regs)
+static __always_inline struct ub_exit enter(const struct ub_fragment *fragment, struct pt_regs *regs)
 {
 	struct ub_run run = {
 		.regs = regs,
@@ -102,9 +102,10 @@ static struct ub_exit enter(const struct ub_fragment *fragment, struct pt_regs *
  * Finds the fragment at regs->ip and runs it. On UB_GO *exit says how it was
  * left and regs are the user's there. Otherwise nothing happened.
  */
-static int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit *exit)
+static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit *exit)
 {
 	struct ub_fragment *fragment;
+	bool first = !rider->riding;
 	int stop;
 
 	/*
@@ -119,18 +120,21 @@ static int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit 
 		stop = ub_do_pending_work(regs);
 		if (stop != UB_GO)
 			return stop;
+		first = true;
 		fpregs_lock();
 		if (!ub_nothing_pending()) {
 			fpregs_unlock();
 			return UB_STOP_POLL;
 		}
 	}
-	stop = ub_may_ride(rider, regs);
+	stop = ub_may_go_on(rider, regs);
+	if (stop == UB_GO && first)
+		stop = ub_may_start(rider, regs);
 	if (stop != UB_GO) {
 		fpregs_unlock();
 		return stop;
 	}
-	fragment = ub_fragment_find(rider->space, regs->ip);
+	fragment = ub_space_find(rider->space, regs->ip);
 	if (!fragment) {
 		fpregs_unlock();
 		return UB_STOP_NO_FRAGMENT;
@@ -139,13 +143,13 @@ static int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit 
 		switch_fpu_return();
 
 	*exit = enter(fragment, regs);
-	fpregs_unlock();
+	ub_fpregs_unlock();
 	rider->counters.fragments_run++;
 	return UB_GO;
 }
 
 /* The program is at a syscall instruction. Makes regs what entry_64.S would. */
-static int next_call(struct ub_rider *rider, struct pt_regs *regs)
+static __always_inline int next_call(struct ub_rider *rider, struct pt_regs *regs)
 {
 	unsigned int nr = regs->ax;
 
@@ -185,8 +189,9 @@ static void count_miss(struct ub_rider *rider, u64 address, u64 from)
 	}
 }
 
-int ub_ride(struct ub_rider *rider, struct pt_regs *regs)
+int ub_ride(void *thread, struct pt_regs *regs)
 {
+	struct ub_rider *rider = thread;
 	bool in_gap = true;	/* no user instruction since the call */
 	int stop, missed = UB_STOP_NO_FRAGMENT;
 

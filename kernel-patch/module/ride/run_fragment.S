@@ -38,14 +38,6 @@ SYM_CODE_START(ub_run_fragment)
 	movq	%rdi, %rdx
 	movq	RUN_REGS(%rdx), %rdi
 
-	/* A slot that a fragment reads before it writes must not leak. */
-	xorl	%eax, %eax
-	.set	slot, FRAME_SPILL
-	.rept	7
-	movq	%rax, slot(%rsp)
-	.set	slot, slot + 8
-	.endr
-	movq	%rax, FRAME_TARGET(%rsp)
 	movq	pt_regs_sp(%rdi), %rax
 	movq	%rax, FRAME_RSP(%rsp)
 	movq	pt_regs_r11(%rdi), %rax

@@ -15,7 +15,7 @@
 #define PAGE 0x1000ul
 #define GOOD (ARENA + 0x800)
 
-enum use { MEMORY, WIDE, STACK, CODE, NUMBER, ABSOLUTE };
+enum use { MEMORY, CODE, NUMBER, ABSOLUTE };
 
 #define GAP(name, use, live)                                                   \
 	extern void gap_##name(long count, unsigned long operand);             \

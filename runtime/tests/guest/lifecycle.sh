@@ -1,5 +1,6 @@
 # Supervisors that die and modules that go away under load. Every step leaves
 # a line "STEP: RESULT" on standard output; the test knows what they must be.
+# The argument says how often the modules go and come back.
 cd /results
 
 say() {
@@ -74,7 +75,7 @@ unload_under_load() { # CYCLE
 	retry 10 unload_gate && say "cycle $n: gate unloaded" || say "cycle $n: gate stays"
 }
 
-# In the same call with nothing to run: two looks, or a short wait would count.
+# Twice in a row, or a short wait would count.
 asleep() { # PID
 	[ "$(cut -d' ' -f3 /proc/$1/stat)" = S ] && sleep 0.2 &&
 		[ "$(cut -d' ' -f3 /proc/$1/stat)" = S ]
@@ -82,6 +83,8 @@ asleep() { # PID
 
 load
 kill_supervisor
-for cycle in 1 2 3 4 5; do
+cycle=1
+while [ $cycle -le "$1" ]; do
 	unload_under_load $cycle
+	cycle=$((cycle + 1))
 done
