@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/delay.h>
+#include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -14,6 +16,8 @@ DEFINE_STATIC_CALL_NULL(ub_access_remote_vm, *(access_remote_vm_fn *)NULL);
 
 /* The module must outlive them all; its exit waits for this to be zero. */
 static atomic_t live = ATOMIC_INIT(0);
+
+static struct workqueue_struct *end_queue;
 
 static void space_release(struct kref *ref)
 {
@@ -31,12 +35,28 @@ void ub_space_unpin(struct ub_space *space)
 	kref_put(&space->ref, space_release);
 }
 
+/* The end of a space, where sleeping is possible. */
+static void space_end(struct work_struct *work)
+{
+	struct ub_space *space = container_of(work, struct ub_space, end_work);
+
+	ub_code_files_end(&space->files);
+	ub_space_unpin(space);
+}
+
 static struct mmu_notifier *space_alloc(struct mm_struct *mm)
 {
 	struct ub_space *space = kvzalloc(sizeof(*space), GFP_KERNEL_ACCOUNT);
+	int err;
 
 	if (!space)
 		return ERR_PTR(-ENOMEM);
+	err = ub_code_files_init(&space->files);
+	if (err) {
+		kvfree(space);
+		return ERR_PTR(err);
+	}
+	INIT_WORK(&space->end_work, space_end);
 	kref_init(&space->ref);
 	spin_lock_init(&space->lock);
 	INIT_LIST_HEAD(&space->fragments);
@@ -67,7 +87,7 @@ static void space_free(struct mmu_notifier *notifier)
 		ub_fragments_retire_all(space);
 		ub_session_report(session, &report);
 	}
-	ub_space_unpin(space);
+	queue_work(end_queue, &space->end_work);
 }
 
 /* Half-open interval arithmetic; all ends are user addresses. */
@@ -81,7 +101,7 @@ static bool is_watched(struct ub_space *space, u64 start, u64 end)
 	unsigned int i;
 
 	for (i = 0; i < space->watched_count; i++)
-		if (overlaps(start, end, &space->watched[i]))
+		if (overlaps(start, end, &space->watched[i].range))
 			return true;
 	return false;
 }
@@ -129,8 +149,8 @@ static void unwatch(struct ub_space *space, const struct mmu_notifier_range *ran
 	unsigned int i = 0;
 
 	while (i < space->watched_count) {
-		if (range->start <= space->watched[i].start &&
-		    space->watched[i].end <= range->end)
+		if (range->start <= space->watched[i].range.start &&
+		    space->watched[i].range.end <= range->end)
 			space->watched[i] = space->watched[--space->watched_count];
 		else
 			i++;
@@ -155,6 +175,27 @@ static void space_invalidate_end(struct mmu_notifier *notifier,
 	spin_unlock_irqrestore(&space->lock, flags);
 	if (retired)
 		wait_for_riders(range);
+}
+
+void ub_space_file_changed(struct ub_space *space, const struct inode *inode)
+{
+	bool retired = false;
+	unsigned long flags;
+	unsigned int i;
+
+	spin_lock_irqsave(&space->lock, flags);
+	space->sequence++;
+	for (i = 0; i < space->watched_count; i++) {
+		const struct ub_watch *watch = &space->watched[i];
+
+		if (watch->inode == inode)
+			retired |= ub_fragments_retire_range(space, watch->range.start,
+							     watch->range.end);
+	}
+	spin_unlock_irqrestore(&space->lock, flags);
+	/* For the same reason as in wait_for_riders(). */
+	if (retired)
+		synchronize_rcu_expedited();
 }
 
 static void space_mm_gone(struct mmu_notifier *notifier, struct mm_struct *mm)
@@ -223,7 +264,8 @@ bool ub_space_watches(struct ub_space *space, const struct ub_range *range)
 	unsigned int i;
 
 	for (i = 0; i < space->watched_count; i++)
-		if (space->watched[i].start <= range->start && range->end <= space->watched[i].end)
+		if (space->watched[i].range.start <= range->start &&
+		    range->end <= space->watched[i].range.end)
 			return true;
 	return false;
 }
@@ -243,9 +285,11 @@ static bool is_steady_code(const struct vm_area_struct *area)
 
 /*
  * Makes sure that the code at *range's start is watched and cuts *range to
- * what is. Call with the mmap lock held.
+ * what is. Call with the mmap lock held. *file is the mapped file, counted, or
+ * NULL.
  */
-static int watch(struct ub_space *space, struct ub_range *range, u64 *sequence)
+static int watch(struct ub_space *space, struct ub_range *range, u64 *sequence,
+		 struct file **file)
 {
 	struct vm_area_struct *area = find_vma(space->mm, range->start);
 	unsigned long flags;
@@ -260,19 +304,22 @@ static int watch(struct ub_space *space, struct ub_range *range, u64 *sequence)
 
 	spin_lock_irqsave(&space->lock, flags);
 	for (i = 0; i < space->watched_count; i++)
-		if (overlaps(range->start, range->start + 1, &space->watched[i]))
+		if (overlaps(range->start, range->start + 1, &space->watched[i].range))
 			break;
 	if (i < space->watched_count) {
-		range->end = min(range->end, space->watched[i].end);
+		range->end = min(range->end, space->watched[i].range.end);
 	} else if (i == UB_SPACE_WATCHED) {
 		err = -ENOSPC;
 	} else {
-		space->watched[i].start = area->vm_start;
-		space->watched[i].end = area->vm_end;
+		space->watched[i].range.start = area->vm_start;
+		space->watched[i].range.end = area->vm_end;
+		space->watched[i].inode = area->vm_file ? file_inode(area->vm_file) : NULL;
 		space->watched_count++;
 	}
 	*sequence = space->sequence;
 	spin_unlock_irqrestore(&space->lock, flags);
+	if (!err && area->vm_file)
+		*file = get_file(area->vm_file);
 	return err;
 }
 
@@ -281,6 +328,7 @@ int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 le
 {
 	struct ub_range range = { .start = address, .end = address + length };
 	struct mm_struct *mm = space->mm;
+	struct file *file = NULL;
 	int err, got;
 
 	if (address >= TASK_SIZE_MAX)
@@ -288,8 +336,12 @@ int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 le
 	if (!mmget_not_zero(mm))
 		return -ESRCH;
 	mmap_read_lock(mm);
-	err = watch(space, &range, sequence);
+	err = watch(space, &range, sequence, &file);
 	mmap_read_unlock(mm);
+	if (file) {
+		err = ub_code_files_watch(space, file);
+		fput(file);
+	}
 	if (!err) {
 		got = static_call(ub_access_remote_vm)(mm, address, buffer,
 						       range.end - range.start, 0);
@@ -308,7 +360,8 @@ int ub_space_init(void)
 	if (!address)
 		return -EOPNOTSUPP;
 	static_call_update(ub_access_remote_vm, (access_remote_vm_fn *)address);
-	return 0;
+	end_queue = alloc_workqueue("ub_end", 0, 1);
+	return end_queue ? 0 : -ENOMEM;
 }
 
 void ub_space_exit(void)
@@ -322,4 +375,5 @@ void ub_space_exit(void)
 		msleep(1);
 	mmu_notifier_synchronize();
 	synchronize_rcu();
+	destroy_workqueue(end_queue);
 }

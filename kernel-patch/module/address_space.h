@@ -12,10 +12,20 @@
 #include <linux/mmu_notifier.h>
 #include <linux/rculist.h>
 #include <linux/spinlock.h>
+#include <linux/workqueue.h>
 
+#include "code_files.h"
 #include "fragment.h"
 #include "gaps.h"
 #include "session.h"
+
+struct inode;
+
+/* Code that may have been translated: a change in it must not be missed. */
+struct ub_watch {
+	struct ub_range range;
+	const struct inode *inode;	/* of the mapped file; only compared */
+};
 
 #define UB_SPACE_BUCKET_BITS 10
 #define UB_SPACE_WATCHED 64
@@ -28,6 +38,8 @@ struct ub_space {
 	u64 id;
 	struct list_head in_session;	/* session->lock */
 	bool gone;			/* the process let go of the mm */
+	struct ub_code_files files;	/* that code is mapped from */
+	struct work_struct end_work;
 
 	/*
 	 * Guards the fragments and what says whether code that was read a
@@ -37,7 +49,7 @@ struct ub_space {
 	spinlock_t lock;
 	u64 sequence;			/* +1 for every change of watched code */
 	unsigned int watched_count;
-	struct ub_range watched[UB_SPACE_WATCHED];
+	struct ub_watch watched[UB_SPACE_WATCHED];
 	struct list_head fragments;
 	struct hlist_head buckets[1 << UB_SPACE_BUCKET_BITS];
 
@@ -81,6 +93,9 @@ int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 le
 
 /* True if changes in the whole range are noticed. With space->lock held. */
 bool ub_space_watches(struct ub_space *space, const struct ub_range *range);
+
+/* The file's content changed: what was made from it goes. Sleeps. */
+void ub_space_file_changed(struct ub_space *space, const struct inode *inode);
 
 int ub_space_init(void);
 void ub_space_exit(void);

@@ -9,7 +9,7 @@ use support::compare::{self, Comparison, Run};
 use support::{Machine, lab, run, with_program};
 use ub_vm_lab::Job;
 
-const COMPARISONS: [Comparison; 12] = [
+const COMPARISONS: [Comparison; 13] = [
     // Each instruction is tried with operands of every kind; the reasons show
     // that it happened in a fragment.
     Comparison {
@@ -44,12 +44,9 @@ const COMPARISONS: [Comparison; 12] = [
     Comparison { name: "tsc", command: "tracing tsc", ridden: 2000, exits: &[] },
     Comparison { name: "processes", command: "processes", ridden: 20_000, exits: &[] },
     Comparison { name: "code-changes", command: "code_changes", ridden: 10_000, exits: &[] },
+    Comparison { name: "code-file", command: "code_changes file", ridden: 1000, exits: &[] },
     Comparison { name: "vectors", command: "vectors", ridden: 200, exits: &[] },
 ];
-
-/// What does not hold yet.
-const PENDING: [Comparison; 1] =
-    [Comparison { name: "code-file", command: "code_changes file", ridden: 1000, exits: &[] }];
 
 fn with_programs(job: Job) -> Job {
     let job = with_program(job, "faults", &["faults.c", "fault_gaps.S"]);
@@ -60,15 +57,11 @@ fn with_programs(job: Job) -> Job {
 
 #[track_caller]
 fn programs_behave_as_natively(machine: Machine) {
-    behave_as_natively(machine, "programs", &COMPARISONS);
-}
-
-#[track_caller]
-fn behave_as_natively(machine: Machine, name: &str, comparisons: &[Comparison]) {
     let lab = lab();
-    let job = with_programs(machine.job(&lab, name, true)).shell(compare::script(comparisons));
+    let job =
+        with_programs(machine.job(&lab, "programs", true)).shell(compare::script(&COMPARISONS));
     let outcome = run(&lab, &job);
-    compare::check(comparisons, &outcome);
+    compare::check(&COMPARISONS, &outcome);
 }
 
 #[test]
@@ -89,12 +82,6 @@ fn vm_programs_on_6_1_with_kpti() {
 #[test]
 fn vm_programs_on_6_1_without_kpti() {
     programs_behave_as_natively(Machine::V6_1_KPTI_OFF);
-}
-
-#[test]
-#[ignore = "writes to a mapped file are not noticed yet"]
-fn vm_pending_programs() {
-    behave_as_natively(Machine::V6_12_KPTI_ON, "pending", &PENDING);
 }
 
 /// The checks above are worth nothing if they cannot fail.

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Writes to files that code is mapped from. Such a write changes a private
+ * mapping as long as the page was not copied, and no mmu notifier tells;
+ * fsnotify does, before the write returns to its caller.
+ */
+#ifndef UB_CODE_FILES_H
+#define UB_CODE_FILES_H
+
+#include <linux/list.h>
+#include <linux/mutex.h>
+
+struct file;
+struct fsnotify_group;
+struct ub_space;
+
+/* The watched files of one address space. */
+struct ub_code_files {
+	struct fsnotify_group *group;
+	struct mutex lock;
+	struct list_head files;
+};
+
+int ub_code_files_init(struct ub_code_files *files);
+/*
+ * From now on ub_space_file_changed() is called for each change of the file.
+ * -EACCES: it can change without notification. Sleeps.
+ */
+int ub_code_files_watch(struct ub_space *space, struct file *file);
+/* No more calls once this returns. Sleeps. */
+void ub_code_files_end(struct ub_code_files *files);
+
+#endif
