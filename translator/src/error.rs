@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::fragment::Unsupported;
 
-/// Why [`crate::translate`] produced no fragment.
+/// Why [`crate::translate()`] produced no fragment.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TranslateError {
     /// Nothing can be run before the first exit. Not an error of anyone: the
