@@ -36,6 +36,12 @@ impl Workload {
     pub const ALL: [Self; 6] =
         [Self::Null, Self::Pread64, Self::Pread4096, Self::RedisSet, Self::RedisGet, Self::Nginx];
 
+    /// Whether it is a loop of system calls and not a server under load.
+    #[must_use]
+    pub fn is_micro(self) -> bool {
+        matches!(self, Self::Null | Self::Pread64 | Self::Pread4096)
+    }
+
     /// The name in reports and on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {

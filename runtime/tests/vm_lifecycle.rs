@@ -5,20 +5,13 @@ mod support;
 use std::path::Path;
 
 use support::{Machine, lab, result, run, with_program};
-use ub_vm_lab::{Accelerator, Job, Lab, Outcome};
+use ub_vm_lab::{Job, Lab, Outcome};
 
 const REDIS_CYCLES: u32 = 3;
 
 /// A guest that runs `tests/guest/NAME.sh`.
 fn job(machine: Machine, lab: &Lab, name: &str, load: bool) -> Job {
-    let mut job = machine.job(lab, name, load).program("cut").program("mkfifo");
-    // With several threads, QEMU's code generator at times goes on executing the
-    // int3 that the kernel puts over a function's start while it changes it
-    // (text_poke_bp), after the kernel took it away. A processor does not.
-    let accelerator = lab.accelerator(&machine.kernel(lab));
-    if accelerator.unwrap_or_else(|error| panic!("{error}")) == Accelerator::Tcg {
-        job.smp = 1;
-    }
+    let job = machine.job(lab, name, load).program("cut").program("mkfifo");
     let job = ["module", "supervisors", "worker"]
         .into_iter()
         .fold(job, |job, program| with_program(job, program, &[&format!("{program}.c")]));

@@ -3,8 +3,6 @@
 //!
 //! Only saves guards: the verifier follows the same facts on its own.
 
-use std::collections::BTreeMap;
-
 use iced_x86::Register;
 
 use crate::layout::Layout;
@@ -22,35 +20,28 @@ pub(crate) struct BlockEffect {
 }
 
 /// Solves the forward problem: at a block's start, what holds at the end of
-/// all blocks before it. Nothing holds at the region's entry.
+/// all blocks before it. Nothing holds at the region's entry. By position.
 pub(crate) fn solve(
     region: &Region,
     layout: &Layout,
     liveness: &Liveness,
-    effects: &BTreeMap<u64, BlockEffect>,
-) -> BTreeMap<u64, GprSet> {
-    let mut at_start: BTreeMap<u64, GprSet> =
-        layout.order.iter().map(|&start| (start, GprSet::ALL)).collect();
-    at_start.insert(region.entry, GprSet::default());
+    effects: &[BlockEffect],
+) -> Vec<GprSet> {
+    let mut at_start = vec![GprSet::ALL; layout.order.len()];
+    at_start[layout.position[&region.entry]] = GprSet::default();
     let mut changed = true;
     while changed {
         changed = false;
-        for &from in &layout.order {
-            let effect = effects.get(&from).copied().unwrap_or_default();
-            let at_end = at_start[&from].without(effect.loses).union(effect.gains);
-            for to in region.blocks[&from].successors() {
-                let Some(&known) = at_start.get(&to) else { continue };
-                let mut arriving = at_end;
-                if layout.is_backward(from, to) && !liveness.at(to).is_empty() {
-                    // The poll on this edge reloads rax from its slot.
-                    arriving.remove(Register::RAX);
-                }
-                let joined = known.intersection(arriving);
-                if joined != known {
-                    at_start.insert(to, joined);
-                    changed = true;
-                }
+        for &(from, to) in &layout.edges {
+            let effect = effects[from];
+            let mut arriving = at_start[from].without(effect.loses).union(effect.gains);
+            if to <= from && !liveness.at(layout.order[to]).is_empty() {
+                // The poll on this edge reloads rax from its slot.
+                arriving.remove(Register::RAX);
             }
+            let joined = at_start[to].intersection(arriving);
+            changed |= joined != at_start[to];
+            at_start[to] = joined;
         }
     }
     at_start

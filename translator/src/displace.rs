@@ -103,14 +103,20 @@ mod tests {
     use super::*;
     use crate::cpu::CpuFeatures;
     use crate::layout::layout;
-    use crate::region::{Refused, discover};
+    use crate::region::discover;
     use crate::source::SliceSource;
+    use crate::steps::Steps;
 
     fn chosen(bytes: &[u8]) -> [Register; 3] {
         let mut source = SliceSource { address: 0x1000, bytes };
         let options = crate::Options::new(CpuFeatures::all());
-        let region =
-            discover(0x1000, &mut source, &options, 100, &Refused::new()).expect("a region");
+        let region = discover(
+            0x1000,
+            &mut Steps::new(&mut source, options.cpu),
+            &options.predicted_targets,
+            100,
+        )
+        .expect("a region");
         let displaced = choose(&region, &layout(&region));
         [displaced.s, displaced.t, displaced.u]
     }

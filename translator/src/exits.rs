@@ -1,7 +1,8 @@
 //! The ways out of a fragment: exit stubs, what has to be undone before
 //! them, and the polls on backward edges.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use iced_x86::{Code, Instruction, Register};
 
@@ -10,9 +11,10 @@ use crate::emit::{Emitter, Label, Section, frame as frame_field, memory};
 use crate::fragment::{Exit, ExitKind, Unsupported};
 use crate::frame;
 use crate::regs;
+use crate::steps::AddressHasher;
 
 /// Where the user's arithmetic flags are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Saved {
     /// In the flags register, or dead.
     No,
@@ -23,7 +25,7 @@ pub(crate) enum Saved {
 }
 
 /// What must be undone before an exit is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Undo {
     /// A register whose bit 63 the guard has just cleared.
     pub set_bit: Option<Register>,
@@ -34,13 +36,16 @@ impl Undo {
     pub(crate) const NOTHING: Self = Self { set_bit: None, flags: Saved::No };
 }
 
+/// What was emitted already, and where it begins.
+type Known<Key> = HashMap<Key, Label, BuildHasherDefault<AddressHasher>>;
+
 /// Makes every exit once and remembers it.
 #[derive(Debug)]
 pub(crate) struct Exits {
     list: Vec<Exit>,
-    stubs: BTreeMap<(u64, u16, u16), Label>,
-    undos: BTreeMap<(u64, u16, Undo), Label>,
-    polls: BTreeMap<u64, Label>,
+    stubs: Known<(u64, u16, u16)>,
+    undos: Known<(u64, u16, Undo)>,
+    polls: Known<u64>,
     restore: Label,
     /// INDIRECT exits restore apart: only they have written `target`, and
     /// the verifier wants that to be plain at the jump to the runner.
@@ -52,9 +57,9 @@ impl Exits {
     pub(crate) fn new(emit: &mut Emitter, displaced: Displaced) -> Self {
         Self {
             list: Vec::new(),
-            stubs: BTreeMap::new(),
-            undos: BTreeMap::new(),
-            polls: BTreeMap::new(),
+            stubs: Known::default(),
+            undos: Known::default(),
+            polls: Known::default(),
             restore: emit.label(),
             restore_indirect: emit.label(),
             displaced,
@@ -70,6 +75,9 @@ impl Exits {
         kind: ExitKind,
         reason: Unsupported,
     ) -> Label {
+        if emit.is_dry() {
+            return self.restore;
+        }
         let key = (user_ip, kind as u16, reason as u16);
         if let Some(&label) = self.stubs.get(&key) {
             return label;
@@ -102,7 +110,7 @@ impl Exits {
         undo: Undo,
     ) -> Label {
         let exit = self.exit(emit, user_ip, kind, Unsupported::None);
-        if undo == Undo::NOTHING {
+        if undo == Undo::NOTHING || emit.is_dry() {
             return exit;
         }
         let key = (user_ip, kind as u16, undo);
@@ -134,6 +142,9 @@ impl Exits {
         block: Label,
         flags_live: bool,
     ) -> Label {
+        if emit.is_dry() {
+            return block;
+        }
         if let Some(&label) = self.polls.get(&target) {
             return label;
         }

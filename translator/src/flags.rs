@@ -41,7 +41,7 @@ impl Flags {
 }
 
 /// What one instruction does to the arithmetic flags.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Effects {
     /// Flags whose value it depends on.
     pub reads: Flags,
@@ -51,6 +51,17 @@ pub(crate) struct Effects {
     pub replaces: Flags,
     /// Flags it may change at all.
     pub touches: Flags,
+}
+
+impl Effects {
+    /// The effects of these and then those of `next`.
+    pub(crate) fn then(self, next: Self) -> Self {
+        Self {
+            reads: self.reads.union(next.reads.without(self.replaces)),
+            replaces: self.replaces.union(next.replaces),
+            touches: self.touches.union(next.touches),
+        }
+    }
 }
 
 /// The effects of `instruction`.

@@ -1,8 +1,10 @@
 //! The order in which blocks are emitted, and how deep in loops they lie.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
 
 use crate::region::{End, Region};
+use crate::steps::{AddressHasher, AddressMap};
 
 /// Emission order of a region's blocks.
 #[derive(Debug, Clone)]
@@ -10,7 +12,9 @@ pub(crate) struct Layout {
     /// Block starts; the entry comes first.
     pub order: Vec<u64>,
     /// Position of each block in `order`.
-    pub position: BTreeMap<u64, usize>,
+    pub position: AddressMap<usize>,
+    /// Edges between blocks in `order`, by position, sorted by origin.
+    pub edges: Vec<(usize, usize)>,
     /// How many backward edges span each block, by position.
     pub depth: Vec<u32>,
 }
@@ -27,7 +31,7 @@ impl Layout {
 /// loops pay for polls. A callee comes before its return site.
 pub(crate) fn layout(region: &Region) -> Layout {
     let mut postorder = Vec::with_capacity(region.blocks.len());
-    let mut state: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    let mut state: AddressMap<Vec<u64>> = AddressMap::default();
     let mut stack = Vec::new();
     let mut visit = |start: u64, stack: &mut Vec<u64>| {
         stack.push(start);
@@ -67,25 +71,26 @@ pub(crate) fn layout(region: &Region) -> Layout {
             reachable.contains(at) && !bare
         })
         .collect();
-    let position: BTreeMap<u64, usize> =
+    let position: AddressMap<usize> =
         order.iter().enumerate().map(|(i, &start)| (start, i)).collect();
     let mut depth = vec![0; order.len()];
+    let mut edges = Vec::with_capacity(2 * order.len());
     for (from, start) in order.iter().enumerate() {
         for target in region.blocks[start].successors() {
-            if let Some(&to) = position.get(&target)
-                && to <= from
-            {
+            let Some(&to) = position.get(&target) else { continue };
+            edges.push((from, to));
+            if to <= from {
                 for level in &mut depth[to..=from] {
                     *level += 1;
                 }
             }
         }
     }
-    Layout { order, position, depth }
+    Layout { order, position, edges, depth }
 }
 
-fn reachable(region: &Region) -> BTreeSet<u64> {
-    let mut reachable = BTreeSet::new();
+fn reachable(region: &Region) -> HashSet<u64, BuildHasherDefault<AddressHasher>> {
+    let mut reachable = HashSet::default();
     let mut stack = vec![region.entry];
     while let Some(at) = stack.pop() {
         if let Some(block) = region.blocks.get(&at)
@@ -101,13 +106,22 @@ fn reachable(region: &Region) -> BTreeSet<u64> {
 mod tests {
     use super::*;
     use crate::cpu::CpuFeatures;
-    use crate::region::{Refused, discover};
+    use crate::region::discover;
     use crate::source::SliceSource;
+    use crate::steps::Steps;
 
     fn layout_of(bytes: &[u8]) -> Layout {
         let mut source = SliceSource { address: 0x1000, bytes };
         let options = crate::Options::new(CpuFeatures::all());
-        layout(&discover(0x1000, &mut source, &options, 100, &Refused::new()).expect("a region"))
+        layout(
+            &discover(
+                0x1000,
+                &mut Steps::new(&mut source, options.cpu),
+                &options.predicted_targets,
+                100,
+            )
+            .expect("a region"),
+        )
     }
 
     #[test]

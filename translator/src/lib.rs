@@ -5,6 +5,7 @@
 //! contract that [`translate()`] produces and [`verifier::verify`] enforces; the
 //! two share the types of [`fragment`] and [`frame`] and no code.
 
+mod assemble;
 mod confinement;
 mod cpu;
 mod displace;
@@ -21,10 +22,11 @@ mod lower;
 mod region;
 mod regs;
 mod source;
+mod steps;
 mod translate;
 pub mod verifier;
 
 pub use cpu::CpuFeatures;
 pub use error::TranslateError;
 pub use source::{CodeSource, SliceSource};
-pub use translate::{Options, translate};
+pub use translate::{Options, Predictions, translate, translate_predicted};

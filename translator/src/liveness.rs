@@ -1,15 +1,14 @@
 //! Which arithmetic flags are live where. Flags are the user's: a sequence
 //! may clobber them only where this analysis proves them dead.
 
-use std::collections::BTreeMap;
-
-use crate::flags::{Effects, Flags, effects};
+use crate::flags::{Effects, Flags};
 use crate::region::{Block, End, Region};
+use crate::steps::AddressMap;
 
 /// Flags live at the start of each block.
 #[derive(Debug, Clone)]
 pub(crate) struct Liveness {
-    at_start: BTreeMap<u64, Flags>,
+    at_start: AddressMap<Flags>,
 }
 
 /// Solves the backward problem over the region. All flags are live wherever
@@ -19,12 +18,21 @@ pub(crate) struct Liveness {
 pub(crate) fn analyse(region: &Region) -> Liveness {
     let mut liveness =
         Liveness { at_start: region.blocks.keys().map(|&start| (start, Flags::NONE)).collect() };
+    let summaries: Vec<(u64, &End, Effects)> = region
+        .blocks
+        .iter()
+        .map(|(&start, block)| {
+            let guests = block.body.iter().chain(&block.terminator);
+            (start, &block.end, guests.fold(Effects::default(), |all, one| all.then(one.effects)))
+        })
+        .collect();
     let mut changed = true;
     while changed {
         changed = false;
-        for (start, block) in region.blocks.iter().rev() {
-            let live = liveness.in_block(block).first().copied().unwrap_or(Flags::ALL);
-            if liveness.at_start.insert(*start, live) != Some(live) {
+        for (start, end, effects) in summaries.iter().rev() {
+            let live = liveness.behind(end).before(*effects);
+            if liveness.at(*start) != live {
+                liveness.at_start.insert(*start, live);
                 changed = true;
             }
         }
@@ -38,10 +46,9 @@ impl Liveness {
         self.at_start.get(&address).copied().unwrap_or(Flags::ALL)
     }
 
-    /// Flags live before each body instruction, then before the terminator,
-    /// then behind it.
-    pub(crate) fn in_block(&self, block: &Block) -> Vec<Flags> {
-        let behind = match &block.end {
+    /// Flags live behind a block with this end.
+    fn behind(&self, end: &End) -> Flags {
+        match end {
             End::Next(next) => self.at(*next),
             End::Branch { taken, next } => self.at(*taken).union(self.at(*next)),
             End::Jump { target } => self.at(*target),
@@ -51,35 +58,36 @@ impl Liveness {
             | End::IndirectJump { .. }
             | End::IndirectCall { .. }
             | End::Return { .. } => Flags::ALL,
-        };
-        let mut live = vec![behind];
+        }
+    }
+
+    /// Flags live before each body instruction, then before the terminator,
+    /// then behind it.
+    pub(crate) fn in_block(&self, block: &Block) -> Vec<Flags> {
+        let mut live = Vec::with_capacity(block.body.len() + 2);
+        live.push(self.behind(&block.end));
         for guest in block.body.iter().chain(&block.terminator).rev() {
             let after = live[live.len() - 1];
-            live.push(after.before(effects_of(guest)));
+            live.push(after.before(guest.effects));
         }
         live.reverse();
         live
     }
 }
 
-fn effects_of(guest: &crate::region::Guest) -> Effects {
-    if guest.class == crate::forms::Class::Hint {
-        return Effects { reads: Flags::NONE, replaces: Flags::NONE, touches: Flags::NONE };
-    }
-    effects(&guest.instruction)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cpu::CpuFeatures;
-    use crate::region::{Refused, discover};
+    use crate::region::discover;
     use crate::source::SliceSource;
+    use crate::steps::Steps;
 
     fn region_of(bytes: &[u8]) -> Region {
         let mut source = SliceSource { address: 0x1000, bytes };
         let options = crate::Options::new(CpuFeatures::all());
-        discover(0x1000, &mut source, &options, 100, &Refused::new()).expect("it has a region")
+        discover(0x1000, &mut Steps::new(&mut source, options.cpu), &options.predicted_targets, 100)
+            .expect("it has a region")
     }
 
     #[test]

@@ -22,8 +22,12 @@ use crate::fragment::{Exit, ExitKind, Unsupported};
 use crate::frame;
 use crate::layout::Layout;
 use crate::liveness::Liveness;
-use crate::region::{Block, End, Guest, Refused, Region};
+use crate::region::{Block, End, Region};
 use crate::regs::GprSet;
+use crate::steps::Guest;
+
+/// Instructions that could not be lowered, with the reason.
+pub(crate) type Refused = BTreeMap<u64, Unsupported>;
 
 /// What lowering a region yields.
 #[derive(Debug)]
@@ -64,14 +68,14 @@ struct Lowerer<'a> {
     displaced: Displaced,
     emit: Emitter,
     exits: Exits,
-    /// Labels of the blocks in the layout.
-    labels: BTreeMap<u64, Label>,
+    /// Labels of the blocks, in the order of the layout.
+    labels: Vec<Label>,
     /// User registers whose bit 63 is known to be clear here.
     confined: GprSet,
     /// Those that lost this in the current block.
     lost: GprSet,
     /// What each block did to `confined`.
-    effects: BTreeMap<u64, BlockEffect>,
+    effects: Vec<BlockEffect>,
     info: InstructionInfoFactory,
 }
 
@@ -86,9 +90,10 @@ pub(crate) fn lower(
 ) -> Result<Lowered, Refused> {
     // The first round shows what each block confines by itself; the second
     // leaves out the guards that earlier blocks make needless.
-    let first = round(region, layout, liveness, displaced, BTreeMap::new())?;
+    let first = round(region, layout, liveness, displaced, Vec::new(), true)?;
     let confined = confinement::solve(region, layout, liveness, &first.effects);
-    let Lowerer { mut emit, exits, .. } = round(region, layout, liveness, displaced, confined)?;
+    let Lowerer { mut emit, exits, .. } =
+        round(region, layout, liveness, displaced, confined, false)?;
     let exits = exits.finish(&mut emit);
     let blocks = layout.order.iter().map(|start| &region.blocks[start]);
     let instructions =
@@ -96,16 +101,18 @@ pub(crate) fn lower(
     Ok(Lowered { emitter: emit, exits, instructions })
 }
 
-/// Lowers all blocks, given what is `confined` at their starts.
+/// Lowers all blocks, given what is `confined` at their starts. If `dry`, only
+/// for their effects.
 fn round<'a>(
     region: &'a Region,
     layout: &'a Layout,
     liveness: &'a Liveness,
     displaced: Displaced,
-    confined: BTreeMap<u64, GprSet>,
+    confined: Vec<GprSet>,
+    dry: bool,
 ) -> Result<Lowerer<'a>, Refused> {
-    let mut emit = Emitter::new();
-    let labels = layout.order.iter().map(|&start| (start, emit.label())).collect();
+    let mut emit = Emitter::new(6 * region.instructions, dry);
+    let labels = layout.order.iter().map(|_| emit.label()).collect();
     let exits = Exits::new(&mut emit, displaced);
     let mut lowerer = Lowerer {
         region,
@@ -117,18 +124,18 @@ fn round<'a>(
         labels,
         confined: GprSet::default(),
         lost: GprSet::default(),
-        effects: BTreeMap::new(),
+        effects: Vec::with_capacity(layout.order.len()),
         info: InstructionInfoFactory::new(),
     };
     lowerer.prologue();
     let mut refused = Refused::new();
     for (position, start) in layout.order.iter().enumerate() {
-        lowerer.confined = confined.get(start).copied().unwrap_or_default();
+        lowerer.confined = confined.get(position).copied().unwrap_or_default();
         lowerer.lost = GprSet::default();
         let next = layout.order.get(position + 1).copied();
         lowerer.block(&region.blocks[start], next, &mut refused);
         let effect = BlockEffect { gains: lowerer.confined, loses: lowerer.lost };
-        lowerer.effects.insert(*start, effect);
+        lowerer.effects.push(effect);
     }
     if refused.is_empty() { Ok(lowerer) } else { Err(refused) }
 }
@@ -151,7 +158,7 @@ impl Lowerer<'_> {
     }
 
     fn block(&mut self, block: &Block, next: Option<u64>, refused: &mut Refused) {
-        self.emit.bind(self.labels[&block.start]);
+        self.emit.bind(self.labels[self.layout.position[&block.start]]);
         let live = self.liveness.in_block(block);
         let around = |i: usize| Live {
             before: live[i],
@@ -163,7 +170,7 @@ impl Lowerer<'_> {
                 refused.insert(guest.ip(), reason);
             }
             let copied = self.is_copy_of_confined(&guest.instruction);
-            self.forget_written(&guest.instruction);
+            self.forget_written(guest);
             if copied {
                 self.confined.insert(guest.instruction.op0_register());
             }
@@ -212,18 +219,9 @@ impl Lowerer<'_> {
     }
 
     /// Registers the instruction writes are no longer confined.
-    fn forget_written(&mut self, instruction: &Instruction) {
-        let mut written_registers = GprSet::default();
-        for used in self.info.info(instruction).used_registers() {
-            use iced_x86::OpAccess as A;
-            let written =
-                matches!(used.access(), A::Write | A::CondWrite | A::ReadWrite | A::ReadCondWrite);
-            if written && used.register().is_gpr() {
-                written_registers.insert(used.register());
-            }
-        }
-        self.confined = self.confined.without(written_registers);
-        self.lost = self.lost.union(written_registers);
+    fn forget_written(&mut self, guest: &Guest) {
+        self.confined = self.confined.without(guest.writes);
+        self.lost = self.lost.union(guest.writes);
     }
 
     /// The register is no longer known to be confined.
@@ -288,7 +286,7 @@ impl Lowerer<'_> {
         {
             return self.exits.exit(&mut self.emit, ip, kind, reason);
         }
-        let label = self.labels[&to];
+        let label = self.labels[self.layout.position[&to]];
         if self.layout.is_backward(from, to) {
             let flags_live = !self.liveness.at(to).is_empty();
             self.exits.poll(&mut self.emit, to, label, flags_live)

@@ -3,35 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{Instruction, OpKind, Register};
 
-use crate::Options;
-use crate::forms::{self, Class};
+use crate::forms::Class;
 use crate::fragment::{ExitKind, Unsupported};
-use crate::source::{CodeCache, CodeSource, MAX_INSTRUCTION};
+use crate::steps::{Guest, Step, Steps};
+use crate::translate::Predictions;
 
 /// Most targets compared at one indirect branch; each costs the ones behind
 /// it a comparison.
 pub(crate) const MAX_TARGETS: usize = 4;
-
-/// One allowed user instruction.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Guest {
-    pub instruction: Instruction,
-    pub class: Class,
-    /// May raise #DE or #XM without touching memory.
-    pub raises: bool,
-}
-
-impl Guest {
-    pub(crate) fn ip(&self) -> u64 {
-        self.instruction.ip()
-    }
-
-    pub(crate) fn next_ip(&self) -> u64 {
-        self.instruction.next_ip()
-    }
-}
 
 /// What follows the body of a block. Addresses need not be in the region.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,22 +79,20 @@ pub(crate) struct Region {
     pub instructions: usize,
 }
 
-/// Instructions that a former attempt could not lower, with the reason.
-pub(crate) type Refused = BTreeMap<u64, Unsupported>;
-
-const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
-
-enum Step {
-    Allowed(Guest),
-    Stop { kind: ExitKind, reason: Unsupported, length: usize },
+/// What discovery knows of one step.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    /// It is part of the region.
+    taken: bool,
+    /// A block begins here.
+    leader: bool,
 }
 
 struct Discovery<'a, 'b> {
-    cache: &'a mut CodeCache<'b>,
-    options: &'a Options,
-    refused: &'a Refused,
-    steps: BTreeMap<u64, Step>,
-    leaders: BTreeSet<u64>,
+    steps: &'a mut Steps<'b>,
+    predictions: &'a Predictions,
+    /// By the number of the step; the rest is unmarked.
+    marks: Vec<Mark>,
     queue: VecDeque<u64>,
     predicted: BTreeMap<u64, Vec<u64>>,
     allowed: usize,
@@ -124,60 +103,62 @@ struct Discovery<'a, 'b> {
 /// reason why not even the first instruction can be run.
 pub(crate) fn discover(
     entry: u64,
-    source: &mut dyn CodeSource,
-    options: &Options,
+    steps: &mut Steps,
+    predictions: &Predictions,
     limit: usize,
-    refused: &Refused,
 ) -> Result<Region, Unsupported> {
-    let mut cache = CodeCache::new(source);
     let mut discovery = Discovery {
-        cache: &mut cache,
-        options,
-        refused,
-        steps: BTreeMap::new(),
-        leaders: BTreeSet::new(),
+        marks: vec![Mark::default(); steps.len()],
+        steps,
+        predictions,
         queue: VecDeque::from([entry]),
         predicted: BTreeMap::new(),
         allowed: 0,
         limit: limit.max(1),
     };
     discovery.run();
-    match discovery.steps.get(&entry) {
+    match discovery.step(entry) {
         None => return Err(Unsupported::Unreadable),
         Some(Step::Stop { kind: ExitKind::Unsupported, reason, .. }) => return Err(*reason),
         Some(_) => {}
     }
     let mut region = discovery.into_region(entry);
-    predict_returns(&mut region, options);
+    predict_returns(&mut region, predictions);
     Ok(region)
 }
 
 impl Discovery<'_, '_> {
     fn run(&mut self) {
         while let Some(start) = self.queue.pop_front() {
-            self.leaders.insert(start);
             self.walk(start);
         }
     }
 
-    /// Decodes from `start` to the next control-flow instruction, stop, or
-    /// known code.
+    /// Takes the steps from `start` to the next control-flow instruction,
+    /// stop, or known code.
     fn walk(&mut self, start: u64) {
         let mut at = start;
         loop {
-            if self.steps.contains_key(&at) {
-                self.leaders.insert(at);
+            let known = self.steps.find(at);
+            if let Some(number) = known
+                && self.marks[number].taken
+            {
+                self.marks[number].leader = true;
                 return;
             }
             if self.allowed >= self.limit {
                 return;
             }
-            let Some(step) = self.decode(at) else { return };
-            let Step::Allowed(guest) = step else {
-                self.steps.insert(at, step);
+            let Some(number) = known.or_else(|| self.steps.decode(at)) else {
                 return;
             };
-            self.steps.insert(at, step);
+            if number >= self.marks.len() {
+                self.marks.resize(number + 1, Mark::default());
+            }
+            self.marks[number] = Mark { taken: true, leader: at == start };
+            let Step::Allowed(guest) = *self.steps.get(number) else {
+                return;
+            };
             self.allowed += 1;
             if guest.class.ends_block() {
                 self.follow(&guest);
@@ -187,39 +168,10 @@ impl Discovery<'_, '_> {
         }
     }
 
-    fn decode(&mut self, at: u64) -> Option<Step> {
-        let bytes = self.cache.fetch(at);
-        if bytes.is_empty() {
-            return None;
-        }
-        let mut decoder = Decoder::with_ip(64, &bytes, at, DecoderOptions::NONE);
-        let instruction = decoder.decode();
-        let stop = |kind, reason, length| Some(Step::Stop { kind, reason, length });
-        if instruction.is_invalid() {
-            let reason = if bytes.len() < MAX_INSTRUCTION {
-                Unsupported::Unreadable
-            } else {
-                Unsupported::Undecodable
-            };
-            return stop(ExitKind::Unsupported, reason, bytes.len());
-        }
-        let length = instruction.len();
-        if bytes[1..length].windows(ENDBR64.len()).any(|window| window == ENDBR64) {
-            // An immediate that would make a second indirect-branch target.
-            return stop(ExitKind::Unsupported, Unsupported::Form, length);
-        }
-        if let Some(&reason) = self.refused.get(&at) {
-            return stop(ExitKind::Unsupported, reason, length);
-        }
-        match forms::classify(&instruction, self.options.cpu) {
-            Ok(form) if form.class == Class::Syscall => {
-                stop(ExitKind::Syscall, Unsupported::None, length)
-            }
-            Ok(form) => {
-                Some(Step::Allowed(Guest { instruction, class: form.class, raises: form.raises }))
-            }
-            Err(reason) => stop(ExitKind::Unsupported, reason, length),
-        }
+    /// The step at `address` if it is part of the region.
+    fn step(&self, address: u64) -> Option<&Step> {
+        let number = self.steps.find(address)?;
+        self.marks[number].taken.then(|| self.steps.get(number))
     }
 
     /// Queues where control may go: the straight path first, so that the
@@ -247,7 +199,7 @@ impl Discovery<'_, '_> {
                 self.predicted.insert(guest.ip(), targets);
             }
             Class::Return => {
-                if let Some(targets) = self.options.predicted_targets.get(&guest.ip()) {
+                if let Some(targets) = self.predictions.get(&guest.ip()) {
                     self.queue.extend(targets.iter().take(MAX_TARGETS));
                 }
             }
@@ -259,7 +211,7 @@ impl Discovery<'_, '_> {
     /// slot (GOT) holds now.
     fn predict(&mut self, instruction: &Instruction) -> Vec<u64> {
         let mut targets: Vec<u64> = Vec::new();
-        if let Some(seen) = self.options.predicted_targets.get(&instruction.ip()) {
+        if let Some(seen) = self.predictions.get(&instruction.ip()) {
             for &target in seen {
                 if !targets.contains(&target) {
                     targets.push(target);
@@ -272,17 +224,21 @@ impl Discovery<'_, '_> {
                 || (instruction.memory_base() == Register::None
                     && instruction.memory_index() == Register::None));
         if targets.is_empty() && constant {
-            targets.extend(self.cache.pointer_hint(instruction.memory_displacement64()));
+            targets.extend(self.steps.pointer_hint(instruction.memory_displacement64()));
         }
         targets.truncate(MAX_TARGETS);
         targets
     }
 
     fn into_region(self, entry: u64) -> Region {
+        let taken = (0..self.marks.len()).filter(|&number| self.marks[number].taken);
+        let mut taken: Vec<(u64, usize)> =
+            taken.map(|number| (self.steps.address(number), number)).collect();
+        taken.sort_unstable();
         let mut blocks = BTreeMap::new();
-        for &start in &self.leaders {
-            if self.steps.contains_key(&start) {
-                blocks.insert(start, self.block(start));
+        for &(start, number) in &taken {
+            if self.marks[number].leader {
+                blocks.insert(start, self.block(number));
             }
         }
         let known: BTreeSet<u64> = blocks.keys().copied().collect();
@@ -293,26 +249,35 @@ impl Discovery<'_, '_> {
                 targets.retain(|target| known.contains(target));
             }
         }
-        Region { entry, blocks, sources: self.sources(), instructions: self.allowed }
+        Region { entry, blocks, sources: self.sources(&taken), instructions: self.allowed }
     }
 
-    fn block(&self, start: u64) -> Block {
-        let mut body = Vec::new();
-        let mut at = start;
+    /// The block that begins with step `first`.
+    fn block(&self, first: usize) -> Block {
+        let start = self.steps.address(first);
+        let mut body = Vec::with_capacity(8);
+        let mut number = first;
         loop {
-            let (terminator, end) = match self.steps.get(&at) {
-                _ if at != start && self.leaders.contains(&at) => (None, End::Next(at)),
-                None => (None, End::Next(at)),
-                Some(Step::Stop { kind, reason, .. }) => {
+            let at = self.steps.address(number);
+            let (terminator, end) = match self.steps.get(number) {
+                Step::Stop { kind, reason, .. } => {
                     (None, End::Exit { ip: at, kind: *kind, reason: *reason })
                 }
-                Some(Step::Allowed(guest)) if guest.class.ends_block() => {
+                Step::Allowed(guest) if guest.class.ends_block() => {
                     (Some(*guest), self.end_of(guest))
                 }
-                Some(Step::Allowed(guest)) => {
+                Step::Allowed(guest) => {
                     body.push(*guest);
-                    at = guest.next_ip();
-                    continue;
+                    let next = guest.next_ip();
+                    match self.steps.find(next) {
+                        Some(following)
+                            if self.marks[following].taken && !self.marks[following].leader =>
+                        {
+                            number = following;
+                            continue;
+                        }
+                        _ => (None, End::Next(next)),
+                    }
                 }
             };
             return Block { start, body, terminator, end };
@@ -333,14 +298,11 @@ impl Discovery<'_, '_> {
         }
     }
 
-    fn sources(&self) -> Vec<Range<u64>> {
+    /// The bytes of the steps `taken`, which are sorted by address.
+    fn sources(&self, taken: &[(u64, usize)]) -> Vec<Range<u64>> {
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        for (&start, step) in &self.steps {
-            let length = match step {
-                Step::Allowed(guest) => guest.instruction.len(),
-                Step::Stop { length, .. } => *length,
-            };
-            let end = start.saturating_add(length as u64);
+        for &(start, number) in taken {
+            let end = start.saturating_add(self.steps.get(number).length() as u64);
             match ranges.last_mut() {
                 Some(last) if start <= last.end => last.end = last.end.max(end),
                 _ => ranges.push(start..end),
@@ -352,7 +314,7 @@ impl Discovery<'_, '_> {
 
 /// Gives every return the sites of the calls in the region that can reach
 /// it, behind what was seen to happen.
-fn predict_returns(region: &mut Region, options: &Options) {
+fn predict_returns(region: &mut Region, predictions: &Predictions) {
     let mut sites: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for block in region.blocks.values() {
         let (callees, site): (&[u64], u64) = match &block.end {
@@ -375,7 +337,7 @@ fn predict_returns(region: &mut Region, options: &Options) {
     let known: BTreeSet<u64> = region.blocks.keys().copied().collect();
     for block in region.blocks.values_mut() {
         if let (End::Return { targets }, Some(terminator)) = (&mut block.end, &block.terminator) {
-            let seen = options.predicted_targets.get(&terminator.ip());
+            let seen = predictions.get(&terminator.ip());
             for &target in
                 seen.into_iter().flatten().chain(sites.get(&block.start).into_iter().flatten())
             {
@@ -394,7 +356,9 @@ fn returns_of(region: &Region, callee: u64) -> Vec<u64> {
     let mut stack = vec![callee];
     let mut returns = Vec::new();
     while let Some(at) = stack.pop() {
-        let Some(block) = region.blocks.get(&at) else { continue };
+        let Some(block) = region.blocks.get(&at) else {
+            continue;
+        };
         if !seen.insert(at) {
             continue;
         }
@@ -414,13 +378,20 @@ fn returns_of(region: &Region, callee: u64) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Options;
     use crate::cpu::CpuFeatures;
     use crate::source::SliceSource;
 
     fn region_of(bytes: &[u8], limit: usize) -> Region {
         let mut source = SliceSource { address: 0x1000, bytes };
         let options = Options::new(CpuFeatures::all());
-        discover(0x1000, &mut source, &options, limit, &Refused::new()).expect("it has a region")
+        discover(
+            0x1000,
+            &mut Steps::new(&mut source, options.cpu),
+            &options.predicted_targets,
+            limit,
+        )
+        .expect("it has a region")
     }
 
     #[test]
@@ -464,7 +435,14 @@ mod tests {
         let options = Options::new(CpuFeatures::baseline());
         let reason = |bytes: &[u8]| {
             let mut source = SliceSource { address: 0x1000, bytes };
-            discover(0x1000, &mut source, &options, 10, &Refused::new()).map(|_| ()).unwrap_err()
+            discover(
+                0x1000,
+                &mut Steps::new(&mut source, options.cpu),
+                &options.predicted_targets,
+                10,
+            )
+            .map(|_| ())
+            .unwrap_err()
         };
         assert_eq!(reason(&[]), Unsupported::Unreadable);
         assert_eq!(reason(&[0x0f, 0xa2]), Unsupported::Trap); // cpuid

@@ -80,8 +80,8 @@ const R8: [Register; 16] = [
 /// Position of a general register in the architecture's order, 0 for `rax`
 /// to 15 for `r15`, whatever part of it is named.
 pub(crate) fn index(register: Register) -> usize {
-    let full = register.full_register();
-    R64.iter().position(|&r| r == full).expect("a general register")
+    debug_assert!(register.is_gpr());
+    register.full_register().number()
 }
 
 /// `ah`, `ch`, `dh` or `bh`.

@@ -27,7 +27,9 @@ pub struct SliceSource<'a> {
 
 impl CodeSource for SliceSource<'_> {
     fn read_code(&mut self, address: u64, buf: &mut [u8]) -> usize {
-        let Some(offset) = address.checked_sub(self.address) else { return 0 };
+        let Some(offset) = address.checked_sub(self.address) else {
+            return 0;
+        };
         let Some(rest) = usize::try_from(offset).ok().and_then(|o| self.bytes.get(o..)) else {
             return 0;
         };
@@ -58,19 +60,22 @@ impl<'a> CodeCache<'a> {
         self.source.pointer_hint(address)
     }
 
-    /// The bytes at `address`, at most [`MAX_INSTRUCTION`] of them.
-    pub(crate) fn fetch(&mut self, address: u64) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(MAX_INSTRUCTION);
-        while bytes.len() < MAX_INSTRUCTION {
-            let Some(at) = address.checked_add(bytes.len() as u64) else { break };
-            let wanted = MAX_INSTRUCTION - bytes.len();
+    /// Copies the bytes at `address` to `buffer` and returns how many there are.
+    pub(crate) fn fetch(&mut self, address: u64, buffer: &mut [u8; MAX_INSTRUCTION]) -> usize {
+        let mut length = 0;
+        while length < MAX_INSTRUCTION {
+            let Some(at) = address.checked_add(length as u64) else {
+                break;
+            };
             let part = self.chunk(at);
             if part.is_empty() {
                 break;
             }
-            bytes.extend_from_slice(&part[..part.len().min(wanted)]);
+            let more = part.len().min(MAX_INSTRUCTION - length);
+            buffer[length..length + more].copy_from_slice(&part[..more]);
+            length += more;
         }
-        bytes
+        length
     }
 
     /// Cached bytes from `address` to the end of their chunk, read if new.
@@ -120,12 +125,14 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).cycle().take(2000).collect();
         let mut source = Counting(SliceSource { address: 0x1000, bytes: &bytes }, 0);
         let mut cache = CodeCache::new(&mut source);
+        let mut buffer = [0; MAX_INSTRUCTION];
         for offset in (0..2000).rev() {
             let end = (offset + MAX_INSTRUCTION).min(2000);
-            assert_eq!(cache.fetch(0x1000 + offset as u64), bytes[offset..end]);
+            let length = cache.fetch(0x1000 + offset as u64, &mut buffer);
+            assert_eq!(buffer[..length], bytes[offset..end]);
         }
-        assert!(cache.fetch(0xfff).is_empty());
-        assert!(cache.fetch(0x1000 + 2000).is_empty());
+        assert_eq!(cache.fetch(0xfff, &mut buffer), 0);
+        assert_eq!(cache.fetch(0x1000 + 2000, &mut buffer), 0);
     }
 
     #[test]
@@ -134,7 +141,7 @@ mod tests {
         let mut source = Counting(SliceSource { address: 0, bytes: &bytes }, 0);
         let mut cache = CodeCache::new(&mut source);
         for offset in 0..300 {
-            cache.fetch(offset);
+            cache.fetch(offset, &mut [0; MAX_INSTRUCTION]);
         }
         assert_eq!(source.1, 1);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::assemble::assemble;
 use crate::cpu::CpuFeatures;
 use crate::displace;
 use crate::error::TranslateError;
@@ -9,8 +10,12 @@ use crate::fragment::{Fixup, Fragment, Parts, Translated};
 use crate::layout::layout;
 use crate::liveness;
 use crate::lower::{Lowered, lower};
-use crate::region::{Refused, discover};
+use crate::region::discover;
 use crate::source::CodeSource;
+use crate::steps::Steps;
+
+/// Targets of indirect branches by the address of the branch.
+pub type Predictions = BTreeMap<u64, Vec<u64>>;
 
 /// What a translation may use.
 #[derive(Debug, Clone)]
@@ -23,7 +28,7 @@ pub struct Options {
     pub max_code_bytes: usize,
     /// Targets seen at indirect branches and returns, by the address of the
     /// branch, likeliest first. Up to four are used.
-    pub predicted_targets: BTreeMap<u64, Vec<u64>>,
+    pub predicted_targets: Predictions,
 }
 
 impl Options {
@@ -54,11 +59,25 @@ pub fn translate(
     source: &mut dyn CodeSource,
     options: &Options,
 ) -> Result<Fragment<Translated>, TranslateError> {
+    translate_predicted(entry, source, options, &options.predicted_targets)
+}
+
+/// Like [`translate()`], with these predictions instead of those in `options`,
+/// for callers whose predictions change all the time.
+///
+/// # Errors
+/// Those of [`translate()`].
+pub fn translate_predicted(
+    entry: u64,
+    source: &mut dyn CodeSource,
+    options: &Options,
+    predictions: &Predictions,
+) -> Result<Fragment<Translated>, TranslateError> {
     let bug = |what: String| TranslateError::Bug { entry, what };
     let mut limit = options.max_instructions;
-    let mut refused = Refused::new();
+    let mut steps = Steps::new(source, options.cpu);
     loop {
-        let region = discover(entry, source, options, limit, &refused)
+        let region = discover(entry, &mut steps, predictions, limit)
             .map_err(|reason| TranslateError::Useless { entry, reason })?;
         let layout = layout(&region);
         let liveness = liveness::analyse(&region);
@@ -66,16 +85,18 @@ pub fn translate(
         let Lowered { emitter, exits, instructions } =
             match lower(&region, &layout, &liveness, displaced) {
                 Ok(lowered) => lowered,
-                Err(more) => {
-                    let known = refused.len();
-                    refused.extend(more);
-                    if refused.len() == known {
+                Err(refused) => {
+                    let mut news = false;
+                    for (ip, reason) in refused {
+                        news |= steps.refuse(ip, reason);
+                    }
+                    if !news {
                         return Err(bug("an instruction was refused twice".into()));
                     }
                     continue;
                 }
             };
-        let assembled = emitter.assemble().map_err(bug)?;
+        let assembled = assemble(&emitter).map_err(bug)?;
         if assembled.code.len() > options.max_code_bytes {
             if region.instructions <= 1 {
                 return Err(TranslateError::NoRoom { entry, needed: assembled.code.len() });

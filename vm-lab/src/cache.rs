@@ -95,14 +95,14 @@ fn open_lock(path: &Path) -> Result<File> {
         .context("opening the lock file", path)
 }
 
-/// Waits until this host may run one more guest. One per two processors, or
+/// Waits until this host may run one more guest. One per processor, or
 /// `$UB_LAB_GUESTS`: guests that starve each other stall and time out.
 pub(crate) fn guest_slot(cache: &Path) -> Result<FileLock> {
     let slots = match env::var("UB_LAB_GUESTS") {
         Ok(text) => text.parse().ok().filter(|&slots: &usize| slots > 0).ok_or_else(|| {
             LabError::Setup(format!("UB_LAB_GUESTS={text} is not a positive number"))
         })?,
-        Err(_) => thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+        Err(_) => thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     loop {
         for slot in 0..slots {

@@ -62,6 +62,10 @@ pub struct Job {
     pub la57: bool,
     /// Number of virtual CPUs.
     pub smp: u32,
+    /// Under TCG, a host thread for each virtual CPU. Faster, but QEMU 7.2 now
+    /// and then executes a stale `int3` after the kernel patched its own text:
+    /// an oops in about one of a hundred boots, with no module loaded.
+    pub parallel_tcg: bool,
     /// Guest memory in MiB. The files of the job take up part of it.
     pub memory_mib: u32,
     /// What executes the guest; `None`: KVM if it works on this host, else TCG.
@@ -111,6 +115,7 @@ impl Job {
             kpti: true,
             la57: true,
             smp: 2,
+            parallel_tcg: false,
             memory_mib: 1024,
             accelerator: None,
             modules: Vec::new(),

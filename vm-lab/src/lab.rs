@@ -126,6 +126,7 @@ impl Lab {
             accelerator,
             la57: job.la57,
             smp: job.smp,
+            parallel_tcg: job.parallel_tcg,
             memory_mib: job.memory_mib,
             log_dir: &directory,
         };

@@ -43,7 +43,7 @@
 //! | name | meaning |
 //! |---|---|
 //! | `UB_CACHE_DIR` | where kernels are kept; default `$XDG_CACHE_HOME/userspace-bypass`, `~/.cache/userspace-bypass` |
-//! | `UB_LAB_GUESTS` | guests that may run at the same time on this host; default one per two processors |
+//! | `UB_LAB_GUESTS` | guests that may run at the same time on this host; default one per processor |
 //! | `UB_GUEST_INIT` | the `ub-guest-init` to use; default: beside the program, or built by cargo |
 //! | `CARGO_TARGET_DIR` | logs are in `vm-lab/` below it |
 

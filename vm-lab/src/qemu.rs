@@ -34,6 +34,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) accelerator: Accelerator,
     pub(crate) la57: bool,
     pub(crate) smp: u32,
+    pub(crate) parallel_tcg: bool,
     pub(crate) memory_mib: u32,
     /// Folder for the console log and QEMU's own messages.
     pub(crate) log_dir: &'a Path,
@@ -79,7 +80,8 @@ impl Machine<'_> {
         let mut qemu = Command::new(QEMU);
         let accelerator = match self.accelerator {
             Accelerator::Kvm => "kvm",
-            Accelerator::Tcg => "tcg,thread=multi",
+            Accelerator::Tcg if self.parallel_tcg => "tcg,thread=multi",
+            Accelerator::Tcg => "tcg,thread=single",
         };
         let cpu = if self.la57 { "max" } else { "max,la57=off" };
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])

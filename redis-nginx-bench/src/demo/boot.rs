@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ub_vm_lab::{Job, Lab, Module};
+use ub_vm_lab::{Job, Lab, LabError, Module};
 
 use super::options::{Guest, Options, guest_paths};
 use super::programs::find_program;
@@ -31,6 +31,12 @@ pub(super) struct Booted {
     pub outcome: Outcome,
     /// The kernel's log, free of warnings: the lab fails otherwise.
     pub log: String,
+}
+
+/// Whether an oops is an `int3` outside the modules under test.
+fn is_stale_int3(report: &str) -> bool {
+    let place = report.lines().find(|line| line.contains("RIP: 0010:"));
+    report.contains("Oops: int3") && place.is_some_and(|line| !line.contains("[ub"))
 }
 
 /// The lab and the programs for the guests.
@@ -70,6 +76,22 @@ impl Laboratory {
         Ok(Self { lab, programs, module_source: module_source()? })
     }
 
+    /// Runs the job with a host thread for each emulated CPU, and once more
+    /// without if that trips over QEMU's stale `int3`
+    /// ([`Job::parallel_tcg`]). An `int3` of the modules under test is no
+    /// excuse, and would come again.
+    fn attempt(&self, mut job: Job) -> Result<ub_vm_lab::Outcome, LabError> {
+        job.parallel_tcg = true;
+        match self.lab.run(&job) {
+            Err(LabError::GuestKernel(report)) if is_stale_int3(&report.to_string()) => {
+                tracing::warn!("QEMU executed a stale int3; once more, slower:\n{report}");
+                job.parallel_tcg = false;
+                self.lab.run(&job)
+            }
+            result => result,
+        }
+    }
+
     /// Boots `guest` and runs `plan` in it.
     pub fn run(&self, guest: &Guest, plan: &Plan) -> Result<Booted> {
         let modules = if plan.modes.contains(&Mode::Ub) {
@@ -101,7 +123,7 @@ impl Laboratory {
         // The driver's progress goes to standard error.
         job.echo = true;
 
-        let outcome = self.lab.run(&job)?;
+        let outcome = self.attempt(job)?;
         if !outcome.status.success() {
             bail!(
                 "the driver failed in the guest; logs are in {}\n{}",
@@ -163,4 +185,17 @@ fn module_source() -> Result<PathBuf> {
         .into_iter()
         .find(|folder| folder.is_dir())
         .context("kernel-patch/module not found; run this in a checkout of the project")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_stale_int3;
+
+    #[test]
+    fn an_int3_of_the_modules_is_no_excuse() {
+        let oops = |place: &str| format!("Oops: int3: 0000 [#1]\nRIP: 0010:{place}\n");
+        assert!(is_stale_int3(&oops("sched_clock_cpu+0x9/0x190")));
+        assert!(!is_stale_int3(&oops("ub_arena+0x40/0x800000 [ub]")));
+        assert!(!is_stale_int3("Oops: 0000 [#1]\nRIP: 0010:do_syscall_64+0x1/0x2\n"));
+    }
 }

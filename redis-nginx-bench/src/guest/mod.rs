@@ -18,6 +18,9 @@ use launch::Session;
 pub use launch::{How, Launcher, pin_and_exec};
 pub use machine::machine;
 
+/// How often the schedule is gone through for a loop of system calls.
+const MICRO_TURNS: usize = 2;
+
 /// How much one measurement does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Amount {
@@ -87,7 +90,9 @@ fn run_workload(launcher: &Launcher, workload: Workload) -> Result<Vec<Cell>> {
     let amount = pilot(launcher, workload)?;
     tracing::info!("{workload}: {} operations a round", amount.operations);
     let mut cells: Vec<Cell> = plan.modes.iter().map(|mode| empty_cell(workload, *mode)).collect();
-    for mode in plan.schedule() {
+    // These take little of the whole time, and their ratio is near 1.
+    let turns = if workload.is_micro() { MICRO_TURNS } else { 1 };
+    for mode in std::iter::repeat_n(plan.schedule(), turns).flatten() {
         let how = match mode {
             Mode::Native => How::Native,
             Mode::Ub => How::Ub,

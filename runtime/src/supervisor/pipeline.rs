@@ -71,8 +71,8 @@ impl Pipeline for Translator {
         source: &mut dyn CodeSource,
         predicted: &BTreeMap<u64, Vec<u64>>,
     ) -> Result<Fragment<Verified>, Refused> {
-        self.options.predicted_targets.clone_from(predicted);
-        let fragment = ub_translator::translate(entry, source, &self.options).map_err(|error| {
+        let fragment = ub_translator::translate_predicted(entry, source, &self.options, predicted);
+        let fragment = fragment.map_err(|error| {
             let failure = match &error {
                 ub_translator::TranslateError::Bug { .. } => Failure::TranslatorBug,
                 _ => Failure::Unsupported,

@@ -9,7 +9,8 @@ use crate::emit::{Section, frame as frame_field, indexed, memory};
 use crate::exits::Saved;
 use crate::fragment::{ExitKind, Unsupported};
 use crate::frame;
-use crate::region::{Block, End, Guest};
+use crate::region::{Block, End};
+use crate::steps::Guest;
 
 impl Lowerer<'_> {
     /// Lowers what follows the body of `block`; `next` is emitted behind it.

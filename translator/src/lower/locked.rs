@@ -8,8 +8,8 @@ use crate::exits::{Saved, Undo};
 use crate::flags::effects;
 use crate::fragment::{ExitKind, Unsupported};
 use crate::frame::CACHE_LINE;
-use crate::region::Guest;
 use crate::regs;
+use crate::steps::Guest;
 
 impl Lowerer<'_> {
     pub(super) fn locked(&mut self, guest: &Guest, live: Live) -> Result<(), Unsupported> {

@@ -225,7 +225,7 @@ impl Lowerer<'_> {
     }
 
     /// `lea` to any register but `rsp`.
-    pub(super) fn lea(&mut self, guest: &crate::region::Guest) -> Result<(), Unsupported> {
+    pub(super) fn lea(&mut self, guest: &crate::steps::Guest) -> Result<(), Unsupported> {
         let instruction = &guest.instruction;
         let address = Address::of(instruction);
         let user = instruction.op0_register();

@@ -1,15 +1,15 @@
 //! Instructions that are copied, with scratch registers standing in for the
 //! displaced ones.
 
-use iced_x86::{Code, Instruction, OpAccess, OpKind, Register};
+use iced_x86::{Code, Instruction, InstructionInfoOptions, OpAccess, OpKind, Register};
 
 use super::{Live, Lowerer, Protect};
 use crate::emit::frame as frame_field;
 use crate::exits::Saved;
 use crate::forms;
 use crate::fragment::Unsupported;
-use crate::region::Guest;
 use crate::regs;
+use crate::steps::Guest;
 
 /// An instruction over hardware registers.
 pub(super) struct Rewritten {
@@ -34,16 +34,19 @@ impl Lowerer<'_> {
         if self.move_with_slot(&instruction) {
             return Ok(());
         }
-        let mut free = vec![self.displaced.u, self.displaced.t];
+        let scratch = [self.displaced.u, self.displaced.t];
+        let mut free = &scratch[..];
         let memory = forms::memory_operand(&instruction).is_some();
         if memory {
             let place = self.place(&instruction, Protect::of(live.before), false)?;
             place.apply(&mut instruction);
-            free.retain(|&register| register != place.base);
+            if place.base == self.displaced.t {
+                free = &scratch[..1];
+            }
         } else {
             instruction.set_segment_prefix(Register::None);
         }
-        let rewritten = self.rewrite(instruction, &free)?;
+        let rewritten = self.rewrite(instruction, free)?;
         for (register, slot) in rewritten.loads {
             self.emit.load(register, frame_field(slot));
         }
@@ -88,15 +91,20 @@ impl Lowerer<'_> {
         free: &[Register],
     ) -> Result<Rewritten, Unsupported> {
         let mut uses: Vec<Use> = Vec::new();
-        let info = self.info.info(&instruction);
-        for i in 0..instruction.op_count() {
-            if instruction.op_kind(i) != OpKind::Register {
-                continue;
-            }
+        let displaced = self.displaced;
+        let is_displaced = |i| {
+            instruction.op_kind(i) == OpKind::Register
+                && instruction.op_register(i).is_gpr()
+                && displaced.slot(instruction.op_register(i)).is_some()
+        };
+        // Most instructions have none.
+        let mut operands = (0..instruction.op_count()).filter(|&i| is_displaced(i)).peekable();
+        let info = operands.peek().is_some().then(|| {
+            use InstructionInfoOptions as Leave;
+            self.info.info_options(&instruction, Leave::NO_MEMORY_USAGE | Leave::NO_REGISTER_USAGE)
+        });
+        for (i, info) in operands.zip(info.into_iter().cycle()) {
             let register = instruction.op_register(i);
-            if !register.is_gpr() || self.displaced.slot(register).is_none() {
-                continue;
-            }
             let access = info.op_access(i);
             let written = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
             // Narrow writes keep the rest of the register.

@@ -9,7 +9,7 @@ use super::{Live, Lowerer, Protect};
 use crate::emit::{frame as frame_field, memory};
 use crate::exits::Saved;
 use crate::fragment::Unsupported;
-use crate::region::Guest;
+use crate::steps::Guest;
 
 impl Lowerer<'_> {
     /// Stores `value` below the stack pointer and moves it there.

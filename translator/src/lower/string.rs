@@ -7,7 +7,7 @@ use super::{Live, Lowerer, Protect};
 use crate::exits::{Saved, Undo};
 use crate::fragment::ExitKind;
 use crate::frame::REP_LIMIT;
-use crate::region::Guest;
+use crate::steps::Guest;
 
 impl Lowerer<'_> {
     pub(super) fn string(&mut self, guest: &Guest, live: Live) {

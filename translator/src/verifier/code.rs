@@ -276,7 +276,11 @@ fn decode(
             .and_then(|()| effects.check())
             .map_err(|violation| error(&instruction, violation))?;
         let canonical = encoder.encode(&instruction, instruction.ip()).is_ok();
-        if !canonical || encoder.take_buffer() != bytes[at..decoder.position()] {
+        let mut encoded = encoder.take_buffer();
+        let canonical = canonical && encoded == bytes[at..decoder.position()];
+        encoded.clear();
+        encoder.set_buffer(encoded);
+        if !canonical {
             return Err(error(&instruction, (Rule::Encoding, "not the canonical encoding")));
         }
         instructions.push(instruction);
@@ -286,7 +290,9 @@ fn decode(
     if first != Some(Mnemonic::Endbr64) {
         return Err(super::table_error(Rule::EntryPoint, "the code does not start with endbr64"));
     }
-    if bytes[1..].windows(4).any(|window| window == ENDBR64) {
+    // The last byte of the four is the rarest.
+    let again = |(at, byte): (usize, &u8)| *byte == ENDBR64[3] && bytes[at + 1..at + 5] == ENDBR64;
+    if bytes.len() > 4 && bytes[4..].iter().enumerate().any(again) {
         return Err(super::table_error(Rule::EntryPoint, "the bytes of endbr64 appear again"));
     }
     Ok((instructions, all_effects))

@@ -2,7 +2,9 @@
 //! included, as sets by register number.
 
 use super::{Rule, Violation, state};
-use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind};
+use iced_x86::{
+    Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind,
+};
 
 /// The effects of one instruction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub(super) struct Effects {
 impl Effects {
     /// Those of `instruction`.
     pub fn of(factory: &mut InstructionInfoFactory, instruction: &Instruction) -> Self {
-        let info = factory.info(instruction);
+        let info = factory.info_options(instruction, InstructionInfoOptions::NO_MEMORY_USAGE);
         let mut effects = Self::default();
         // With a zero source these leave the destination as it was.
         let keeps = matches!(instruction.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);

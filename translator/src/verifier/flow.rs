@@ -43,10 +43,24 @@ fn fixpoint(code: &Code, policy: &Policy) -> Result<Vec<Option<State>>, Box<Veri
     let count = code.instructions.len();
     let mut states: Vec<Option<State>> = vec![None; count];
     let stepper = Stepper { code, policy };
-    let mut work = vec![0];
+    // In the order of the code, which nearly all edges follow: what joins
+    // there is joined before it is executed.
+    let mut pending = vec![false; count];
+    let mut next = 0;
+    let mut lowest_behind = count;
     states[0] = Some(State::entry());
+    pending[0] = true;
     let mut budget = count * MAX_CHANGES;
-    while let Some(i) = work.pop() {
+    loop {
+        let Some(i) = (next..count).find(|&i| pending[i]) else {
+            if lowest_behind == count {
+                break;
+            }
+            next = std::mem::replace(&mut lowest_behind, count);
+            continue;
+        };
+        pending[i] = false;
+        next = i + 1;
         budget = budget
             .checked_sub(1)
             .ok_or_else(|| code.error(i, (Rule::Size, "the fixpoint takes longer than it can")))?;
@@ -56,7 +70,10 @@ fn fixpoint(code: &Code, policy: &Policy) -> Result<Vec<Option<State>>, Box<Veri
             let joined = states[to].map_or(state, |old| old.join(&state));
             if states[to] != Some(joined) {
                 states[to] = Some(joined);
-                work.push(to);
+                pending[to] = true;
+                if to <= i {
+                    lowest_behind = lowest_behind.min(to);
+                }
             }
         };
         if let Some(landing) = code.landings[i] {

@@ -46,7 +46,11 @@ impl Stepper<'_> {
             Mnemonic::Nop | Mnemonic::Endbr64 => return Ok(after),
             _ => {}
         }
-        for (register, value) in before.registers.iter().enumerate() {
+        let mut touched = effects.reads | effects.writes | effects.partial;
+        while touched != 0 {
+            let register = touched.trailing_zeros() as usize;
+            touched &= touched - 1;
+            let value = &before.registers[register];
             let reads = effects.reads >> register & 1 == 1;
             if reads && register != RSP && *value == Value::Kernel {
                 return Err((Rule::KernelData, "reads a register that may hold kernel data"));

@@ -1,0 +1,217 @@
+//! The user's instructions, each decoded and judged once per translation.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, InstructionInfoOptions, OpAccess,
+};
+
+use crate::cpu::CpuFeatures;
+use crate::flags::{self, Effects};
+use crate::forms::{self, Class};
+use crate::fragment::{ExitKind, Unsupported};
+use crate::regs::GprSet;
+use crate::source::{CodeCache, CodeSource, MAX_INSTRUCTION};
+
+/// One allowed user instruction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guest {
+    pub instruction: Instruction,
+    pub class: Class,
+    /// May raise #DE or #XM without touching memory.
+    pub raises: bool,
+    /// What it does to the arithmetic flags.
+    pub effects: Effects,
+    /// General registers it writes, or may write.
+    pub writes: GprSet,
+}
+
+impl Guest {
+    pub(crate) fn ip(&self) -> u64 {
+        self.instruction.ip()
+    }
+
+    pub(crate) fn next_ip(&self) -> u64 {
+        self.instruction.next_ip()
+    }
+}
+
+/// What a fragment does at one user address.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// Runs this instruction.
+    Allowed(Guest),
+    /// Leaves; the instruction that makes it do so has `length` bytes.
+    Stop { kind: ExitKind, reason: Unsupported, length: usize },
+}
+
+impl Step {
+    /// Bytes read as the instruction.
+    pub(crate) fn length(&self) -> usize {
+        match self {
+            Self::Allowed(guest) => guest.instruction.len(),
+            Self::Stop { length, .. } => *length,
+        }
+    }
+}
+
+const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+
+/// Hashes addresses: they are close together and nobody chooses them to
+/// collide for long, as a region is small.
+#[derive(Default)]
+pub(crate) struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_isize(&mut self, value: isize) {
+        self.write_u64(value as u64);
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+}
+
+/// A map by user addresses.
+pub(crate) type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
+
+/// Steps of a large region under the default limits.
+const EXPECTED: usize = 640;
+
+/// The steps known so far, numbered in the order of their decoding.
+pub(crate) struct Steps<'a> {
+    cache: CodeCache<'a>,
+    cpu: CpuFeatures,
+    factory: InstructionInfoFactory,
+    list: Vec<(u64, Step)>,
+    index: AddressMap<usize>,
+}
+
+impl<'a> Steps<'a> {
+    pub(crate) fn new(source: &'a mut dyn CodeSource, cpu: CpuFeatures) -> Self {
+        Self {
+            cache: CodeCache::new(source),
+            cpu,
+            factory: InstructionInfoFactory::new(),
+            list: Vec::with_capacity(EXPECTED),
+            index: AddressMap::with_capacity_and_hasher(EXPECTED, Default::default()),
+        }
+    }
+
+    /// How many steps are known.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The number of the step at `address`, if it is known.
+    pub(crate) fn find(&self, address: u64) -> Option<usize> {
+        self.index.get(&address).copied()
+    }
+
+    /// Address of step `number`.
+    pub(crate) fn address(&self, number: usize) -> u64 {
+        self.list[number].0
+    }
+
+    /// Step `number`.
+    pub(crate) fn get(&self, number: usize) -> &Step {
+        &self.list[number].1
+    }
+
+    /// See [`CodeSource::pointer_hint`].
+    pub(crate) fn pointer_hint(&mut self, address: u64) -> Option<u64> {
+        self.cache.pointer_hint(address)
+    }
+
+    /// Makes the instruction at `address` a stop. False if it is one already.
+    pub(crate) fn refuse(&mut self, address: u64, reason: Unsupported) -> bool {
+        let Some(number) = self.find(address) else {
+            return false;
+        };
+        let step = &mut self.list[number].1;
+        let length = step.length();
+        let allowed = matches!(step, Step::Allowed(_));
+        if allowed {
+            *step = Step::Stop { kind: ExitKind::Unsupported, reason, length };
+        }
+        allowed
+    }
+
+    /// Decodes the instruction at an unknown `address`; its number, or none
+    /// if nothing can be read there.
+    pub(crate) fn decode(&mut self, address: u64) -> Option<usize> {
+        let mut buffer = [0; MAX_INSTRUCTION];
+        let length = self.cache.fetch(address, &mut buffer);
+        if length == 0 {
+            return None;
+        }
+        let step = self.judge(address, &buffer[..length]);
+        self.list.push((address, step));
+        self.index.insert(address, self.list.len() - 1);
+        Some(self.list.len() - 1)
+    }
+
+    fn judge(&mut self, address: u64, bytes: &[u8]) -> Step {
+        let instruction = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
+        let stop = |kind, reason, length| Step::Stop { kind, reason, length };
+        if instruction.is_invalid() {
+            let reason = if bytes.len() < MAX_INSTRUCTION {
+                Unsupported::Unreadable
+            } else {
+                Unsupported::Undecodable
+            };
+            return stop(ExitKind::Unsupported, reason, bytes.len());
+        }
+        let length = instruction.len();
+        if bytes[1..length].windows(ENDBR64.len()).any(|window| window == ENDBR64) {
+            // An immediate that would make a second indirect-branch target.
+            return stop(ExitKind::Unsupported, Unsupported::Form, length);
+        }
+        match forms::classify(&instruction, self.cpu) {
+            Ok(form) if form.class == Class::Syscall => {
+                stop(ExitKind::Syscall, Unsupported::None, length)
+            }
+            Ok(form) => Step::Allowed(Guest {
+                instruction,
+                class: form.class,
+                raises: form.raises,
+                effects: match form.class {
+                    Class::Hint => Effects::default(),
+                    _ => flags::effects(&instruction),
+                },
+                writes: self.writes(&instruction),
+            }),
+            Err(reason) => stop(ExitKind::Unsupported, reason, length),
+        }
+    }
+
+    fn writes(&mut self, instruction: &Instruction) -> GprSet {
+        use OpAccess as A;
+        let options = InstructionInfoOptions::NO_MEMORY_USAGE;
+        let mut writes = GprSet::default();
+        for used in self.factory.info_options(instruction, options).used_registers() {
+            let written =
+                matches!(used.access(), A::Write | A::CondWrite | A::ReadWrite | A::ReadCondWrite);
+            if written && used.register().is_gpr() {
+                writes.insert(used.register());
+            }
+        }
+        writes
+    }
+}
