@@ -42,14 +42,14 @@ pub(super) struct Options {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
     /// Timed part of one measurement, in milliseconds
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 500)]
     pub timed_ms: u64,
     /// Untimed part before it, in milliseconds
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 600)]
     pub warmup_ms: u64,
     /// Longest extension of the untimed part of servers under ub, in
     /// milliseconds, while translations are still being made
-    #[arg(long, default_value_t = 8_000)]
+    #[arg(long, default_value_t = 6_000)]
     pub settle_ms: u64,
     /// An option for `ub run`; can be repeated
     ///

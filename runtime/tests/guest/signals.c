@@ -95,12 +95,14 @@ static __attribute__((noinline)) long sleep_for(const struct timespec *first,
 }
 
 /* A call that goes on with a restart block after STOP and CONT. */
-static void stopped(void)
+static void stopped(int unused)
 {
 	struct timespec moment = { .tv_nsec = 1 }, while_stopped = { .tv_nsec = 400 * 1000 * 1000 };
 	pid_t parent = getpid(), child;
 	double start;
 	long result;
+
+	(void)unused;
 
 	HEAT(sleep_for(&moment, &moment));
 	child = MUST(fork());
@@ -172,6 +174,18 @@ static void endless(int signal)
 	       WEXITSTATUS(status));
 }
 
+/*
+ * More than once, because a ride may end for another reason just before the
+ * call that matters. What the program prints is the same either way.
+ */
+static void repeat(void (*scenario)(int), int argument)
+{
+	for (int round = 0; round < 3; round++) {
+		ticks = 0;
+		scenario(argument);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
@@ -179,11 +193,11 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "timer"))
 		timer();
 	else if (!strcmp(mode, "interrupted"))
-		interrupted(0);
+		repeat(interrupted, 0);
 	else if (!strcmp(mode, "restarted"))
-		interrupted(SA_RESTART);
+		repeat(interrupted, SA_RESTART);
 	else if (!strcmp(mode, "stopped"))
-		stopped();
+		repeat(stopped, 0);
 	else if (!strcmp(mode, "endless")) {
 		endless(SIGUSR1);
 		endless(SIGTERM);

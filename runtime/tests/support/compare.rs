@@ -41,7 +41,7 @@ compare() {
 	local name=$1; shift
 	echo "ub test: $name" >/dev/kmsg
 	once $name.native 0020 "$@"
-	once $name.ridden 0500 ub run --require --report $name.json --log $name.log -v -- "$@"
+	once $name.ridden 1200 ub run --require --report $name.json --log $name.log -v -- "$@"
 	await_report $name.json
 }
 "#;
