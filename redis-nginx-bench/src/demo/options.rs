@@ -49,7 +49,7 @@ pub(super) struct Options {
     pub warmup_ms: u64,
     /// Longest extension of the untimed part of servers under ub, in
     /// milliseconds, while translations are still being made
-    #[arg(long, default_value_t = 6_000)]
+    #[arg(long, default_value_t = 7_000)]
     pub settle_ms: u64,
     /// An option for `ub run`; can be repeated
     ///
@@ -146,7 +146,7 @@ impl Options {
             rounds: if guest.smoke { 1 } else { self.rounds },
             timed_ms: self.timed_ms / divisor,
             warmup_ms: self.warmup_ms / divisor,
-            settle_ms: self.settle_ms,
+            settle_ms: self.settle_ms / divisor,
             operations: (1000, 20_000_000),
             ub_options: self.ub_options.clone(),
             programs: Programs {
