@@ -5,6 +5,7 @@ mod support;
 use std::path::Path;
 
 use support::{Machine, lab, result, run, with_program};
+use ub_bench::demo::find_program;
 use ub_vm_lab::{Job, Lab, Outcome};
 
 const REDIS_CYCLES: u32 = 3;
@@ -77,12 +78,21 @@ fn survives_supervisor_and_module(machine: Machine, cycles: u32) {
     }
 }
 
+/// Adds a program of Debian's, installed or unpacked by `make deps`.
+#[track_caller]
+fn with_debian_program(job: Job, name: &str) -> Job {
+    let found = find_program(name).unwrap_or_else(|error| panic!("{error}"));
+    // Some are links to a program of another name.
+    let file = found.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", found.display()));
+    job.file(file, Path::new("/usr/bin").join(name))
+}
+
 #[track_caller]
 fn redis_survives_the_module(machine: Machine) {
     let lab = lab();
     let job = ["redis-server", "redis-cli", "redis-benchmark"]
         .into_iter()
-        .fold(job(machine, &lab, "redis", true), Job::program);
+        .fold(job(machine, &lab, "redis", true), with_debian_program);
     let outcome = run(&lab, &job);
     let stdout = outcome.stdout_text();
     let digest = |which: &str| {
