@@ -22,7 +22,7 @@
 /*
  * The enrolment mark: a bit of thread_info.flags that no kernel we build on
  * uses (x86 ends at 31). fork copies it to the child, and the trampoline
- * tests it with two instructions, which is all an unrelated thread pays.
+ * loads and tests it: all that an unrelated thread pays besides the call.
  */
 #define UB_TIF_ENROLLED 63
 #define UB_TIF_ENROLLED_BYTE 7
