@@ -22,7 +22,7 @@ endif
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo test test-all lint fmt doc unit vm module bench fuzz clean deps build
+.PHONY: help demo user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate fuzz clean deps build
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -30,6 +30,9 @@ help: ## list the targets
 
 demo: deps build ## boot guests, compare native and ub, print the table (needs no arguments)
 	@$(RELEASE)/ub-demo $(ARGS)
+
+user-cost: deps build ## count instructions per redis request, native and ub, under -icount
+	@$(RELEASE)/ub-demo --user-cost $(ARGS)
 
 test: deps lint doc module ## everything that must pass before a commit lands
 	$(RUN_TESTS) --workspace
@@ -72,8 +75,15 @@ module: deps ## build the kernel modules for both stock kernels; warnings are er
 bench: ## micro-benchmarks of the translator and of translated code, on this CPU
 	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches
 
-fuzz: ## random instruction sequences, translated code against the CPU
-	$(CARGO) test $(CARGO_FLAGS) --release -p ub-ring3 -- --include-ignored fuzz
+bench-code: deps ## translated against native code on this CPU, kernel by kernel
+	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench kernels
+
+bench-translate: deps ## how long translation and verification take on this CPU
+	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench translation
+
+fuzz: ## 1,000,000 random programs against the CPU, then 100,000 damaged fragments
+	$(CARGO) test $(CARGO_FLAGS) --release -p ub-ring3 --test differential -- \
+	    --ignored --nocapture --test-threads 1 fuzz_
 
 clean: ## remove what was built (downloads stay in the cache folder)
 	$(CARGO) clean

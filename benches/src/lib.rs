@@ -1,12 +1,26 @@
 //! What the micro-benchmarks work on.
 //!
 //! They run on this machine's CPU in ring 3, without module and without
-//! virtual machine: cost of translating and verifying functions of the C
-//! library (`translation`), translated against native code (`kernels`), and
-//! the system call that a ride saves (`syscall`). Run them with `make bench`.
+//! virtual machine:
+//!
+//! * `make bench-code` (`benches/kernels.rs`): translated against native code,
+//!   for the [`kernels`].
+//! * `make bench-translate` (`benches/translation.rs`): the cost of translating
+//!   and verifying the functions of the C library and of redis-server.
+//! * `benches/syscall.rs`: the system call that a ride saves.
+//!
+//! `make bench` runs all of them.
 
+pub mod guest;
 pub mod kernels;
+pub mod latency;
 pub mod library;
+pub mod listing;
+pub mod loader;
+pub mod measure;
+pub mod process;
+pub mod programs;
+pub mod table;
 
 /// The lines that label every figure: CPU, kernel, KPTI, mitigations.
 ///

@@ -1,8 +1,10 @@
-//! Functions of this machine's C library as input for the translator.
+//! Functions of the C library and of servers as input for the translator.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 use goblin::elf::Elf;
@@ -10,11 +12,11 @@ use goblin::elf::program_header::{PF_X, PT_LOAD};
 use goblin::elf::sym::STT_FUNC;
 use ub_translator::CodeSource;
 
-/// Where the library is taken to be loaded: any page in the user half does.
+/// Where the file is taken to be loaded: any page in the user half does.
 const BASE: u64 = 0x7f00_0000_0000;
 
-/// Functions that programs call between system calls: wrappers of system
-/// calls, allocation, number conversion, sorting, searching.
+/// Functions of the C library that programs call between system calls:
+/// wrappers of system calls, allocation, number conversion, sorting, searching.
 pub const FUNCTIONS: [&str; 12] = [
     "read",
     "pread",
@@ -30,10 +32,10 @@ pub const FUNCTIONS: [&str; 12] = [
     "gmtime_r",
 ];
 
-/// The executable part of a shared library.
+/// The executable part of a program or shared library, as it is in the file.
 #[derive(Debug, Clone)]
 pub struct Library {
-    data: Vec<u8>,
+    data: Rc<[u8]>,
     /// Address of each executable segment and where its bytes are in the file.
     segments: Vec<(u64, Range<usize>)>,
 }
@@ -41,25 +43,37 @@ pub struct Library {
 /// One function of a [`Library`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function {
-    /// Its name.
-    pub name: &'static str,
+    /// Its names: at least one.
+    pub names: Vec<String>,
     /// Where it begins, as seen by [`CodeSource`].
     pub address: u64,
 }
 
-impl Library {
-    /// The C library that this program runs with, and those of [`FUNCTIONS`]
-    /// that it has.
-    ///
-    /// # Errors
-    /// If this program is not linked with a shared C library, or that is
-    /// not an ELF file that can be read.
-    pub fn libc() -> Result<(Self, Vec<Function>)> {
-        let path = path_of_libc()?;
-        Self::open(&path).with_context(|| path.display().to_string())
+impl Function {
+    /// The first of its names.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.names[0]
     }
 
-    fn open(path: &Path) -> Result<(Self, Vec<Function>)> {
+    /// Whether it is one of [`FUNCTIONS`].
+    #[must_use]
+    pub fn is_selected(&self) -> bool {
+        self.names.iter().any(|name| FUNCTIONS.contains(&name.as_str()))
+    }
+}
+
+impl Library {
+    /// Reads the file at `path`; also returns the functions that it exports,
+    /// each address once, in the order of addresses.
+    ///
+    /// # Errors
+    /// If it is not an ELF file with executable segments.
+    pub fn open(path: &Path) -> Result<(Self, Vec<Function>)> {
+        Self::try_open(path).with_context(|| format!("reading {}", path.display()))
+    }
+
+    fn try_open(path: &Path) -> Result<(Self, Vec<Function>)> {
         let data = fs::read(path)?;
         let elf = Elf::parse(&data)?;
         let segments: Vec<_> = elf
@@ -72,22 +86,16 @@ impl Library {
             !segments.is_empty() && segments.iter().all(|(_, range)| range.end <= data.len()),
             "no executable segment inside the file"
         );
-        let address_of = |name: &str| {
-            elf.dynsyms
-                .iter()
-                .find(|symbol| {
-                    // Indirect functions (STT_GNU_IFUNC) only choose the real one.
-                    symbol.st_type() == STT_FUNC
-                        && symbol.st_value != 0
-                        && elf.dynstrtab.get_at(symbol.st_name) == Some(name)
-                })
-                .map(|symbol| BASE + symbol.st_value)
-        };
-        let functions: Vec<Function> = FUNCTIONS
-            .iter()
-            .filter_map(|name| Some(Function { name, address: address_of(name)? }))
-            .collect();
-        Ok((Self { data, segments }, functions))
+        // Indirect functions (STT_GNU_IFUNC) only choose the real one.
+        let mut functions: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for symbol in elf.dynsyms.iter().filter(|s| s.st_type() == STT_FUNC && s.st_value != 0) {
+            if let Some(name) = elf.dynstrtab.get_at(symbol.st_name) {
+                functions.entry(BASE + symbol.st_value).or_default().push(name.to_owned());
+            }
+        }
+        let functions =
+            functions.into_iter().map(|(address, names)| Function { names, address }).collect();
+        Ok((Self { data: data.into(), segments }, functions))
     }
 }
 
@@ -108,15 +116,18 @@ impl CodeSource for Library {
     }
 }
 
-fn path_of_libc() -> Result<PathBuf> {
+/// The file of the shared library that this program runs with whose name
+/// starts with `name`.
+///
+/// # Errors
+/// If it runs with none.
+pub fn path_of(name: &str) -> Result<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").context("reading /proc/self/maps")?;
     maps.lines()
         .filter_map(|line| line.split_whitespace().nth(5))
         .map(PathBuf::from)
-        .find(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libc.so"))
-        })
-        .context("this program is not linked with a shared libc.so")
+        .find(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)))
+        .with_context(|| format!("this program is not linked with a shared {name}"))
 }
 
 #[cfg(test)]
@@ -125,13 +136,12 @@ mod tests {
 
     #[test]
     fn functions_are_found_and_readable() {
-        let (mut library, functions) = Library::libc().unwrap();
-        assert_eq!(functions.len(), FUNCTIONS.len(), "{functions:?}");
-        for function in functions {
-            let mut code = [0; 16];
-            assert_eq!(library.read_code(function.address, &mut code), 16, "{function:?}");
-            assert_ne!(code, [0; 16]);
-        }
+        let (mut library, functions) = Library::open(&path_of("libc.so").unwrap()).unwrap();
+        assert!(functions.len() > 1000, "{}", functions.len());
+        assert!(functions.is_sorted_by(|a, b| a.address < b.address));
+        let mut code = [0; 16];
+        assert_eq!(library.read_code(functions[0].address, &mut code), 16);
+        assert_ne!(code, [0; 16]);
         assert_eq!(library.read_code(0x1000, &mut [0; 16]), 0);
     }
 }

@@ -10,6 +10,15 @@
 #include "fragment.h"
 #include "session.h"
 
+/*
+ * Indirect branches have several targets, and the supervisor is to learn them
+ * from the misses first: what it predicts in the fragment is cheaper than a
+ * link. Later the link is changed now and then only, as that costs more than
+ * a look-up.
+ */
+#define LINK_AFTER 64
+#define LINK_PATIENCE 8
+
 /* A queue of our own, so that it can be drained at unload. */
 static struct workqueue_struct *free_queue;
 static atomic_t live = ATOMIC_INIT(0);
@@ -20,6 +29,7 @@ static void release(struct ub_fragment *fragment)
 		ub_arena_free(fragment->code, fragment->code_length);
 	ub_session_put(fragment->session);
 	kvfree(fragment->exits);
+	kvfree(fragment->links);
 	kvfree(fragment->fixups);
 	kvfree(fragment->sources);
 	kfree(fragment);
@@ -53,12 +63,62 @@ static void free_retired(struct work_struct *work)
 
 static DECLARE_WORK(free_work, free_retired);
 
+static void unlink(struct ub_link *link)
+{
+	if (!link->next)
+		return;
+	WRITE_ONCE(link->next, NULL);
+	hlist_del(&link->in_next);
+}
+
+/* Nobody goes to or from a retired fragment by a link. With space->lock held. */
+static void unlink_all(struct ub_fragment *fragment)
+{
+	struct ub_link *link;
+	struct hlist_node *next;
+	u32 i;
+
+	hlist_for_each_entry_safe(link, next, &fragment->links_here, in_next)
+		unlink(link);
+	for (i = 0; i < fragment->exit_count; i++)
+		unlink(&fragment->links[i]);
+}
+
+void ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit_id,
+		      struct ub_fragment *next)
+{
+	struct ub_link *link = &from->links[exit_id];
+	unsigned long flags;
+
+	/* It is there already, and was not taken for another reason. */
+	if (READ_ONCE(link->next) == next)
+		return;
+	if (link->is_indirect && (link->misses++ < LINK_AFTER || link->misses % LINK_PATIENCE))
+		return;
+	if (!spin_trylock_irqsave(&space->lock, flags))
+		return;
+	/*
+	 * Either may have been retired since it was found. What is retired is
+	 * not in the table, and must not be linked again: that would outlast
+	 * its grace period.
+	 */
+	if (!hlist_unhashed(&from->in_bucket) && !hlist_unhashed(&next->in_bucket)) {
+		unlink(link);
+		hlist_add_head(&link->in_next, &next->links_here);
+		/* Complete since it was published: it was found in the table. */
+		WRITE_ONCE(link->next, next);
+	}
+	spin_unlock_irqrestore(&space->lock, flags);
+}
+
 static void retire(struct ub_space *space, struct ub_fragment *fragment)
 {
 	struct ub_session *session = fragment->session;
 	unsigned long flags;
 
-	hlist_del_rcu(&fragment->in_bucket);
+	/* _init: that it is unhashed tells ub_fragment_link(). */
+	hlist_del_init_rcu(&fragment->in_bucket);
+	unlink_all(fragment);
 	list_del(&fragment->in_space);
 	ub_gaps_forget(&space->gaps, fragment->entry);
 

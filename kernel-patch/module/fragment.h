@@ -19,14 +19,32 @@ struct ub_space;
 #define UB_MAX_SOURCES		256u
 #define UB_MAX_RELOCATIONS	4096u
 
+/*
+ * Where a BRANCH or INDIRECT exit leads: run_fragment.S goes on there without
+ * a look-up. next is set and cleared with space->lock held and followed with
+ * preemption off. Retiring a fragment clears the links to it before its grace
+ * period begins, so whoever has read the pointer is out before it is freed,
+ * and nobody can read it later. It is one word, and what it points to says
+ * what address it stands for: a link cannot be seen half-changed.
+ */
+struct ub_link {
+	struct ub_fragment *next;	/* NULL: look it up */
+	struct hlist_node in_next;	/* in next->links_here, if any */
+	u32 is_indirect;		/* next->entry must be the frame's target */
+	u32 misses;			/* heuristic; racy */
+};
+
 struct ub_fragment {
+	/* These four: every fragment that is run; run_fragment.S knows them. */
+	u64 entry;
+	void *code;			/* in the arena, or NULL */
+	struct ub_link *links;		/* one for each exit */
+	u32 exit_count;
+	u32 code_length;
 	struct hlist_node in_bucket;	/* space->lock; read under RCU */
 	struct list_head in_space;	/* space->lock */
 	struct list_head in_fixups;	/* fixup.c's lock, by code address */
-	u64 entry;
-	void *code;			/* in the arena, or NULL */
-	u32 code_length;
-	u32 exit_count;
+	struct hlist_head links_here;	/* space->lock */
 	u32 fixup_count;
 	u32 source_count;
 	struct ub_exit *exits;
@@ -49,6 +67,13 @@ void ub_fragment_publish(struct ub_space *space, struct ub_fragment *fragment);
 bool ub_fragments_retire_range(struct ub_space *space, u64 start, u64 end);
 bool ub_fragment_retire_entry(struct ub_space *space, u64 entry);
 void ub_fragments_retire_all(struct ub_space *space);
+/*
+ * The exit of from was taken for the address that next stands for: lets the
+ * next rider go there at once, unless the lock is busy. Call in the section
+ * with preemption off in which next was found.
+ */
+void ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit_id,
+		      struct ub_fragment *next);
 /* Frees one that was never published. */
 void ub_fragment_free(struct ub_fragment *fragment);
 

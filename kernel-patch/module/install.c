@@ -39,6 +39,7 @@ static bool sane_parts(const struct ub_fragment *fragment)
 		if (exit->user_ip >= TASK_SIZE_MAX || exit->kind < UB_EXIT_SYSCALL ||
 		    exit->kind >= UB_EXIT_KIND_MAX || exit->reserved)
 			return false;
+		fragment->links[i].is_indirect = exit->kind == UB_EXIT_INDIRECT;
 	}
 	for (i = 0; i < fragment->fixup_count; i++) {
 		const struct ub_fixup *fixup = &fragment->fixups[i];
@@ -89,11 +90,15 @@ static int copy_parts(struct ub_fragment *fragment, const struct ub_install *req
 	fragment->exits = IS_ERR(exits) ? NULL : exits;
 	fragment->fixups = IS_ERR(fixups) ? NULL : fixups;
 	fragment->sources = IS_ERR(sources) ? NULL : sources;
+	fragment->links = kvcalloc(request->exit_count, sizeof(*fragment->links),
+				   GFP_KERNEL_ACCOUNT);
 	if (IS_ERR(exits))
 		return PTR_ERR(exits);
 	if (IS_ERR(fixups))
 		return PTR_ERR(fixups);
-	return PTR_ERR_OR_ZERO(sources);
+	if (IS_ERR(sources))
+		return PTR_ERR(sources);
+	return fragment->links ? 0 : -ENOMEM;
 }
 
 static int place(struct ub_fragment *fragment, const struct ub_install *request)
@@ -187,6 +192,7 @@ int ub_install(struct ub_session *session, const struct ub_install *request)
 	if (!fragment)
 		goto out;
 	INIT_LIST_HEAD(&fragment->in_fixups);
+	INIT_HLIST_HEAD(&fragment->links_here);
 	fragment->entry = request->entry;
 	fragment->code_length = request->code_length;
 	fragment->exit_count = request->exit_count;

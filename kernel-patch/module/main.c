@@ -57,6 +57,9 @@ static void *on_enter(struct pt_regs *regs, unsigned int nr)
 		ub_rider_leave(rider);
 		return NULL;
 	}
+	if (unlikely(rider->time_gaps))
+		ub_gap_timer_stop(&rider->timer, &rider->counters,
+				  rider->rode ? UB_GAP_LEFT : UB_GAP_NATIVE);
 	rider->counters.syscalls++;
 	if (!ub_rider_space(rider))
 		return NULL;

@@ -23,6 +23,7 @@ static struct ub_rider *rider_add(struct ub_session *session, struct task_struct
 		return NULL;
 	rider->task = task;
 	rider->session = session;
+	rider->time_gaps = session->config.flags & UB_SESSION_TIME_GAPS;
 	ub_session_get(session);
 
 	spin_lock_irqsave(&session->lock, flags);
@@ -35,18 +36,6 @@ static struct ub_rider *rider_add(struct ub_session *session, struct task_struct
 	hash_add_rcu(ub_riders, &rider->in_table, (unsigned long)task);
 	spin_unlock_irqrestore(&table_lock, flags);
 	return rider;
-}
-
-static void counters_fold(struct ub_counters *into, const struct ub_counters *from)
-{
-	int i;
-
-	into->syscalls += from->syscalls;
-	into->ridden += from->ridden;
-	into->rides += from->rides;
-	into->fragments_run += from->fragments_run;
-	for (i = 0; i < UB_STOP_MAX; i++)
-		into->stops[i] += from->stops[i];
 }
 
 static void rider_remove(struct ub_rider *rider)
@@ -63,7 +52,7 @@ static void rider_remove(struct ub_rider *rider)
 
 	spin_lock_irqsave(&session->lock, flags);
 	list_del(&rider->in_session);
-	counters_fold(&session->past, &rider->counters);
+	ub_counters_add(&session->past, &rider->counters);
 	session->threads_now--;
 	spin_unlock_irqrestore(&session->lock, flags);
 	wake_up_all(&session->readers);

@@ -9,6 +9,7 @@
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 
+#include "gap_timer.h"
 #include "session.h"
 
 struct ub_space;
@@ -20,12 +21,15 @@ struct ub_rider {
 	struct list_head in_session;
 	struct task_struct *task;	/* not counted: the record goes before the task */
 	struct ub_session *session;
+	bool time_gaps;			/* UB_SESSION_TIME_GAPS */
 
 	/* Below: used by the thread itself only (counters are also read). */
 	struct ub_space *space;		/* NULL until first needed, and after exec */
 	bool riding;			/* at least one fragment since user mode */
+	bool rode;			/* ... since the last system call */
 	u64 gap_ip;			/* resume address of the gap under way, or 0 */
 	u64 gap_start;			/* cycle counter at its start */
+	struct ub_gap_timer timer;	/* of sessions that time gaps */
 	struct ub_counters counters;
 	struct rcu_head rcu;
 };

@@ -24,7 +24,7 @@ struct ub_session *ub_session_create(const struct ub_session_config *config)
 
 	if (config->abi_version != UB_ABI_VERSION)
 		return ERR_PTR(-EPROTO);
-	if (config->flags || config->reserved || config->max_fragments > LIMIT_MAX_FRAGMENTS)
+	if (config->flags & ~UB_SESSION_TIME_GAPS || config->reserved || config->max_fragments > LIMIT_MAX_FRAGMENTS)
 		return ERR_PTR(-EINVAL);
 	session = kvzalloc(sizeof(*session), GFP_KERNEL_ACCOUNT);
 	if (!session)
@@ -127,28 +127,43 @@ bool ub_session_finished(struct ub_session *session)
 	       (READ_ONCE(session->threads) && !READ_ONCE(session->threads_now));
 }
 
-static void counters_add(struct ub_stats *stats, const struct ub_counters *counters)
+void ub_counters_add(struct ub_counters *into, const struct ub_counters *from)
 {
 	int i;
 
-	stats->syscalls += counters->syscalls;
-	stats->ridden += counters->ridden;
-	stats->rides += counters->rides;
-	stats->fragments_run += counters->fragments_run;
-	for (i = 0; i < UB_STOP_MAX; i++)
-		stats->stops[i] += counters->stops[i];
+	into->syscalls += from->syscalls;
+	into->ridden += from->ridden;
+	into->rides += from->rides;
+	into->fragments_run += from->fragments_run;
+	for (i = 0; i < UB_STOP_MAX; i++) {
+		into->stops[i] += from->stops[i];
+		into->refused[i] += from->refused[i];
+	}
+	for (i = 0; i < UB_GAP_MAX; i++) {
+		into->gaps[i] += from->gaps[i];
+		into->gap_cycles[i] += from->gap_cycles[i];
+	}
 }
 
 void ub_session_stats(struct ub_session *session, struct ub_stats *stats)
 {
+	struct ub_counters counters;
 	struct ub_rider *rider;
 	unsigned long flags;
 
 	memset(stats, 0, sizeof(*stats));
 	spin_lock_irqsave(&session->lock, flags);
-	counters_add(stats, &session->past);
+	counters = session->past;
 	list_for_each_entry(rider, &session->riders, in_session)
-		counters_add(stats, &rider->counters);
+		ub_counters_add(&counters, &rider->counters);
+	stats->syscalls = counters.syscalls;
+	stats->ridden = counters.ridden;
+	stats->rides = counters.rides;
+	stats->fragments_run = counters.fragments_run;
+	memcpy(stats->stops, counters.stops, sizeof(stats->stops));
+	memcpy(stats->refused, counters.refused, sizeof(stats->refused));
+	memcpy(stats->gaps, counters.gaps, sizeof(stats->gaps));
+	memcpy(stats->gap_cycles, counters.gap_cycles, sizeof(stats->gap_cycles));
 	stats->threads = session->threads;
 	stats->threads_now = session->threads_now;
 	stats->address_spaces = session->address_spaces;

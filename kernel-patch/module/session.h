@@ -21,6 +21,9 @@ struct ub_counters {
 	u64 rides;
 	u64 fragments_run;
 	u64 stops[UB_STOP_MAX];
+	u64 refused[UB_STOP_MAX];
+	u64 gaps[UB_GAP_MAX];
+	u64 gap_cycles[UB_GAP_MAX];
 };
 
 struct ub_session {
@@ -65,6 +68,8 @@ unsigned int ub_session_count(void);
 void ub_session_report(struct ub_session *session, const struct ub_report *report);
 /* True when there is nothing more to come. Takes no lock. */
 bool ub_session_finished(struct ub_session *session);
+/* into += from. */
+void ub_counters_add(struct ub_counters *into, const struct ub_counters *from);
 void ub_session_stats(struct ub_session *session, struct ub_stats *stats);
 
 #endif

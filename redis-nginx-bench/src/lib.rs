@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`plan`] | both | what to run, as JSON |
 //! | [`outcome`] | both | what came out, as JSON |
+//! | [`cost`] | both | what a request costs in instructions, as JSON |
 //! | [`content`] | guest | deterministic data and digests |
 //! | [`micro`] | guest | the `null` and `pread` loops |
 //! | [`resp`], [`http`] | guest | small clients that check what servers say |
@@ -15,6 +16,7 @@
 //! | [`demo`] | host | boots the guests; the command line |
 
 pub mod content;
+pub mod cost;
 pub mod demo;
 mod error;
 pub mod guest;

@@ -86,6 +86,22 @@ pub struct Counts {
     pub rides: u64,
     /// Why rides ended.
     pub exits: BTreeMap<String, u64>,
+    /// Calls behind which no ride began, by reason.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
+    /// How the program got from one call to the next ("native", "ridden",
+    /// "left"); empty unless the session timed that.
+    #[serde(default)]
+    pub gaps: BTreeMap<String, Gaps>,
+}
+
+/// Gaps of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gaps {
+    /// How many.
+    pub count: u64,
+    /// Their cycles in sum.
+    pub cycles: u64,
 }
 
 impl Counts {
@@ -98,25 +114,57 @@ impl Counts {
         for (reason, count) in &other.exits {
             *self.exits.entry(reason.clone()).or_default() += count;
         }
+        for (reason, count) in &other.refused {
+            *self.refused.entry(reason.clone()).or_default() += count;
+        }
+        for (kind, gaps) in &other.gaps {
+            let sum = self.gaps.entry(kind.clone()).or_default();
+            sum.count += gaps.count;
+            sum.cycles += gaps.cycles;
+        }
     }
 
     /// What was added after `earlier`, a state of the same session, for
     /// `operations`.
     #[must_use]
     pub fn since(&self, earlier: &Self, operations: u64) -> Self {
-        let before = |reason: &String| earlier.exits.get(reason).copied().unwrap_or(0);
+        let difference = |late: &BTreeMap<String, u64>, early: &BTreeMap<String, u64>| {
+            late.iter()
+                .map(|(reason, count)| {
+                    let before = early.get(reason).copied().unwrap_or(0);
+                    (reason.clone(), count.saturating_sub(before))
+                })
+                .filter(|(_, count)| *count > 0)
+                .collect()
+        };
         Self {
             operations,
             syscalls: self.syscalls.saturating_sub(earlier.syscalls),
             ridden: self.ridden.saturating_sub(earlier.ridden),
             rides: self.rides.saturating_sub(earlier.rides),
-            exits: self
-                .exits
+            exits: difference(&self.exits, &earlier.exits),
+            refused: difference(&self.refused, &earlier.refused),
+            gaps: self
+                .gaps
                 .iter()
-                .map(|(reason, count)| (reason.clone(), count.saturating_sub(before(reason))))
-                .filter(|(_, count)| *count > 0)
+                .map(|(kind, gaps)| {
+                    let before = earlier.gaps.get(kind).copied().unwrap_or_default();
+                    let since = Gaps {
+                        count: gaps.count.saturating_sub(before.count),
+                        cycles: gaps.cycles.saturating_sub(before.cycles),
+                    };
+                    (kind.clone(), since)
+                })
                 .collect(),
         }
+    }
+
+    /// Cycles between system calls per operation: the user's side, with the
+    /// way there and back. `None` if the session did not time gaps.
+    #[must_use]
+    pub fn gap_cycles_per_op(&self) -> Option<f64> {
+        let cycles = self.gaps.values().map(|gaps| gaps.cycles).sum();
+        (cycles > 0).then(|| crate::stats::ratio(cycles, self.operations))
     }
 
     /// System calls per operation.
@@ -150,11 +198,16 @@ mod tests {
             ridden: 15,
             rides: 5,
             exits: BTreeMap::from([("poll".into(), 1), ("fault".into(), 2)]),
+            refused: BTreeMap::from([("poll".into(), 5)]),
+            gaps: BTreeMap::from([("native".into(), Gaps { count: 3, cycles: 40 })]),
         };
         let mut sum = one.clone();
         sum.add(&Counts { exits: BTreeMap::from([("poll".into(), 4)]), ..one.clone() });
         assert_eq!((sum.operations, sum.syscalls, sum.ridden, sum.rides), (20, 40, 30, 10));
         assert_eq!(sum.exits, BTreeMap::from([("poll".into(), 5), ("fault".into(), 2)]));
+        assert_eq!(sum.refused["poll"], 10);
+        assert_eq!(sum.gaps["native"], Gaps { count: 6, cycles: 80 });
+        assert_eq!(sum.gap_cycles_per_op(), Some(4.0));
         assert_eq!(sum.syscalls_per_op(), 2.0);
         assert_eq!(sum.ridden_share(), 0.75);
         assert_eq!(sum.transitions_per_op(), 0.5);
@@ -168,6 +221,8 @@ mod tests {
             ridden: 2,
             rides: 1,
             exits: BTreeMap::from([("poll".into(), 1), ("fault".into(), 2)]),
+            refused: BTreeMap::from([("poll".into(), 5)]),
+            gaps: BTreeMap::from([("ridden".into(), Gaps { count: 3, cycles: 40 })]),
         };
         let late = Counts {
             operations: 0,
@@ -175,10 +230,18 @@ mod tests {
             ridden: 101,
             rides: 4,
             exits: BTreeMap::from([("poll".into(), 4), ("fault".into(), 2), ("guard".into(), 1)]),
+            refused: BTreeMap::from([("poll".into(), 6)]),
+            gaps: BTreeMap::from([
+                ("ridden".into(), Gaps { count: 13, cycles: 140 }),
+                ("left".into(), Gaps { count: 1, cycles: 50 }),
+            ]),
         };
         let between = late.since(&early, 50);
         assert_eq!((between.operations, between.syscalls, between.ridden), (50, 100, 99));
         assert_eq!(between.rides, 3);
+        assert_eq!(between.refused, BTreeMap::from([("poll".into(), 1)]));
+        assert_eq!(between.gaps["ridden"], Gaps { count: 10, cycles: 100 });
+        assert_eq!(between.gap_cycles_per_op(), Some(3.0));
         assert_eq!(between.exits, BTreeMap::from([("poll".into(), 3), ("guard".into(), 1)]));
     }
 
@@ -186,5 +249,6 @@ mod tests {
     fn empty_counts_have_no_share() {
         let none = Counts::default();
         assert_eq!((none.syscalls_per_op(), none.ridden_share()), (0.0, 0.0));
+        assert_eq!(none.gap_cycles_per_op(), None);
     }
 }

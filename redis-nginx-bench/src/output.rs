@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::outcome::Counts;
+use crate::outcome::{Counts, Gaps};
 use crate::{Error, Result};
 
 /// Requests per second from `redis-benchmark --csv`, for test `name`
@@ -76,6 +76,12 @@ struct Session {
     ridden: u64,
     rides: u64,
     exits: BTreeMap<String, u64>,
+    #[serde(default)]
+    refused: BTreeMap<String, u64>,
+    #[serde(default)]
+    gaps: BTreeMap<String, u64>,
+    #[serde(default)]
+    gap_cycles: BTreeMap<String, u64>,
 }
 
 /// A session as one report of it describes it.
@@ -106,12 +112,21 @@ pub fn session(report: &Value) -> Result<SessionReport> {
     if session.ridden > session.syscalls {
         return refuse(format!("{} of {} calls ridden", session.ridden, session.syscalls));
     }
+    let cycles = |kind: &String| session.gap_cycles.get(kind).copied().unwrap_or(0);
+    let gaps = session
+        .gaps
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(kind, count)| (kind.clone(), Gaps { count: *count, cycles: cycles(kind) }))
+        .collect();
     let counts = Counts {
         operations: 0,
         syscalls: session.syscalls,
         ridden: session.ridden,
         rides: session.rides,
         exits: session.exits.into_iter().filter(|(_, count)| *count > 0).collect(),
+        refused: session.refused.into_iter().filter(|(_, count)| *count > 0).collect(),
+        gaps,
     };
     Ok(SessionReport { counts, ended: session.ended })
 }
@@ -156,6 +171,7 @@ mod tests {
         json!({
             "schema": 1, "active": true, "ended": true, "syscalls": 10, "ridden": 8, "rides": 2,
             "exits": {"poll": 1, "fault": 0}, "more": [1],
+            "gaps": {"native": 0, "ridden": 7}, "gap_cycles": {"native": 0, "ridden": 900},
         })
     }
 
@@ -164,6 +180,8 @@ mod tests {
         let SessionReport { counts, ended } = session(&report()).unwrap();
         assert_eq!((counts.syscalls, counts.ridden, ended), (10, 8, true));
         assert_eq!(counts.exits, BTreeMap::from([("poll".into(), 1)]));
+        let ridden = Gaps { count: 7, cycles: 900 };
+        assert_eq!(counts.gaps, BTreeMap::from([("ridden".into(), ridden)]));
     }
 
     #[test]

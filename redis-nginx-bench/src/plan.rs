@@ -143,6 +143,8 @@ pub struct Plan {
     /// How long the untimed part of a server under `ub` may be extended, in
     /// milliseconds: it ends when no more translations are made.
     pub settle_ms: u64,
+    /// Looks at the session without a new translation after which that is so.
+    pub settle_looks: u32,
     /// Lower and upper bound of the number of timed operations.
     pub operations: (u64, u64),
     /// Options of `ub run` besides `--require` and `--report`.
@@ -217,6 +219,7 @@ pub(crate) mod tests {
             timed_ms: 100,
             warmup_ms: 10,
             settle_ms: 100,
+            settle_looks: 1,
             operations: (100, 10_000),
             ub_options: vec![],
             programs: Programs {

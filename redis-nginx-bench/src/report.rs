@@ -138,6 +138,7 @@ pub(crate) mod tests {
                 ridden,
                 rides: 20,
                 exits: BTreeMap::from([("poll".into(), 20)]),
+                ..Counts::default()
             }),
             sessions: vec![],
             digest: digest.into(),

@@ -25,6 +25,7 @@ fn plan(scratch: &Path, workloads: &[Workload]) -> Plan {
         timed_ms: 50,
         warmup_ms: 0,
         settle_ms: 0,
+        settle_looks: 1,
         operations: (500, 5000),
         ub_options: vec![],
         programs: Programs {

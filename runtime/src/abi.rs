@@ -11,7 +11,7 @@ use ub_translator::fragment::ExitKind;
 use ub_translator::frame;
 
 /// Revision of the interface that this program speaks (`UB_ABI_VERSION`).
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// The device node (`UB_DEVICE_PATH`).
 pub const DEVICE_PATH: &str = "/dev/ub";
 /// First letter of every ioctl number (`UB_IOC_MAGIC`).
@@ -162,7 +162,7 @@ uapi_struct! {
         max_fragments: u32,
         /// Most bytes of arena for the session; 0 for the default.
         max_arena_bytes: u64,
-        /// Zero.
+        /// [`TIME_GAPS`] or zero.
         flags: u32,
         /// Zero.
         reserved: u32,
@@ -244,6 +244,8 @@ uapi_struct! {
         fragments_run: u64,
         /// Ends of rides by [`Stop`].
         stops: [u64; STOP_COUNT],
+        /// System calls behind which no ride began, by [`Stop`].
+        refused: [u64; STOP_COUNT],
         /// Threads enrolled so far.
         threads: u64,
         /// Threads enrolled now.
@@ -264,6 +266,10 @@ uapi_struct! {
         reports: u64,
         /// Reports lost because nobody read them in time.
         reports_dropped: u64,
+        /// Gaps between two system calls by [`Gap`]; zero unless [`TIME_GAPS`].
+        gaps: [u64; GAP_COUNT],
+        /// Cycles in them, without those in which the thread did not run.
+        gap_cycles: [u64; GAP_COUNT],
     }
 }
 
@@ -337,7 +343,8 @@ macro_rules! uapi_enum {
 }
 
 uapi_enum! {
-    /// Why a ride ended; index into [`Stats::stops`].
+    /// Why a ride ended or did not begin; index into [`Stats::stops`] and
+    /// [`Stats::refused`].
     enum Stop: u32 {
         /// The resume address is not translated (yet).
         UB_STOP_NO_FRAGMENT = NoFragment = 0, "no_fragment";
@@ -368,6 +375,26 @@ uapi_enum! {
 
 /// Length of [`Stats::stops`] (`UB_STOP_MAX`).
 pub const STOP_COUNT: usize = 12;
+
+uapi_enum! {
+    /// How a program got from one system call to the next; index into
+    /// [`Stats::gaps`] and [`Stats::gap_cycles`].
+    enum Gap: u32 {
+        /// In user mode, with the way there and back.
+        UB_GAP_NATIVE = Native = 0, "native";
+        /// In a ride.
+        UB_GAP_RIDDEN = Ridden = 1, "ridden";
+        /// In a ride, then in user mode.
+        UB_GAP_LEFT = Left = 2, "left";
+    }
+}
+
+/// Length of [`Stats::gaps`] (`UB_GAP_MAX`).
+pub const GAP_COUNT: usize = 3;
+
+/// [`SessionConfig::flags`]: count gaps and their cycles
+/// (`UB_SESSION_TIME_GAPS`).
+pub const TIME_GAPS: u32 = 1 << 0;
 
 uapi_enum! {
     /// What a [`Report`] is about.
@@ -478,6 +505,8 @@ const OTHER_CONSTANTS: &[(&str, u64)] = &[
     ("UB_EXIT_POLL", ExitKind::Poll as u64),
     ("UB_EXIT_KIND_MAX", ExitKind::Poll as u64 + 1),
     ("UB_STOP_MAX", STOP_COUNT as u64),
+    ("UB_GAP_MAX", GAP_COUNT as u64),
+    ("UB_SESSION_TIME_GAPS", TIME_GAPS as u64),
     ("UB_IOC_MAGIC", IOC_MAGIC as u64),
     ("UB_IOC_INFO", IOC_INFO),
     ("UB_IOC_SESSION_CREATE", IOC_SESSION_CREATE),
@@ -490,13 +519,20 @@ const OTHER_CONSTANTS: &[(&str, u64)] = &[
 
 /// Every number of the interface, by its name in C.
 pub fn constants() -> impl Iterator<Item = (&'static str, u64)> {
-    [OTHER_CONSTANTS, Stop::CONSTANTS, ReportKind::CONSTANTS, Refusal::CONSTANTS, Action::CONSTANTS]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        OTHER_CONSTANTS,
+        Stop::CONSTANTS,
+        Gap::CONSTANTS,
+        ReportKind::CONSTANTS,
+        Refusal::CONSTANTS,
+        Action::CONSTANTS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
-const _: () = assert!(Stop::ALL.len() == STOP_COUNT);
+const _: () = assert!(Stop::ALL.len() == STOP_COUNT && Gap::ALL.len() == GAP_COUNT);
 
 /// `UB_IOC_INFO`: fills an [`Info`].
 pub const IOC_INFO: u64 = nix::request_code_read!(IOC_MAGIC, 1, size_of::<Info>());

@@ -10,10 +10,12 @@
 //! | [`session`], [`report`] | the supervisor's loop and what it leaves behind |
 //! | [`launch`], [`exec`] | starting a supervisor, becoming the program |
 //! | [`host`], [`doctor`] | what kind of machine this is and whether it can ride |
+//! | [`coverage`] | how much of a program the translator knows |
 //! | [`commands`] | the subcommands |
 
 pub mod abi;
 pub mod commands;
+pub mod coverage;
 pub mod device;
 pub mod doctor;
 pub mod exec;

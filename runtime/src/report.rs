@@ -9,9 +9,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::abi::{Stats, Stop};
+use crate::abi::{Gap, Stats, Stop};
 use crate::host::Environment;
-use crate::supervisor::{Counters, Failure};
+use crate::supervisor::{Counters, Failure, RefusedEntry};
 
 /// Version of the format; a reader must refuse others.
 pub const SCHEMA: u32 = 1;
@@ -56,6 +56,8 @@ pub struct SessionStats {
     pub fragments_run: u64,
     /// Ends of rides by [`Stop::name`].
     pub exits: BTreeMap<&'static str, u64>,
+    /// System calls behind which no ride began, by [`Stop::name`].
+    pub refused: BTreeMap<&'static str, u64>,
     /// Threads enrolled so far.
     pub threads: u64,
     /// Threads enrolled now.
@@ -76,6 +78,11 @@ pub struct SessionStats {
     pub reports: u64,
     /// Reports lost because the supervisor was too slow.
     pub reports_dropped: u64,
+    /// Gaps between two system calls by [`Gap::name`]; zeros unless the
+    /// session times them (`--time-gaps`).
+    pub gaps: BTreeMap<&'static str, u64>,
+    /// Cycles in these gaps, without those in which the thread did not run.
+    pub gap_cycles: BTreeMap<&'static str, u64>,
 }
 
 impl From<&Stats> for SessionStats {
@@ -92,6 +99,7 @@ impl From<&Stats> for SessionStats {
             rides: stats.rides,
             fragments_run: stats.fragments_run,
             exits: Stop::ALL.iter().map(|s| (s.name(), stats.stops[*s as usize])).collect(),
+            refused: Stop::ALL.iter().map(|s| (s.name(), stats.refused[*s as usize])).collect(),
             threads: stats.threads,
             threads_now: stats.threads_now,
             address_spaces: stats.address_spaces,
@@ -102,6 +110,11 @@ impl From<&Stats> for SessionStats {
             arena_bytes: stats.arena_bytes,
             reports: stats.reports,
             reports_dropped: stats.reports_dropped,
+            gaps: Gap::ALL.iter().map(|gap| (gap.name(), stats.gaps[*gap as usize])).collect(),
+            gap_cycles: Gap::ALL
+                .iter()
+                .map(|gap| (gap.name(), stats.gap_cycles[*gap as usize]))
+                .collect(),
         }
     }
 }
@@ -119,6 +132,8 @@ pub struct Translations {
     pub passed_over: u64,
     /// Reports that led to nothing, by reason.
     pub failed: BTreeMap<Failure, u64>,
+    /// The first addresses of which no fragment was made, and why.
+    pub refused: Vec<RefusedEntry>,
     /// Time spent translating and verifying, in microseconds.
     pub time_total_us: u64,
     /// Median time of one translation with verification, in microseconds.
@@ -139,6 +154,7 @@ impl From<&Counters> for Translations {
             stale_retries: counters.stale_retries,
             passed_over: counters.passed_over,
             failed: counters.failures.clone(),
+            refused: counters.refused().to_vec(),
             time_total_us: micros(counters.time_total()),
             time_median_us: counters.time_median().map(micros),
             code_bytes: counters.code_bytes,
@@ -223,8 +239,14 @@ mod tests {
         assert_eq!(json["translations"]["failed"]["no_room"], 1);
         assert_eq!(json["ended"], true);
         // Every counter of the module is there under its own name.
-        for field in Stats::LAYOUT.fields.iter().filter(|field| field.name != "stops") {
-            assert!(json[field.name].is_u64(), "{} is missing", field.name);
+        for field in Stats::LAYOUT.fields {
+            let found = match field.name {
+                "stops" => json["exits"].is_object(),
+                "refused" => json["refused"].is_object(),
+                "gaps" | "gap_cycles" => json[field.name]["ridden"].is_u64(),
+                name => json[name].is_u64(),
+            };
+            assert!(found, "{} is missing", field.name);
         }
     }
 

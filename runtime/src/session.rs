@@ -63,14 +63,16 @@ impl Supervision {
     pub fn until(&mut self, caller: Option<BorrowedFd<'_>>) -> io::Result<Wake> {
         let mut more = false;
         loop {
-            let timeout = if more {
-                PollTimeout::ZERO
-            } else if self.report.is_some() {
-                let left = self.next_report.saturating_duration_since(Instant::now());
-                // Rounded up, or the last millisecond would be spent spinning.
-                PollTimeout::try_from(left.as_millis() as i64 + 1).unwrap_or(PollTimeout::MAX)
-            } else {
-                PollTimeout::NONE
+            let next_report = self.report.is_some().then_some(self.next_report);
+            let next = next_report.into_iter().chain(self.supervisor.next_work()).min();
+            let timeout = match next {
+                _ if more => PollTimeout::ZERO,
+                Some(next) => {
+                    let left = next.saturating_duration_since(Instant::now());
+                    // Rounded up, or the last millisecond would be spent spinning.
+                    PollTimeout::try_from(left.as_millis() as i64 + 1).unwrap_or(PollTimeout::MAX)
+                }
+                None => PollTimeout::NONE,
             };
             let session = self.supervisor.kernel().as_fd();
             let mut fds = vec![PollFd::new(session, PollFlags::POLLIN)];

@@ -261,7 +261,7 @@ mod tests {
 
     /// `je` forward over `between` bytes, then a `jmp` back to the start.
     fn around(between: usize) -> Vec<u8> {
-        let mut emit = Emitter::new(between, false);
+        let mut emit = Emitter::new(between);
         let start = emit.here();
         let end = emit.label();
         emit.branch(Code::Je_rel32_64, end);
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn jrcxz_must_reach() {
-        let mut emit = Emitter::new(200, false);
+        let mut emit = Emitter::new(200);
         let end = emit.label();
         emit.branch(Code::Jrcxz_rel8_64, end);
         for _ in 0..200 {
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn labels_must_be_bound_before_the_end() {
-        let mut emit = Emitter::new(2, false);
+        let mut emit = Emitter::new(2);
         let end = emit.label();
         emit.jmp(end);
         assert!(assemble(&emit).is_err());

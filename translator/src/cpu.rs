@@ -115,6 +115,32 @@ features! {
     FSGSBASE = 29, FSGSBASE, cpuid_bit(7, Output::Ebx, 0);
     /// `rdtscp`.
     RDTSCP = 30, RDTSCP, cpuid_bit(0x8000_0001, Output::Edx, 27);
+    /// AVX-512 52-bit multiply and add.
+    AVX512_IFMA = 31, AVX512_IFMA, detect!("avx512ifma");
+    /// AVX-512 byte and word dot products.
+    AVX512_VNNI = 32, AVX512_VNNI, detect!("avx512vnni");
+    /// The same, VEX coded.
+    AVX_VNNI = 33, AVX_VNNI, detect!("avxvnni");
+    /// AVX-512 byte and word compress, expand and funnel shifts.
+    AVX512_VBMI2 = 34, AVX512_VBMI2, detect!("avx512vbmi2");
+    /// `rdrand`.
+    RDRAND = 35, RDRAND, detect!("rdrand");
+    /// `rdseed`.
+    RDSEED = 36, RDSEED, detect!("rdseed");
+    /// `rdpid`.
+    RDPID = 37, RDPID, cpuid_bit(7, Output::Ecx, 22);
+    /// `clflush`.
+    CLFLUSH = 38, CLFSH, cpuid_bit(1, Output::Edx, 19);
+    /// `clflushopt`.
+    CLFLUSHOPT = 39, CLFLUSHOPT, cpuid_bit(7, Output::Ebx, 23);
+    /// `clwb`.
+    CLWB = 40, CLWB, cpuid_bit(7, Output::Ebx, 24);
+    /// `movdiri`.
+    MOVDIRI = 41, MOVDIRI, cpuid_bit(7, Output::Ecx, 27);
+    /// `xtest`.
+    RTM = 42, HLE_or_RTM, detect!("rtm");
+    /// 52-bit multiply and add, VEX coded.
+    AVX_IFMA = 43, AVX_IFMA, detect!("avxifma");
 }
 
 impl CpuFeatures {
@@ -171,12 +197,14 @@ fn baseline_has(feature: CpuidFeature) -> bool {
             | CpuidFeature::PAUSE
             | CpuidFeature::PREFETCHW
             | CpuidFeature::CET_IBT
+            | CpuidFeature::CET_SS
     )
 }
 
 #[cfg(target_arch = "x86_64")]
 enum Output {
     Ebx,
+    Ecx,
     Edx,
 }
 
@@ -192,6 +220,7 @@ fn cpuid_bit(leaf: u32, output: Output, bit: u32) -> bool {
     let values = __cpuid_count(leaf, 0);
     let register = match output {
         Output::Ebx => values.ebx,
+        Output::Ecx => values.ecx,
         Output::Edx => values.edx,
     };
     register >> bit & 1 == 1

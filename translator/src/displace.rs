@@ -4,9 +4,10 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::forms::Class;
 use crate::frame;
+use crate::graph::Graph;
 use crate::layout::Layout;
-use crate::region::Region;
 use crate::regs;
+use crate::steps::Steps;
 
 use Register as R;
 
@@ -52,12 +53,13 @@ impl Displaced {
 const NEVER: u64 = 1 << 40;
 
 /// Picks the least used candidates, weighted by loop depth.
-pub(crate) fn choose(region: &Region, layout: &Layout) -> Displaced {
+pub(crate) fn choose(graph: &Graph, layout: &Layout, steps: &Steps) -> Displaced {
     let mut costs = [0_u64; 16];
-    for (start, depth) in layout.order.iter().zip(&layout.depth) {
-        let block = &region.blocks[start];
+    for (&block, depth) in layout.order.iter().zip(&layout.depth) {
+        let block = graph.block(block);
         let weight = 8_u64.pow((*depth).min(4));
-        for guest in block.body.iter().chain(&block.terminator) {
+        for number in block.body.clone().chain(block.terminator) {
+            let guest = steps.guest(number);
             if guest.class != Class::Hint {
                 add_costs(&guest.instruction, guest.class, weight, &mut costs);
             }
@@ -79,7 +81,7 @@ fn add_costs(instruction: &Instruction, class: Class, weight: u64, costs: &mut [
     for i in 0..instruction.op_count() {
         match instruction.op_kind(i) {
             // A locked operand leaves no scratch register for a stand-in.
-            OpKind::Register if class == Class::Locked => {
+            OpKind::Register if matches!(class, Class::Locked | Class::BitString) => {
                 add(instruction.op_register(i), NEVER >> 8);
             }
             OpKind::Register => add(instruction.op_register(i), 2 * weight),
@@ -102,22 +104,18 @@ fn add_costs(instruction: &Instruction, class: Class, weight: u64, costs: &mut [
 mod tests {
     use super::*;
     use crate::cpu::CpuFeatures;
+    use crate::graph::build;
     use crate::layout::layout;
     use crate::region::discover;
     use crate::source::SliceSource;
-    use crate::steps::Steps;
+    use crate::translate::Predictions;
 
     fn chosen(bytes: &[u8]) -> [Register; 3] {
         let mut source = SliceSource { address: 0x1000, bytes };
-        let options = crate::Options::new(CpuFeatures::all());
-        let region = discover(
-            0x1000,
-            &mut Steps::new(&mut source, options.cpu),
-            &options.predicted_targets,
-            100,
-        )
-        .expect("a region");
-        let displaced = choose(&region, &layout(&region));
+        let mut steps = Steps::new(&mut source, CpuFeatures::all());
+        let region = discover(0x1000, &mut steps, &Predictions::default(), 100).expect("a region");
+        let graph = build(&region, &steps, 0);
+        let displaced = choose(&graph, &layout(&graph), &steps);
         [displaced.s, displaced.t, displaced.u]
     }
 

@@ -52,16 +52,13 @@ pub(crate) struct Item {
 pub(crate) struct Emitter {
     pub(crate) sections: [Vec<Item>; SECTIONS],
     current: Section,
-    /// Nothing is kept: only what the lowering learns on the way is wanted.
-    dry: bool,
     labels: Vec<Option<(Section, usize)>>,
     pub(crate) marks: Vec<(u64, Section, usize)>,
 }
 
 impl Emitter {
-    /// For about `items` instructions; a `dry` one forgets them.
-    pub(crate) fn new(items: usize, dry: bool) -> Self {
-        let items = if dry { 0 } else { items };
+    /// For about `items` instructions.
+    pub(crate) fn new(items: usize) -> Self {
         Self {
             sections: [
                 Vec::with_capacity(items),
@@ -71,15 +68,9 @@ impl Emitter {
                 Vec::with_capacity(10),
             ],
             current: Section::Blocks,
-            dry,
             labels: Vec::with_capacity(items / 2),
             marks: Vec::with_capacity(items / 4),
         }
-    }
-
-    /// Whether nothing is kept.
-    pub(crate) fn is_dry(&self) -> bool {
-        self.dry
     }
 
     /// Directs what follows into `section` and returns the former one.
@@ -88,9 +79,6 @@ impl Emitter {
     }
 
     pub(crate) fn label(&mut self) -> Label {
-        if self.dry {
-            return Label(0);
-        }
         self.labels.push(None);
         Label(self.labels.len() as u32 - 1)
     }
@@ -103,9 +91,6 @@ impl Emitter {
     }
 
     pub(crate) fn bind(&mut self, label: Label) {
-        if self.dry {
-            return;
-        }
         debug_assert!(self.labels[label.0 as usize].is_none(), "label bound twice");
         self.labels[label.0 as usize] =
             Some((self.current, self.sections[self.current as usize].len()));
@@ -140,9 +125,6 @@ impl Emitter {
     }
 
     fn item(&mut self, operation: Operation, landing: Option<Label>) {
-        if self.dry {
-            return;
-        }
         self.sections[self.current as usize].push(Item { operation, landing });
     }
 
@@ -177,44 +159,30 @@ pub(crate) fn frame(offset: i32) -> MemoryOperand {
 /// Shorthands for what the lowering emits; each is one instruction.
 impl Emitter {
     pub(crate) fn mov(&mut self, to: Register, from: Register) {
-        if !self.dry {
-            self.push(Instruction::with2(Code::Mov_r64_rm64, to, from).expect("mov r,r"));
-        }
+        self.push(Instruction::with2(Code::Mov_r64_rm64, to, from).expect("mov r,r"));
     }
 
     pub(crate) fn load(&mut self, to: Register, from: MemoryOperand) {
-        if !self.dry {
-            self.push(Instruction::with2(Code::Mov_r64_rm64, to, from).expect("mov r,m"));
-        }
+        self.push(Instruction::with2(Code::Mov_r64_rm64, to, from).expect("mov r,m"));
     }
 
     pub(crate) fn store(&mut self, to: MemoryOperand, from: Register) {
-        if !self.dry {
-            self.push(Instruction::with2(Code::Mov_rm64_r64, to, from).expect("mov m,r"));
-        }
+        self.push(Instruction::with2(Code::Mov_rm64_r64, to, from).expect("mov m,r"));
     }
 
     pub(crate) fn immediate(&mut self, to: Register, value: u64) {
-        if !self.dry {
-            self.push(Instruction::with2(Code::Mov_r64_imm64, to, value).expect("mov r,imm64"));
-        }
+        self.push(Instruction::with2(Code::Mov_r64_imm64, to, value).expect("mov r,imm64"));
     }
 
     pub(crate) fn lea(&mut self, to: Register, address: MemoryOperand) {
-        if !self.dry {
-            self.push(Instruction::with2(Code::Lea_r64_m, to, address).expect("lea"));
-        }
+        self.push(Instruction::with2(Code::Lea_r64_m, to, address).expect("lea"));
     }
 
     pub(crate) fn bit_reset63(&mut self, register: Register) {
-        if !self.dry {
-            self.push(Instruction::with2(Code::Btr_rm64_imm8, register, 63).expect("btr"));
-        }
+        self.push(Instruction::with2(Code::Btr_rm64_imm8, register, 63).expect("btr"));
     }
 
     pub(crate) fn bit_set63(&mut self, register: Register) {
-        if !self.dry {
-            self.push(Instruction::with2(Code::Bts_rm64_imm8, register, 63).expect("bts"));
-        }
+        self.push(Instruction::with2(Code::Bts_rm64_imm8, register, 63).expect("bts"));
     }
 }

@@ -10,6 +10,7 @@ use crate::displace::{Displaced, SPILL_FLAGS, SPILL_RAX};
 use crate::emit::{Emitter, Label, Section, frame as frame_field, memory};
 use crate::fragment::{Exit, ExitKind, Unsupported};
 use crate::frame;
+use crate::graph::{BlockId, Target};
 use crate::regs;
 use crate::steps::AddressHasher;
 
@@ -22,6 +23,8 @@ pub(crate) enum Saved {
     InRax,
     /// In their slot; all registers hold their values.
     InSlot,
+    /// Nowhere: they can be made again.
+    Remade,
 }
 
 /// What must be undone before an exit is taken.
@@ -45,7 +48,7 @@ pub(crate) struct Exits {
     list: Vec<Exit>,
     stubs: Known<(u64, u16, u16)>,
     undos: Known<(u64, u16, Undo)>,
-    polls: Known<u64>,
+    polls: Known<BlockId>,
     restore: Label,
     /// INDIRECT exits restore apart: only they have written `target`, and
     /// the verifier wants that to be plain at the jump to the runner.
@@ -75,9 +78,6 @@ impl Exits {
         kind: ExitKind,
         reason: Unsupported,
     ) -> Label {
-        if emit.is_dry() {
-            return self.restore;
-        }
         let key = (user_ip, kind as u16, reason as u16);
         if let Some(&label) = self.stubs.get(&key) {
             return label;
@@ -110,7 +110,7 @@ impl Exits {
         undo: Undo,
     ) -> Label {
         let exit = self.exit(emit, user_ip, kind, Unsupported::None);
-        if undo == Undo::NOTHING || emit.is_dry() {
+        if undo == Undo::NOTHING {
             return exit;
         }
         let key = (user_ip, kind as u16, undo);
@@ -123,7 +123,8 @@ impl Exits {
             emit.bit_set63(register);
         }
         match undo.flags {
-            Saved::No => {}
+            // Who can make them again emits the undoing.
+            Saved::No | Saved::Remade => {}
             Saved::InRax => emit.flags_from_rax(),
             Saved::InSlot => emit.flags_from_slot(),
         }
@@ -133,22 +134,16 @@ impl Exits {
         label
     }
 
-    /// An out-of-line poll that goes on at `block`, the code of the user
-    /// address `target`, keeping the flags if they are live there.
+    /// A poll here that goes on backward at `label`, the code of `target`,
+    /// keeping the flags if they are live there.
     pub(crate) fn poll(
         &mut self,
         emit: &mut Emitter,
-        target: u64,
-        block: Label,
+        target: Target,
+        label: Label,
         flags_live: bool,
-    ) -> Label {
-        if emit.is_dry() {
-            return block;
-        }
-        if let Some(&label) = self.polls.get(&target) {
-            return label;
-        }
-        let exit = self.exit(emit, target, ExitKind::Poll, Unsupported::None);
+    ) {
+        let exit = self.exit(emit, target.address, ExitKind::Poll, Unsupported::None);
         let pending = if flags_live {
             let former = emit.select(Section::Undo);
             let pending = emit.here();
@@ -159,8 +154,6 @@ impl Exits {
         } else {
             exit
         };
-        let former = emit.select(Section::Polls);
-        let label = emit.here();
         let t = self.displaced.t;
         let t32 = regs::low32(t);
         if flags_live {
@@ -180,10 +173,27 @@ impl Exits {
         if flags_live {
             emit.flags_from_slot_over_rax();
         }
-        emit.jmp(block);
+        emit.jmp(label);
+    }
+
+    /// An out-of-line [`Exits::poll`], made once for each block.
+    pub(crate) fn poll_aside(
+        &mut self,
+        emit: &mut Emitter,
+        block: BlockId,
+        target: Target,
+        label: Label,
+        flags_live: bool,
+    ) -> Label {
+        if let Some(&known) = self.polls.get(&block) {
+            return known;
+        }
+        let former = emit.select(Section::Polls);
+        let poll = emit.here();
+        self.poll(emit, target, label, flags_live);
         emit.select(former);
-        self.polls.insert(target, label);
-        label
+        self.polls.insert(block, poll);
+        poll
     }
 
     /// Emits the restoring that exits share, and hands out the list.

@@ -33,6 +33,22 @@ impl Flags {
         Self(self.0 & !other.0)
     }
 
+    /// The bits of `ax` that hold these flags behind `lahf; seto al`.
+    pub(crate) fn in_ax(self) -> u32 {
+        // iced numbers the flags as it likes.
+        let bits = [
+            (RflagsBits::SF, 15),
+            (RflagsBits::ZF, 14),
+            (RflagsBits::AF, 12),
+            (RflagsBits::PF, 10),
+            (RflagsBits::CF, 8),
+            (RflagsBits::OF, 0),
+        ];
+        bits.into_iter()
+            .filter(|(flag, _)| self.0 & flag != 0)
+            .fold(0, |bits, (_, bit)| bits | 1 << bit)
+    }
+
     /// The flags live before an instruction with these effects, from those
     /// live behind it.
     pub(crate) fn before(self, effects: Effects) -> Self {

@@ -5,12 +5,14 @@
 
 mod avx;
 mod avx_float;
+mod refused;
 mod sse;
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 use crate::cpu::CpuFeatures;
 use crate::fragment::Unsupported;
+use crate::regs;
 
 /// How an instruction is lowered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,13 +24,15 @@ pub(crate) enum Class {
     Locked,
     /// Has no effect on the user's state; nothing is emitted.
     Hint,
+    /// `bt` and its kin on memory, with the bit offset in a register.
+    BitString,
     /// `lea`: an address, no access.
     Lea,
     /// Changes the user's stack pointer as an ordinary operand.
     WritesRsp,
     /// `push` of a register, an immediate or memory.
     Push,
-    /// `pop` into a register.
+    /// `pop` into a register or memory.
     Pop,
     /// `leave`.
     Leave,
@@ -36,7 +40,7 @@ pub(crate) enum Class {
     String,
     /// `jcc rel`.
     Branch,
-    /// `jrcxz` or `loop`.
+    /// `jrcxz`, `jecxz` or `loop`, also with a condition.
     CounterBranch,
     /// `jmp rel`.
     Jump,
@@ -80,50 +84,8 @@ impl Class {
 
 /// Finds the form of a decoded instruction, or why it is not allowed.
 pub(crate) fn classify(instruction: &Instruction, cpu: CpuFeatures) -> Result<Form, Unsupported> {
-    use Mnemonic as M;
-
-    match instruction.mnemonic() {
-        M::INVALID => return Err(Unsupported::Undecodable),
-        M::Int
-        | M::Int1
-        | M::Int3
-        | M::Into
-        | M::Ud0
-        | M::Ud1
-        | M::Ud2
-        | M::Hlt
-        | M::Cpuid
-        | M::Xgetbv
-        | M::Xsetbv
-        | M::In
-        | M::Out
-        | M::Insb
-        | M::Insd
-        | M::Insw
-        | M::Outsb
-        | M::Outsd
-        | M::Outsw
-        | M::Rdmsr
-        | M::Wrmsr
-        | M::Cli
-        | M::Sti
-        | M::Sysenter
-        | M::Sysexit
-        | M::Sysret
-        | M::Rdpmc
-        | M::Iretq
-        | M::Iretd
-        | M::Iret
-        | M::Clts
-        | M::Swapgs
-        | M::Invlpg
-        | M::Wbinvd
-        | M::Invd => return Err(Unsupported::Trap),
-        M::Pushfq | M::Popfq | M::Pushf | M::Popf | M::Std => return Err(Unsupported::WholeFlags),
-        _ => {}
-    }
-    if uses_other_segment(instruction) {
-        return Err(Unsupported::Segment);
+    if let Some(reason) = refused::by_nature(instruction) {
+        return Err(reason);
     }
     let form = allowed_form(instruction)?;
     if cpu.executes(instruction) { Ok(form) } else { Err(Unsupported::CpuFeature) }
@@ -141,8 +103,13 @@ fn allowed_form(instruction: &Instruction) -> Result<Form, Unsupported> {
     match mnemonic {
         // A 0x67 or operand-size prefix on these changes more than a width.
         M::Syscall => return form(Class::Syscall),
+        // Without a shadow stack `rdssp` does nothing, and a thread that
+        // has one does not ride.
         M::Nop
         | M::Endbr64
+        | M::Endbr32
+        | M::Rdsspd
+        | M::Rdsspq
         | M::Cld
         | M::Prefetcht0
         | M::Prefetcht1
@@ -150,14 +117,16 @@ fn allowed_form(instruction: &Instruction) -> Result<Form, Unsupported> {
         | M::Prefetchnta
         | M::Prefetchw => return form(Class::Hint),
         M::Jmp | M::Call | M::Ret => return control(instruction),
-        M::Jrcxz | M::Loop => {
-            return if instruction.op0_kind() == OpKind::NearBranch64
-                && instruction.code() != Code::Loop_rel8_64_ECX
-            {
-                form(Class::CounterBranch)
-            } else {
-                Err(Unsupported::Form)
-            };
+        M::Jrcxz | M::Jecxz | M::Loop | M::Loope | M::Loopne => {
+            let known = matches!(
+                instruction.code(),
+                Code::Jrcxz_rel8_64
+                    | Code::Jecxz_rel8_64
+                    | Code::Loop_rel8_64_RCX
+                    | Code::Loope_rel8_64_RCX
+                    | Code::Loopne_rel8_64_RCX
+            );
+            return if known { form(Class::CounterBranch) } else { Err(Unsupported::Form) };
         }
         M::Push | M::Pop | M::Leave => return stack(instruction),
         _ => {}
@@ -183,30 +152,11 @@ fn allowed_form(instruction: &Instruction) -> Result<Form, Unsupported> {
         || avx::integer(mnemonic)
         || avx_float::moves(mnemonic)
         || avx::mask(mnemonic)
-        || mnemonic == M::Stmxcsr
-        || mnemonic == M::Vstmxcsr;
+        || other(mnemonic);
     if !known || !operands_allowed(instruction) {
         return Err(Unsupported::Form);
     }
     plain(instruction, raises)
-}
-
-/// `gs`, and everything 16-bit or far about control flow.
-fn uses_other_segment(instruction: &Instruction) -> bool {
-    use Mnemonic as M;
-    instruction.segment_prefix() == Register::GS
-        || instruction.is_jmp_far()
-        || instruction.is_jmp_far_indirect()
-        || instruction.is_call_far()
-        || instruction.is_call_far_indirect()
-        || matches!(
-            instruction.mnemonic(),
-            M::Retf | M::Lfs | M::Lgs | M::Lss | M::Wrfsbase | M::Wrgsbase | M::Rdgsbase
-        )
-        || (0..instruction.op_count()).any(|i| {
-            instruction.op_kind(i) == OpKind::Register
-                && instruction.op_register(i).is_segment_register()
-        })
 }
 
 fn control(instruction: &Instruction) -> Result<Form, Unsupported> {
@@ -223,9 +173,16 @@ fn control(instruction: &Instruction) -> Result<Form, Unsupported> {
 
 fn stack(instruction: &Instruction) -> Result<Form, Unsupported> {
     let class = match instruction.code() {
-        Code::Push_r64 | Code::Pushq_imm8 | Code::Pushq_imm32 | Code::Push_rm64 => Class::Push,
-        Code::Pop_r64 => Class::Pop,
-        Code::Pop_rm64 if instruction.op0_kind() == OpKind::Register => Class::Pop,
+        Code::Push_r64
+        | Code::Pushq_imm8
+        | Code::Pushq_imm32
+        | Code::Push_rm64
+        | Code::Push_r16
+        | Code::Push_rm16
+        | Code::Pushw_imm8
+        | Code::Push_imm16 => Class::Push,
+        Code::Pop_r64 | Code::Pop_rm64 => Class::Pop,
+        Code::Pop_r16 | Code::Pop_rm16 if !writes_rsp(instruction) => Class::Pop,
         Code::Leaveq => Class::Leave,
         _ => return Err(Unsupported::Form),
     };
@@ -233,27 +190,25 @@ fn stack(instruction: &Instruction) -> Result<Form, Unsupported> {
 }
 
 /// `movs`, `stos`, `lods`, `scas`, `cmps` with 64-bit addresses in DS/ES.
-/// Repeated comparisons are left out: with `rcx` = 0 they keep the flags,
-/// which no guard in front of them can.
 fn string(instruction: &Instruction) -> Result<Form, Unsupported> {
     use Mnemonic as M;
-    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     let known = match instruction.mnemonic() {
-        M::Movsb | M::Movsw | M::Movsd | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq => {
-            !instruction.has_repne_prefix()
-        }
-        M::Lodsb
+        // What F2 repeats here is not defined.
+        M::Movsb
+        | M::Movsw
+        | M::Movsd
+        | M::Movsq
+        | M::Stosb
+        | M::Stosw
+        | M::Stosd
+        | M::Stosq
+        | M::Lodsb
         | M::Lodsw
         | M::Lodsd
-        | M::Lodsq
-        | M::Scasb
-        | M::Scasw
-        | M::Scasd
-        | M::Scasq
-        | M::Cmpsb
-        | M::Cmpsw
-        | M::Cmpsd
-        | M::Cmpsq => !repeated,
+        | M::Lodsq => !instruction.has_repne_prefix(),
+        M::Scasb | M::Scasw | M::Scasd | M::Scasq | M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => {
+            true
+        }
         _ => false,
     };
     let wide = (0..instruction.op_count()).all(|i| {
@@ -284,16 +239,33 @@ fn plain(instruction: &Instruction, raises: bool) -> Result<Form, Unsupported> {
         && memory.is_some()
         && instruction.op1_kind() == OpKind::Register
     {
-        // Addresses memory beyond the operand.
-        return Err(Unsupported::Form);
+        // With 32-bit addressing it is not told where the sum wraps.
+        let wide = |part: Register| part == Register::None || !part.is_gpr32();
+        let plain = !instruction.has_lock_prefix()
+            && wide(instruction.memory_base())
+            && wide(instruction.memory_index());
+        return if plain {
+            Ok(Form { class: Class::BitString, raises })
+        } else {
+            Err(Unsupported::Form)
+        };
     }
     if mnemonic == M::Lea {
         let class = if writes_rsp(instruction) { Class::WritesRsp } else { Class::Lea };
-        return Ok(Form { class, raises });
+        return if class == Class::Lea || instruction.op0_register() == Register::RSP {
+            Ok(Form { class, raises })
+        } else {
+            Err(Unsupported::Form)
+        };
     }
     if writes_rsp(instruction) {
-        let known = matches!(mnemonic, M::Mov | M::Add | M::Sub | M::And)
-            && instruction.op0_register() == Register::RSP;
+        let known = match mnemonic {
+            M::Mov | M::Add | M::Sub | M::And | M::Or | M::Xor => {
+                instruction.op0_register() == Register::RSP
+            }
+            M::Xchg => memory.is_none() && instruction.op0_register().is_gpr64(),
+            _ => false,
+        };
         return if known {
             Ok(Form { class: Class::WritesRsp, raises })
         } else {
@@ -302,6 +274,14 @@ fn plain(instruction: &Instruction, raises: bool) -> Result<Form, Unsupported> {
     }
     let locked = instruction.has_lock_prefix() || (mnemonic == M::Xchg && memory.is_some());
     if locked && memory != Some(0) && mnemonic != M::Xchg {
+        return Err(Unsupported::Form);
+    }
+    // The guard before the access leaves its own carry, and takes the
+    // register that a high byte would need beside a REX prefix.
+    let high_byte = (0..instruction.op_count()).any(|i| {
+        instruction.op_kind(i) == OpKind::Register && regs::is_high_byte(instruction.op_register(i))
+    });
+    if locked && (matches!(mnemonic, M::Adc | M::Sbb) || high_byte) {
         return Err(Unsupported::Form);
     }
     Ok(Form { class: if locked { Class::Locked } else { Class::Plain }, raises })
@@ -332,19 +312,6 @@ fn writes_rsp(instruction: &Instruction) -> bool {
 /// Only general, vector and mask registers, immediates, and one memory
 /// operand with an ordinary address.
 fn operands_allowed(instruction: &Instruction) -> bool {
-    if matches!(
-        instruction.code(),
-        Code::Mov_AL_moffs8
-            | Code::Mov_AX_moffs16
-            | Code::Mov_EAX_moffs32
-            | Code::Mov_RAX_moffs64
-            | Code::Mov_moffs8_AL
-            | Code::Mov_moffs16_AX
-            | Code::Mov_moffs32_EAX
-            | Code::Mov_moffs64_RAX
-    ) {
-        return false;
-    }
     (0..instruction.op_count()).all(|i| match instruction.op_kind(i) {
         OpKind::Register => {
             let register = instruction.op_register(i);
@@ -489,5 +456,26 @@ fn bit_manipulation(mnemonic: Mnemonic) -> bool {
             | M::Mulx
             | M::Adcx
             | M::Adox
+            | M::Movdiri
+    )
+}
+
+/// What belongs to none of the other lists.
+fn other(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Stmxcsr
+            | M::Vstmxcsr
+            | M::Ldmxcsr
+            | M::Vldmxcsr
+            | M::Rdrand
+            | M::Rdseed
+            | M::Rdpid
+            | M::Rdfsbase
+            | M::Clflush
+            | M::Clflushopt
+            | M::Clwb
+            | M::Xtest
     )
 }

@@ -59,6 +59,17 @@ pub enum Unsupported {
     Address = 7,
     /// The code could not be read at this address.
     Unreadable = 8,
+    /// x87 or MMX, whose state records addresses of instructions.
+    X87 = 9,
+    /// Which elements of memory it accesses is data in vector registers
+    /// (gathers, scatters, `maskmov`).
+    ElementAccess = 10,
+    /// Transactional memory: a transaction cannot begin here and end in the
+    /// program.
+    Transaction = 11,
+    /// State that the kernel keeps for the program and checks itself (XSAVE
+    /// areas, protection keys, segment bases, shadow stacks).
+    KernelManaged = 12,
 }
 
 /// One way out of a fragment.

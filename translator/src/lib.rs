@@ -6,27 +6,37 @@
 //! two share the types of [`fragment`] and [`frame`] and no code.
 
 mod assemble;
-mod confinement;
+pub mod coverage;
 mod cpu;
 mod displace;
 mod emit;
 mod error;
 mod exits;
+mod facts;
 mod flags;
 mod forms;
 pub mod fragment;
 pub mod frame;
+mod graph;
 mod layout;
 mod liveness;
 mod lower;
+mod operand;
+#[cfg(feature = "planted-bugs")]
+mod planted;
+mod ranges;
+mod recipe;
 mod region;
 mod regs;
 mod source;
 mod steps;
 mod translate;
+mod unroll;
 pub mod verifier;
 
 pub use cpu::CpuFeatures;
 pub use error::TranslateError;
+#[cfg(feature = "planted-bugs")]
+pub use planted::PlantedBug;
 pub use source::{CodeSource, SliceSource};
 pub use translate::{Options, Predictions, translate, translate_predicted};

@@ -1,30 +1,35 @@
 //! User blocks to sanitised code. One kind of instruction a file; all of it
 //! emits exactly the shapes of `docs/fragment.md`.
 
+mod bits;
 mod control;
+mod dispatch;
 mod locked;
 mod memory;
 mod plain;
+mod remake;
 mod stack;
 mod string;
 
 use std::collections::BTreeMap;
 
-use iced_x86::{Code, Instruction, InstructionInfoFactory, OpKind, Register};
+use iced_x86::{Code, Instruction, InstructionInfoFactory, Register};
 
-use crate::confinement::{self, BlockEffect};
 use crate::displace::Displaced;
-use crate::emit::{Emitter, Label, frame as frame_field};
+use crate::emit::{Emitter, Label, Section, frame as frame_field};
 use crate::exits::{Exits, Saved, Undo};
+use crate::facts::{self, Facts};
 use crate::flags::Flags;
 use crate::forms::Class;
 use crate::fragment::{Exit, ExitKind, Unsupported};
 use crate::frame;
+use crate::graph::{Block, BlockId, End, Graph, Target};
 use crate::layout::Layout;
 use crate::liveness::Liveness;
-use crate::region::{Block, End, Region};
-use crate::regs::GprSet;
-use crate::steps::Guest;
+use crate::ranges::Ranges;
+use crate::recipe::{FlagsState, Maker, Recipe};
+use crate::regs::{self, GprSet};
+use crate::steps::{Guest, Steps};
 
 /// Instructions that could not be lowered, with the reason.
 pub(crate) type Refused = BTreeMap<u64, Unsupported>;
@@ -49,7 +54,8 @@ struct Live {
 enum Protect {
     /// They are dead.
     Dead,
-    /// They are live: save and restore them around the guard.
+    /// They are live: save and restore them around the guard, or make them
+    /// again behind it.
     Live,
     /// They are in their slot already.
     InSlot,
@@ -61,86 +67,82 @@ impl Protect {
     }
 }
 
-struct Lowerer<'a> {
-    region: &'a Region,
+struct Lowerer<'a, 'b> {
+    graph: &'a Graph,
     layout: &'a Layout,
     liveness: &'a Liveness,
+    steps: &'a Steps<'b>,
     displaced: Displaced,
     emit: Emitter,
     exits: Exits,
-    /// Labels of the blocks, in the order of the layout.
-    labels: Vec<Label>,
-    /// User registers whose bit 63 is known to be clear here.
-    confined: GprSet,
-    /// Those that lost this in the current block.
-    lost: GprSet,
-    /// What each block did to `confined`.
-    effects: Vec<BlockEffect>,
+    /// In the order of the layout.
+    labels: Vec<Labels>,
+    /// What is known of the user's registers before the current instruction.
+    ranges: Ranges,
+    /// What made the flags before the current instruction.
+    maker: Maker,
+    /// How a guard makes them again, if they are live and it can.
+    recipe: Option<Recipe>,
     info: InstructionInfoFactory,
+}
+
+/// Where a block begins.
+#[derive(Debug, Clone, Copy)]
+struct Labels {
+    /// For those who come from before: with the guards of a loop.
+    entry: Label,
+    /// For those who come back.
+    inner: Label,
 }
 
 /// Lowers every block of the layout. Err names the instructions that this
 /// choice of displaced registers cannot express; the region has to be
 /// discovered again without them.
 pub(crate) fn lower(
-    region: &Region,
+    graph: &Graph,
     layout: &Layout,
     liveness: &Liveness,
+    steps: &Steps,
     displaced: Displaced,
 ) -> Result<Lowered, Refused> {
-    // The first round shows what each block confines by itself; the second
-    // leaves out the guards that earlier blocks make needless.
-    let first = round(region, layout, liveness, displaced, Vec::new(), true)?;
-    let confined = confinement::solve(region, layout, liveness, &first.effects);
-    let Lowerer { mut emit, exits, .. } =
-        round(region, layout, liveness, displaced, confined, false)?;
-    let exits = exits.finish(&mut emit);
-    let blocks = layout.order.iter().map(|start| &region.blocks[start]);
-    let instructions =
-        blocks.map(|block| block.body.len() + usize::from(block.terminator.is_some())).sum();
-    Ok(Lowered { emitter: emit, exits, instructions })
-}
-
-/// Lowers all blocks, given what is `confined` at their starts. If `dry`, only
-/// for their effects.
-fn round<'a>(
-    region: &'a Region,
-    layout: &'a Layout,
-    liveness: &'a Liveness,
-    displaced: Displaced,
-    confined: Vec<GprSet>,
-    dry: bool,
-) -> Result<Lowerer<'a>, Refused> {
-    let mut emit = Emitter::new(6 * region.instructions, dry);
-    let labels = layout.order.iter().map(|_| emit.label()).collect();
+    let facts = facts::solve(graph, layout, liveness, steps, &displaced);
+    let blocks = || layout.order.iter().map(|&block| graph.block(block));
+    let instructions = blocks().map(Block::len).sum();
+    let mut emit = Emitter::new(5 * instructions);
+    let labels = blocks().map(|_| Labels { entry: emit.label(), inner: emit.label() }).collect();
     let exits = Exits::new(&mut emit, displaced);
     let mut lowerer = Lowerer {
-        region,
+        graph,
         layout,
         liveness,
+        steps,
         displaced,
         emit,
         exits,
         labels,
-        confined: GprSet::default(),
-        lost: GprSet::default(),
-        effects: Vec::with_capacity(layout.order.len()),
+        ranges: Ranges::entry(),
+        maker: Maker::UNKNOWN,
+        recipe: None,
         info: InstructionInfoFactory::new(),
     };
     lowerer.prologue();
     let mut refused = Refused::new();
-    for (position, start) in layout.order.iter().enumerate() {
-        lowerer.confined = confined.get(position).copied().unwrap_or_default();
-        lowerer.lost = GprSet::default();
+    let mut live = Vec::new();
+    for (position, &block) in layout.order.iter().enumerate() {
+        lowerer.entry(block, &facts[position]);
         let next = layout.order.get(position + 1).copied();
-        lowerer.block(&region.blocks[start], next, &mut refused);
-        let effect = BlockEffect { gains: lowerer.confined, loses: lowerer.lost };
-        lowerer.effects.push(effect);
+        liveness.in_block(graph.block(block), steps, &mut live);
+        lowerer.block(block, next, &live, &mut refused);
     }
-    if refused.is_empty() { Ok(lowerer) } else { Err(refused) }
+    if !refused.is_empty() {
+        return Err(refused);
+    }
+    let Lowerer { mut emit, exits, .. } = lowerer;
+    let exits = exits.finish(&mut emit);
+    Ok(Lowered { emitter: emit, exits, instructions })
 }
 
-impl Lowerer<'_> {
+impl Lowerer<'_, '_> {
     /// Saves the displaced registers and fetches the user's `rsp` and `r11`.
     fn prologue(&mut self) {
         self.emit.push(Instruction::with(Code::Endbr64));
@@ -157,29 +159,51 @@ impl Lowerer<'_> {
         self.emit.load(displaced.s, frame_field(frame::USER_RSP));
     }
 
-    fn block(&mut self, block: &Block, next: Option<u64>, refused: &mut Refused) {
-        self.emit.bind(self.labels[self.layout.position[&block.start]]);
-        let live = self.liveness.in_block(block);
+    /// Binds the labels of the block `id` and emits the guards before a loop.
+    fn entry(&mut self, id: BlockId, facts: &Facts) {
+        let labels = self.labels[self.layout.position(id)];
+        self.emit.bind(labels.entry);
+        if facts.guards != GprSet::default() {
+            let ip = self.graph.block(id).start;
+            let protect = Protect::of(self.liveness.of(id));
+            self.recipe = None;
+            let flags = self.protect(protect);
+            for register in facts.guards.registers() {
+                self.confine_between(register, true, ip, flags);
+            }
+            self.unprotect(protect);
+        }
+        self.emit.bind(labels.inner);
+        self.ranges = facts.ranges;
+    }
+
+    fn block(&mut self, id: BlockId, next: Option<BlockId>, live: &[Flags], refused: &mut Refused) {
+        let (graph, steps) = (self.graph, self.steps);
+        let block = graph.block(id);
         let around = |i: usize| Live {
             before: live[i],
             after: live.get(i + 1).copied().unwrap_or(Flags::ALL),
         };
-        for (i, guest) in block.body.iter().enumerate() {
+        self.maker = Maker::at_start(id, live, graph, self.layout, steps);
+        for (i, number) in block.body.clone().enumerate() {
+            let guest = steps.guest(number);
             self.emit.mark(guest.ip());
+            let flags = FlagsState::of(live[i], &self.maker, steps, &self.displaced);
+            self.recipe = flags.recipe();
             if let Err(reason) = self.instruction(guest, around(i)) {
                 refused.insert(guest.ip(), reason);
             }
-            let copied = self.is_copy_of_confined(&guest.instruction);
-            self.forget_written(guest);
-            if copied {
-                self.confined.insert(guest.instruction.op0_register());
-            }
+            self.ranges.step(guest, &flags, &self.displaced);
+            self.maker.advance(number, guest);
         }
-        if let Some(terminator) = &block.terminator {
-            self.emit.mark(terminator.ip());
+        let terminator = block.terminator.map(|number| steps.guest(number));
+        let ip = terminator.map_or(block.start, Guest::ip);
+        if terminator.is_some() {
+            self.emit.mark(ip);
         }
-        if let Err(reason) = self.end(block, next, around(block.body.len())) {
-            let ip = block.terminator.map_or(block.start, |guest| guest.ip());
+        let behind = block.body.len();
+        self.recipe = FlagsState::of(live[behind], &self.maker, steps, &self.displaced).recipe();
+        if let Err(reason) = self.end(id, terminator, next, around(behind)) {
             refused.insert(ip, reason);
         }
     }
@@ -188,11 +212,12 @@ impl Lowerer<'_> {
         match guest.class {
             Class::Plain => self.plain(guest, live),
             Class::Locked => self.locked(guest, live),
+            Class::BitString => self.bit_string(guest, live),
             Class::Hint => Ok(()),
             Class::Lea => self.lea(guest),
             Class::WritesRsp => self.writes_rsp(guest, live),
             Class::Push => self.push(guest, live),
-            Class::Pop => self.pop(guest),
+            Class::Pop => self.pop(guest, live),
             Class::Leave => {
                 self.leave(guest, live);
                 Ok(())
@@ -206,30 +231,6 @@ impl Lowerer<'_> {
         }
     }
 
-    /// Whether the instruction copies a confined register to another one that
-    /// is not displaced. S, which stands for `rsp`, always is confined.
-    fn is_copy_of_confined(&self, instruction: &Instruction) -> bool {
-        matches!(instruction.code(), Code::Mov_r64_rm64 | Code::Mov_rm64_r64)
-            && instruction.op0_kind() == OpKind::Register
-            && instruction.op1_kind() == OpKind::Register
-            && instruction.op0_register() != Register::RSP
-            && self.displaced.slot(instruction.op0_register()).is_none()
-            && (instruction.op1_register() == Register::RSP
-                || self.confined.contains(instruction.op1_register()))
-    }
-
-    /// Registers the instruction writes are no longer confined.
-    fn forget_written(&mut self, guest: &Guest) {
-        self.confined = self.confined.without(guest.writes);
-        self.lost = self.lost.union(guest.writes);
-    }
-
-    /// The register is no longer known to be confined.
-    fn lose(&mut self, register: Register) {
-        self.confined.remove(register);
-        self.lost.insert(register);
-    }
-
     /// Where a fault of the instruction at `ip` lands while the flags are
     /// where `flags` says.
     fn fault(&mut self, ip: u64, flags: Saved) -> Label {
@@ -239,28 +240,80 @@ impl Lowerer<'_> {
 
     /// Confines `register` with `btr` and a guard exit at `ip`. If
     /// `in_place`, it is a user register and the exit gives the bit back.
-    /// With [`Protect::Live`] it must not be `rax`.
+    /// It must not be `rax` if that has to hold the flags meanwhile.
     fn confine(&mut self, register: Register, in_place: bool, ip: u64, protect: Protect) {
-        debug_assert!(protect != Protect::Live || register != Register::RAX);
-        let flags = match protect {
+        let flags = self.protect(protect);
+        self.confine_between(register, in_place, ip, flags);
+        self.unprotect(protect);
+    }
+
+    /// Saves the flags before guards, if that is needed; returns where they are.
+    fn protect(&mut self, protect: Protect) -> Saved {
+        match protect {
             Protect::Dead => Saved::No,
-            Protect::Live => Saved::InRax,
+            Protect::Live if self.recipe.is_some() => Saved::Remade,
+            Protect::Live => {
+                self.emit.flags_to_rax();
+                Saved::InRax
+            }
             Protect::InSlot => Saved::InSlot,
-        };
-        if protect == Protect::Live {
-            self.emit.flags_to_rax();
         }
+    }
+
+    /// Undoes [`Lowerer::protect`].
+    fn unprotect(&mut self, protect: Protect) {
+        match &self.recipe {
+            _ if protect != Protect::Live => {}
+            Some(recipe) => {
+                let u = self.displaced.u;
+                self.remake_flags(&recipe.clone(), u, u);
+            }
+            None => self.emit.flags_from_rax(),
+        }
+    }
+
+    /// The exit of a guard at `ip`.
+    fn guard(&mut self, ip: u64, undo: Undo) -> Label {
+        let recipe = match undo.flags {
+            Saved::Remade => self.recipe,
+            _ => None,
+        };
+        let Some(recipe) = recipe else {
+            return self.exits.undo(&mut self.emit, ip, ExitKind::Guard, undo);
+        };
+        let exit = self.exits.exit(&mut self.emit, ip, ExitKind::Guard, Unsupported::None);
+        let former = self.emit.select(Section::Undo);
+        let label = self.emit.here();
+        if let Some(register) = undo.set_bit {
+            self.emit.bit_set63(register);
+        }
+        self.remake_flags(&recipe, self.displaced.u, self.displaced.u);
+        self.emit.jmp(exit);
+        self.emit.select(former);
+        label
+    }
+
+    /// The guard of [`Lowerer::confine`], with the flags out of the way.
+    fn confine_between(&mut self, register: Register, in_place: bool, ip: u64, flags: Saved) {
         let undo = Undo { set_bit: in_place.then_some(register), flags };
-        let guard = self.exits.undo(&mut self.emit, ip, ExitKind::Guard, undo);
+        let guard = self.guard(ip, undo);
         self.emit.bit_reset63(register);
         self.emit.branch(Code::Jb_rel32_64, guard);
-        if protect == Protect::Live {
-            self.emit.flags_from_rax();
-            self.lose(Register::RAX);
-        }
-        if in_place {
-            self.confined.insert(register);
-        }
+    }
+
+    /// Proves that the user register is below 2 to the power of 32, or leaves
+    /// at `ip`. The last move changes nothing and is the proof: unlike the
+    /// branch it also holds while the CPU runs ahead. Uses T.
+    fn narrow_between(&mut self, register: Register, ip: u64, flags: Saved) {
+        let undo = Undo { set_bit: None, flags };
+        let guard = self.guard(ip, undo);
+        let (t, t32) = (self.displaced.t, regs::low32(self.displaced.t));
+        let low = regs::low32(register);
+        let mov = |to, from| Instruction::with2(Code::Mov_r32_rm32, to, from).expect("mov r,r");
+        self.emit.push(mov(t32, low));
+        self.emit.push(Instruction::with2(Code::Cmp_r64_rm64, t, register).expect("cmp r,r"));
+        self.emit.branch(Code::Jne_rel32_64, guard);
+        self.emit.push(mov(low, low));
     }
 
     /// Copies the user's 64-bit register to a scratch register.
@@ -275,31 +328,51 @@ impl Lowerer<'_> {
         }
     }
 
-    /// The place to branch to for the edge from the block at `from` to the
-    /// user address `to`: a block, a poll before it, or an exit.
-    fn edge(&mut self, from: u64, to: u64) -> Label {
-        let Some(block) = self.region.blocks.get(&to) else {
-            return self.exits.exit(&mut self.emit, to, ExitKind::Branch, Unsupported::None);
-        };
-        if block.body.is_empty()
-            && let End::Exit { ip, kind, reason } = block.end
-        {
-            return self.exits.exit(&mut self.emit, ip, kind, reason);
+    /// The place to branch to for the edge from the block `from` to `to`: a
+    /// block, a poll before it, or an exit.
+    fn edge(&mut self, from: BlockId, to: Target) -> Label {
+        match self.block_at(to) {
+            Ok(block) if self.layout.is_backward(from, block) => {
+                let label = self.labels[self.layout.position(block)].inner;
+                let flags_live = !self.liveness.of(block).is_empty();
+                self.exits.poll_aside(&mut self.emit, block, to, label, flags_live)
+            }
+            Ok(block) => self.labels[self.layout.position(block)].entry,
+            Err(exit) => exit,
         }
-        let label = self.labels[self.layout.position[&to]];
-        if self.layout.is_backward(from, to) {
-            let flags_live = !self.liveness.at(to).is_empty();
-            self.exits.poll(&mut self.emit, to, label, flags_live)
-        } else {
-            label
+    }
+
+    /// The block that `to` is, unless it only leaves: then its exit.
+    fn block_at(&mut self, to: Target) -> Result<BlockId, Label> {
+        let Some(id) = to.block else {
+            let (kind, reason) = (ExitKind::Branch, Unsupported::None);
+            return Err(self.exits.exit(&mut self.emit, to.address, kind, reason));
+        };
+        let block = self.graph.block(id);
+        match block.end {
+            End::Exit { ip, kind, reason } if block.is_bare_exit() => {
+                Err(self.exits.exit(&mut self.emit, ip, kind, reason))
+            }
+            _ => Ok(id),
         }
     }
 
     /// Goes on at `to`, without a jump if that block is emitted `next`.
-    fn go(&mut self, from: u64, to: u64, next: Option<u64>) {
-        if next != Some(to) {
-            let label = self.edge(from, to);
-            self.emit.jmp(label);
+    fn go(&mut self, from: BlockId, to: Target, next: Option<BlockId>) {
+        if next.is_some() && next == to.block {
+            return;
+        }
+        match self.block_at(to) {
+            Ok(block) => {
+                let labels = self.labels[self.layout.position(block)];
+                if self.layout.is_backward(from, block) {
+                    let flags_live = !self.liveness.of(block).is_empty();
+                    self.exits.poll(&mut self.emit, to, labels.inner, flags_live);
+                } else {
+                    self.emit.jmp(labels.entry);
+                }
+            }
+            Err(exit) => self.emit.jmp(exit),
         }
     }
 }

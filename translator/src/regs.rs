@@ -107,8 +107,12 @@ pub(crate) fn low32(full: Register) -> Register {
     R32[index(full)]
 }
 
+/// The low 16 bits of a general register.
+pub(crate) fn low16(full: Register) -> Register {
+    R16[index(full)]
+}
+
 /// The low 8 bits of a general register.
-#[cfg(test)]
 pub(crate) fn low8(full: Register) -> Register {
     R8[index(full)]
 }
@@ -126,31 +130,37 @@ pub(crate) fn needs_rex(register: Register) -> bool {
 pub(crate) struct GprSet(u16);
 
 impl GprSet {
-    /// Every register.
-    pub(crate) const ALL: Self = Self(u16::MAX);
+    pub(crate) const EMPTY: Self = Self(0);
 
-    pub(crate) fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    pub(crate) fn insert(&mut self, register: Register) {
+        self.0 |= 1 << index(register);
     }
 
-    pub(crate) fn intersection(self, other: Self) -> Self {
-        Self(self.0 & other.0)
+    pub(crate) fn contains(self, register: Register) -> bool {
+        self.0 >> index(register) & 1 == 1
     }
 
     pub(crate) fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    pub(crate) fn insert(&mut self, register: Register) {
-        self.0 |= 1 << index(register);
+    pub(crate) fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
-    pub(crate) fn remove(&mut self, register: Register) {
-        self.0 &= !(1 << index(register));
+    /// Its registers, by their full names.
+    pub(crate) fn registers(self) -> impl Iterator<Item = Register> {
+        self.numbers().map(|number| R64[number])
     }
 
-    pub(crate) fn contains(self, register: Register) -> bool {
-        self.0 >> index(register) & 1 == 1
+    /// The numbers of its registers, see [`index`].
+    pub(crate) fn numbers(self) -> impl Iterator<Item = usize> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let number = rest.trailing_zeros() as usize;
+            rest &= rest.wrapping_sub(1);
+            (number < 16).then_some(number)
+        })
     }
 }
 

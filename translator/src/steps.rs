@@ -1,7 +1,8 @@
 //! The user's instructions, each decoded and judged once per translation.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 
 use iced_x86::{
     Decoder, DecoderOptions, Instruction, InstructionInfoFactory, InstructionInfoOptions, OpAccess,
@@ -13,6 +14,7 @@ use crate::forms::{self, Class};
 use crate::fragment::{ExitKind, Unsupported};
 use crate::regs::GprSet;
 use crate::source::{CodeCache, CodeSource, MAX_INSTRUCTION};
+use crate::translate::Predictions;
 
 /// One allowed user instruction.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,8 @@ pub(crate) struct Guest {
     pub effects: Effects,
     /// General registers it writes, or may write.
     pub writes: GprSet,
+    /// Its index was seen not to fit into 32 bits.
+    pub wide: bool,
 }
 
 impl Guest {
@@ -57,6 +61,12 @@ impl Step {
 }
 
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+
+/// Whether an instruction of these bytes holds those of `endbr64` behind its
+/// first: copied, they would make a second target of indirect branches.
+pub(crate) fn hides_landing_pad(bytes: &[u8]) -> bool {
+    bytes[1..].windows(ENDBR64.len()).any(|window| window == ENDBR64)
+}
 
 /// Hashes addresses: they are close together and nobody chooses them to
 /// collide for long, as a region is small.
@@ -99,6 +109,7 @@ pub(crate) struct Steps<'a> {
     cache: CodeCache<'a>,
     cpu: CpuFeatures,
     factory: InstructionInfoFactory,
+    wide: Option<&'a BTreeSet<u64>>,
     list: Vec<(u64, Step)>,
     index: AddressMap<usize>,
 }
@@ -109,9 +120,20 @@ impl<'a> Steps<'a> {
             cache: CodeCache::new(source),
             cpu,
             factory: InstructionInfoFactory::new(),
+            wide: None,
             list: Vec::with_capacity(EXPECTED),
             index: AddressMap::with_capacity_and_hasher(EXPECTED, Default::default()),
         }
+    }
+
+    /// Takes into account what was seen to happen.
+    pub(crate) fn learn(&mut self, predictions: &'a Predictions) {
+        self.wide = Some(&predictions.wide_indexes);
+    }
+
+    /// Whether the index of the operand at `ip` was seen not to fit into 32 bits.
+    pub(crate) fn is_wide(&self, ip: u64) -> bool {
+        self.wide.is_some_and(|wide| wide.contains(&ip))
     }
 
     /// How many steps are known.
@@ -124,9 +146,26 @@ impl<'a> Steps<'a> {
         self.index.get(&address).copied()
     }
 
+    /// The allowed instruction that is step `number`.
+    ///
+    /// # Panics
+    /// If the step is a stop: blocks hold none.
+    pub(crate) fn guest(&self, number: usize) -> &Guest {
+        match &self.list[number].1 {
+            Step::Allowed(guest) => guest,
+            Step::Stop { .. } => unreachable!("a stop inside a block"),
+        }
+    }
+
     /// Address of step `number`.
     pub(crate) fn address(&self, number: usize) -> u64 {
         self.list[number].0
+    }
+
+    /// The bytes of step `number`.
+    pub(crate) fn bytes(&self, number: usize) -> Range<u64> {
+        let (address, step) = &self.list[number];
+        *address..address.saturating_add(step.length() as u64)
     }
 
     /// Step `number`.
@@ -179,8 +218,7 @@ impl<'a> Steps<'a> {
             return stop(ExitKind::Unsupported, reason, bytes.len());
         }
         let length = instruction.len();
-        if bytes[1..length].windows(ENDBR64.len()).any(|window| window == ENDBR64) {
-            // An immediate that would make a second indirect-branch target.
+        if hides_landing_pad(&bytes[..length]) {
             return stop(ExitKind::Unsupported, Unsupported::Form, length);
         }
         match forms::classify(&instruction, self.cpu) {
@@ -196,6 +234,7 @@ impl<'a> Steps<'a> {
                     _ => flags::effects(&instruction),
                 },
                 writes: self.writes(&instruction),
+                wide: self.is_wide(address),
             }),
             Err(reason) => stop(ExitKind::Unsupported, reason, length),
         }

@@ -1,21 +1,35 @@
 //! From an entry address to a fragment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::assemble::assemble;
 use crate::cpu::CpuFeatures;
 use crate::displace;
 use crate::error::TranslateError;
 use crate::fragment::{Fixup, Fragment, Parts, Translated};
+use crate::graph;
 use crate::layout::layout;
 use crate::liveness;
 use crate::lower::{Lowered, lower};
 use crate::region::discover;
 use crate::source::CodeSource;
 use crate::steps::Steps;
+use crate::unroll::unroll;
 
-/// Targets of indirect branches by the address of the branch.
-pub type Predictions = BTreeMap<u64, Vec<u64>>;
+/// What was seen to happen, for fragments that fit it. All of it only makes
+/// them faster.
+#[derive(Debug, Clone, Default)]
+pub struct Predictions {
+    /// Targets of indirect branches and returns, by the address of the
+    /// branch, likeliest first. Up to 16 are used.
+    pub targets: BTreeMap<u64, Vec<u64>>,
+    /// Addresses for which fragments were left by BRANCH exits. A fragment
+    /// that leads to one has it rather than other code.
+    pub exit_targets: BTreeSet<u64>,
+    /// Instructions whose memory operand has an index that did not fit into
+    /// 32 bits: a GUARD exit was taken there.
+    pub wide_indexes: BTreeSet<u64>,
+}
 
 /// What a translation may use.
 #[derive(Debug, Clone)]
@@ -26,9 +40,11 @@ pub struct Options {
     pub max_instructions: usize,
     /// Most bytes of code in one fragment.
     pub max_code_bytes: usize,
-    /// Targets seen at indirect branches and returns, by the address of the
-    /// branch, likeliest first. Up to four are used.
-    pub predicted_targets: Predictions,
+    /// What was seen to happen.
+    pub predictions: Predictions,
+    /// A mistake to make.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::PlantedBug>,
 }
 
 impl Options {
@@ -40,7 +56,9 @@ impl Options {
             cpu,
             max_instructions: 512,
             max_code_bytes: 32 * 1024,
-            predicted_targets: BTreeMap::new(),
+            predictions: Predictions::default(),
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
         }
     }
 }
@@ -59,7 +77,7 @@ pub fn translate(
     source: &mut dyn CodeSource,
     options: &Options,
 ) -> Result<Fragment<Translated>, TranslateError> {
-    translate_predicted(entry, source, options, &options.predicted_targets)
+    translate_predicted(entry, source, options, &options.predictions)
 }
 
 /// Like [`translate()`], with these predictions instead of those in `options`,
@@ -76,14 +94,17 @@ pub fn translate_predicted(
     let bug = |what: String| TranslateError::Bug { entry, what };
     let mut limit = options.max_instructions;
     let mut steps = Steps::new(source, options.cpu);
+    steps.learn(predictions);
     loop {
         let region = discover(entry, &mut steps, predictions, limit)
             .map_err(|reason| TranslateError::Useless { entry, reason })?;
-        let layout = layout(&region);
-        let liveness = liveness::analyse(&region);
-        let displaced = displace::choose(&region, &layout);
+        let mut graph = graph::build(&region, &steps, limit / 2);
+        unroll(&mut graph);
+        let layout = layout(&graph);
+        let liveness = liveness::analyse(&graph, &layout, &steps);
+        let displaced = displace::choose(&graph, &layout, &steps);
         let Lowered { emitter, exits, instructions } =
-            match lower(&region, &layout, &liveness, displaced) {
+            match lower(&graph, &layout, &liveness, &steps, displaced) {
                 Ok(lowered) => lowered,
                 Err(refused) => {
                     let mut news = false;
@@ -96,6 +117,14 @@ pub fn translate_predicted(
                     continue;
                 }
             };
+        #[cfg(feature = "planted-bugs")]
+        let emitter = {
+            let mut emitter = emitter;
+            if let Some(planted) = options.planted {
+                planted.plant(&mut emitter);
+            }
+            emitter
+        };
         let assembled = assemble(&emitter).map_err(bug)?;
         if assembled.code.len() > options.max_code_bytes {
             if region.instructions <= 1 {
@@ -114,7 +143,7 @@ pub fn translate_predicted(
                 .map(|(fault, landing)| Fixup { fault, landing })
                 .collect(),
             relocations: assembled.relocations,
-            sources: region.sources,
+            sources: region.sources(&steps),
             guest_instructions: u32::try_from(instructions).unwrap_or(u32::MAX),
             map: assembled.map,
         }));

@@ -11,6 +11,7 @@
 //! * `allowed`, `features`: what may appear at all.
 //! * `effects`: which registers it reads and writes.
 //! * `operands`: which operands it may have.
+//! * `value`, `transfer`: ranges of registers, and what instructions make of them.
 //! * `step`: what one instruction does to the state, and what it demands.
 //! * `flow`: the fixpoint, and the walks behind fixups and polls.
 
@@ -24,6 +25,8 @@ mod state;
 mod step;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod value;
 
 use crate::fragment::{Fragment, Parts, Translated, Verified};
 pub use features::Features;
@@ -44,6 +47,24 @@ pub struct Policy {
     pub max_fixups: usize,
     /// Most source ranges.
     pub max_sources: usize,
+    /// A rule left out, to show that tests notice.
+    #[cfg(feature = "planted-bugs")]
+    pub without: Option<PlantedBug>,
+}
+
+/// A rule that a verifier could forget. Only with the feature `planted-bugs`,
+/// which no program is built with.
+#[cfg(feature = "planted-bugs")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlantedBug {
+    /// Bases of accesses may be anything ([`Rule::Confinement`]).
+    SkipConfinement,
+    /// Indexes of accesses may be anything ([`Rule::Index`]).
+    TrustIndex,
+    /// What can fault needs no fixup ([`Rule::Fixup`]).
+    SkipFixup,
+    /// Slots are read although nothing was written ([`Rule::SlotRead`]).
+    SkipSlotRead,
 }
 
 impl Policy {
@@ -57,7 +78,29 @@ impl Policy {
             max_exits: 1 << 14,
             max_fixups: 1 << 14,
             max_sources: 1 << 12,
+            #[cfg(feature = "planted-bugs")]
+            without: None,
         }
+    }
+
+    /// This policy with a rule left out.
+    #[cfg(feature = "planted-bugs")]
+    #[must_use]
+    pub const fn without(self, bug: PlantedBug) -> Self {
+        Self { without: Some(bug), ..self }
+    }
+
+    /// `Err` unless a planted bug leaves the rule out.
+    fn violated(&self, violation: Violation) -> Result<(), Violation> {
+        #[cfg(feature = "planted-bugs")]
+        match (self.without, violation.0) {
+            (Some(PlantedBug::SkipConfinement), Rule::Confinement)
+            | (Some(PlantedBug::TrustIndex), Rule::Index)
+            | (Some(PlantedBug::SkipFixup), Rule::Fixup)
+            | (Some(PlantedBug::SkipSlotRead), Rule::SlotRead) => return Ok(()),
+            _ => {}
+        }
+        Err(violation)
     }
 }
 
@@ -92,11 +135,14 @@ pub enum Rule {
     /// earlier kernel function left there.
     SlotRead,
     /// User memory is named in one of the listed forms. Stops addresses
-    /// nobody checked: indexes, `gs`, absolute, rip-relative, 32-bit ones.
+    /// nobody checked: `gs`, absolute, rip-relative, 32-bit ones.
     MemoryForm,
-    /// The base of a user access has bit 63 clear. Stops access to kernel
-    /// memory.
+    /// The base of a user access has bit 63 clear, or is a little below 0.
+    /// Stops access to kernel memory.
     Confinement,
+    /// The index of a user access is a small number, scale included. Stops
+    /// going from a confined base to kernel memory.
+    Index,
     /// Everything that can fault has a fixup. Stops a user's bad pointer or
     /// division from being an oops.
     Fixup,
@@ -152,6 +198,11 @@ pub struct VerifyError {
 
 /// A [`VerifyError`] before it is known where.
 type Violation = (Rule, &'static str);
+
+/// The number of the general register that `register` is a part of.
+fn number(register: iced_x86::Register) -> usize {
+    register.full_register().number()
+}
 
 fn table_error(rule: Rule, detail: &'static str) -> Box<VerifyError> {
     Box::new(VerifyError { offset: 0, instruction: String::from("tables"), rule, detail })

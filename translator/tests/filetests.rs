@@ -46,7 +46,7 @@ fn parse(contents: &str) -> Head {
             Some("bytes") => head.bytes.extend(words.map(|word| hex(word) as u8)),
             Some("predict") => {
                 let branch = hex(words.next().expect("a branch"));
-                head.options.predicted_targets.insert(branch, words.map(hex).collect());
+                head.options.predictions.targets.insert(branch, words.map(hex).collect());
             }
             _ => panic!("unknown line in a head: {line}"),
         }

@@ -66,9 +66,18 @@ pub struct Job {
     /// and then executes a stale `int3` after the kernel patched its own text:
     /// an oops in about one of a hundred boots, with no module loaded.
     pub parallel_tcg: bool,
+    /// Under TCG, virtual time that counts instructions (QEMU's `-icount`):
+    /// 2<sup>shift</sup> ns each, on all CPUs together, and idle time passes
+    /// at once. The guest's clocks and its cycle counter then say how many
+    /// instructions were executed, whatever the host does meanwhile. The
+    /// CPUs take turns on one host thread, so [`parallel_tcg`](Self::parallel_tcg)
+    /// is ignored, and with more than one a time span on one of them includes
+    /// what the others did in it. KVM cannot count: such a job runs under TCG.
+    pub icount: Option<u8>,
     /// Guest memory in MiB. The files of the job take up part of it.
     pub memory_mib: u32,
-    /// What executes the guest; `None`: KVM if it works on this host, else TCG.
+    /// What executes the guest; `None`: KVM if it works on this host (and
+    /// [`icount`](Self::icount) is not asked for), else TCG.
     pub accelerator: Option<Accelerator>,
     /// Out-of-tree modules, in the order of loading.
     pub modules: Vec<Module>,
@@ -116,6 +125,7 @@ impl Job {
             la57: true,
             smp: 2,
             parallel_tcg: false,
+            icount: None,
             memory_mib: 1024,
             accelerator: None,
             modules: Vec::new(),
@@ -155,6 +165,12 @@ impl Job {
     /// Sets [`timeout`](Self::timeout).
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
+        self
+    }
+
+    /// Sets [`icount`](Self::icount).
+    pub fn icount(mut self, shift: u8) -> Self {
+        self.icount = Some(shift);
         self
     }
 

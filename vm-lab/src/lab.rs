@@ -88,9 +88,14 @@ impl Lab {
             return Err(LabError::Unsupported(format!("job `{}` has no command", job.name)));
         }
         let kernel = self.kernel(job.kernel)?;
-        let accelerator = match job.accelerator {
-            Some(accelerator) => accelerator,
-            None => self.accelerator(&kernel)?,
+        let accelerator = match (job.accelerator, job.icount) {
+            (Some(Accelerator::Kvm), Some(_)) => {
+                let reason = "KVM cannot count instructions: leave `icount` or KVM out";
+                return Err(LabError::Unsupported(format!("job `{}`: {reason}", job.name)));
+            }
+            (Some(accelerator), _) => accelerator,
+            (None, Some(_)) => Accelerator::Tcg,
+            (None, None) => self.accelerator(&kernel)?,
         };
         self.boot(job, &kernel, accelerator)?
             .outcome
@@ -127,6 +132,7 @@ impl Lab {
             la57: job.la57,
             smp: job.smp,
             parallel_tcg: job.parallel_tcg,
+            icount: job.icount,
             memory_mib: job.memory_mib,
             log_dir: &directory,
         };

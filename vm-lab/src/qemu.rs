@@ -35,6 +35,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) la57: bool,
     pub(crate) smp: u32,
     pub(crate) parallel_tcg: bool,
+    pub(crate) icount: Option<u8>,
     pub(crate) memory_mib: u32,
     /// Folder for the console log and QEMU's own messages.
     pub(crate) log_dir: &'a Path,
@@ -80,7 +81,7 @@ impl Machine<'_> {
         let mut qemu = Command::new(QEMU);
         let accelerator = match self.accelerator {
             Accelerator::Kvm => "kvm",
-            Accelerator::Tcg if self.parallel_tcg => "tcg,thread=multi",
+            Accelerator::Tcg if self.parallel_tcg && self.icount.is_none() => "tcg,thread=multi",
             Accelerator::Tcg => "tcg,thread=single",
         };
         let cpu = if self.la57 { "max" } else { "max,la57=off" };
@@ -99,6 +100,11 @@ impl Machine<'_> {
             .arg(format!("socket,id=result,server=off,path={}", escaped(socket)))
             .args(["-device", "virtio-serial-pci"])
             .args(["-device", &format!("virtserialport,chardev=result,name={PORT_NAME}")]);
+        if let Some(shift) = self.icount {
+            // Not tied to the host's clock in any way: neither slowed down to
+            // it nor waiting for it when the guest is idle.
+            qemu.args(["-icount", &format!("shift={shift},sleep=off,align=off")]);
+        }
         qemu
     }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use common::{fail, lab};
-use ub_vm_lab::{Job, KernelVersion, LabError};
+use ub_vm_lab::{Accelerator, Job, KernelVersion, LabError};
 
 #[test]
 fn a_panic_is_a_kernel_failure() {
@@ -86,4 +86,12 @@ fn host_side_mistakes_are_told_without_booting() {
     let error = lab().run(&job).unwrap_err();
     assert!(matches!(error, LabError::Io { .. }), "{error}");
     assert!(error.to_string().contains("/no/such/file"));
+}
+
+#[test]
+fn kvm_cannot_count_instructions() {
+    let mut job = Job::new("icount-kvm", KernelVersion::V6_12).icount(0).command(["true"]);
+    job.accelerator = Some(Accelerator::Kvm);
+    let error = fail(&job);
+    assert!(matches!(error, LabError::Unsupported(_)), "{error}");
 }

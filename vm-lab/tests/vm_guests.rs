@@ -111,6 +111,41 @@ fn a_program_killed_by_a_signal_is_no_kernel_failure() {
     assert!(outcome.console.contains("segfault at 0"), "{}", outcome.console);
 }
 
+/// With `icount` the guest's cycle counter counts instructions: a loop of
+/// known length takes as many cycles, and idle time costs no time.
+#[test]
+fn instructions_are_the_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = r#"
+        #include <stdio.h>
+        #include <x86intrin.h>
+        int main(void) {
+            unsigned long best = ~0ul;
+            for (int round = 0; round < 20; round++) {
+                unsigned long start = __rdtsc(), left = 500000;
+                /* Two instructions each. */
+                __asm__ volatile("1: dec %0\n\tjnz 1b" : "+r"(left));
+                unsigned long cycles = __rdtsc() - start;
+                best = cycles < best ? cycles : best;
+            }
+            printf("%lu\n", best);
+            return 0;
+        }
+    "#;
+    let program = compile(dir.path(), "count", source);
+    let mut job = Job::new("icount", KernelVersion::V6_12)
+        .kpti(false)
+        .icount(0)
+        .shell("sleep 3600; /usr/bin/count")
+        .program(program)
+        .program("sleep");
+    job.smp = 1;
+    // The interrupts of the timer are in the longer rounds, not in the best.
+    let outcome = run(&job);
+    let cycles: u64 = outcome.stdout_text().trim().parse().unwrap();
+    assert!((1_000_000..1_000_100).contains(&cycles), "{cycles} cycles");
+}
+
 #[test]
 fn stock_modules_are_loaded_with_their_dependencies() {
     let mut job = Job::new("stock-modules", KernelVersion::V6_12)

@@ -36,15 +36,24 @@ static int notify_resume(struct pt_regs *regs)
 
 int ub_do_pending_work(struct pt_regs *regs)
 {
-	unsigned long work = read_thread_flags() & UB_WORK_MASK;
+	unsigned long work;
+	int result;
 
-	/* As exit_to_user_mode_loop() does, in its order. */
-	if (work & _TIF_NEED_RESCHED)
-		schedule();
-	if (work & ~(_TIF_NEED_RESCHED | _TIF_NOTIFY_RESUME))
-		return UB_STOP_POLL;
-	if (work & _TIF_NOTIFY_RESUME)
-		return notify_resume(regs);
+	/*
+	 * As exit_to_user_mode_loop() does, until nothing is left: a context
+	 * switch leaves work for restartable sequences.
+	 */
+	while ((work = read_thread_flags() & UB_WORK_MASK)) {
+		if (work & ~(_TIF_NEED_RESCHED | _TIF_NOTIFY_RESUME))
+			return UB_STOP_POLL;
+		if (work & _TIF_NEED_RESCHED)
+			schedule();
+		if (work & _TIF_NOTIFY_RESUME) {
+			result = notify_resume(regs);
+			if (result != UB_GO)
+				return result;
+		}
+	}
 	return UB_GO;
 }
 

@@ -24,13 +24,22 @@
 
 /* What run_fragment.S knows by number. */
 static_assert(offsetof(struct ub_run, regs) == 0);
-static_assert(offsetof(struct ub_run, entry) == 8);
+static_assert(offsetof(struct ub_run, fragment) == 8);
 static_assert(offsetof(struct ub_run, work_flags) == 16);
 static_assert(offsetof(struct ub_run, softirq_pending) == 24);
 static_assert(offsetof(struct ub_run, poll_mask) == 32);
 static_assert(offsetof(struct ub_run, exit_id) == 36);
 static_assert(offsetof(struct ub_run, target) == 40);
-static_assert(offsetof(struct ub_run, flags_out) == 48);
+static_assert(offsetof(struct ub_run, stack_end) == 48);
+static_assert(offsetof(struct ub_run, links_left) == 56);
+static_assert(offsetof(struct ub_run, flags_out) == 60);
+static_assert(offsetof(struct ub_fragment, entry) == 0);
+static_assert(offsetof(struct ub_fragment, code) == 8);
+static_assert(offsetof(struct ub_fragment, links) == 16);
+static_assert(offsetof(struct ub_fragment, exit_count) == 24);
+static_assert(sizeof(struct ub_link) == 1 << 5);
+static_assert(offsetof(struct ub_link, next) == 0);
+static_assert(offsetof(struct ub_link, is_indirect) == 24);
 static_assert(offsetof(struct ub_frame, user_rsp) == 0x00);
 static_assert(offsetof(struct ub_frame, target) == 0x08);
 static_assert(offsetof(struct ub_frame, spill) == 0x10);
@@ -46,6 +55,10 @@ static_assert(offsetof(struct pt_regs, ax) == 80);
 #define ARITHMETIC_FLAGS (X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | \
 			  X86_EFLAGS_SF | X86_EFLAGS_OF)
 #define SYSCALL_BYTES 2
+/* Times that work is done on the way into a fragment before more of it ends the ride. */
+#define PENDING_ATTEMPTS 8
+/* Fragments run by links before all conditions are looked at again. */
+#define LINKS_IN_A_ROW 256
 
 static bool must_restart(const struct pt_regs *regs)
 {
@@ -68,15 +81,21 @@ static unsigned long flags_after(unsigned long before, u32 out)
 	return (before & ~ARITHMETIC_FLAGS) | flags;
 }
 
-/* Runs the fragment and brings regs up to date. */
-static __always_inline struct ub_exit enter(const struct ub_fragment *fragment, struct pt_regs *regs)
+/*
+ * Runs the fragment and those that its exits are linked to, and brings regs up
+ * to date.
+ */
+static __always_inline struct ub_exit enter(struct ub_rider *rider, struct ub_fragment *fragment,
+					    struct pt_regs *regs)
 {
 	struct ub_run run = {
 		.regs = regs,
-		.entry = fragment->code,
+		.fragment = fragment,
 		.work_flags = &current_thread_info()->flags,
 		.softirq_pending = ub_softirq_pending(),
 		.poll_mask = UB_WORK_MASK,
+		.stack_end = TASK_SIZE_MAX,
+		.links_left = LINKS_IN_A_ROW,
 		/* Written by run_fragment.S. */
 		.exit_id = 0,
 		.target = 0,
@@ -85,16 +104,26 @@ static __always_inline struct ub_exit enter(const struct ub_fragment *fragment, 
 	struct ub_exit exit;
 
 	ub_run_fragment(&run);
+	fragment = run.fragment;
+	rider->counters.fragments_run += 1 + LINKS_IN_A_ROW - run.links_left;
 	/* The bound is the verifier's to prove; this keeps a mistake readable. */
-	if (likely(run.exit_id < fragment->exit_count))
-		exit = fragment->exits[array_index_nospec(run.exit_id, fragment->exit_count)];
-	else
+	if (likely(run.exit_id < fragment->exit_count)) {
+		run.exit_id = array_index_nospec(run.exit_id, fragment->exit_count);
+		exit = fragment->exits[run.exit_id];
+	} else {
 		exit = (struct ub_exit){ .kind = UB_EXIT_GUARD, .user_ip = fragment->entry };
+	}
 
 	regs->flags = flags_after(regs->flags, run.flags_out);
 	regs->ip = exit.kind == UB_EXIT_INDIRECT ? run.target : exit.user_ip;
 	/* We are no longer in a system call: nothing to restart. */
 	regs->orig_ax = -1;
+	if (exit.kind == UB_EXIT_BRANCH || exit.kind == UB_EXIT_INDIRECT) {
+		struct ub_fragment *next = ub_space_find(rider->space, regs->ip);
+
+		if (next)
+			ub_fragment_link(rider->space, fragment, run.exit_id, next);
+	}
 	return exit;
 }
 
@@ -106,7 +135,7 @@ static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs,
 {
 	struct ub_fragment *fragment;
 	bool first = !rider->riding;
-	int stop;
+	int stop, attempts = 0;
 
 	/*
 	 * Preemption and softirqs off until fpregs_unlock(): the user's vector
@@ -114,18 +143,16 @@ static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs,
 	 * waits for an RCU grace period).
 	 */
 	fpregs_lock();
-	if (!ub_nothing_pending()) {
+	while (!ub_nothing_pending()) {
 		/* Softirqs run in here, unless they are ksoftirqd's by now. */
 		fpregs_unlock();
+		if (++attempts == PENDING_ATTEMPTS)
+			return UB_STOP_POLL;
 		stop = ub_do_pending_work(regs);
 		if (stop != UB_GO)
 			return stop;
 		first = true;
 		fpregs_lock();
-		if (!ub_nothing_pending()) {
-			fpregs_unlock();
-			return UB_STOP_POLL;
-		}
 	}
 	stop = ub_may_go_on(rider, regs);
 	if (stop == UB_GO && first)
@@ -142,9 +169,8 @@ static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs,
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
 		switch_fpu_return();
 
-	*exit = enter(fragment, regs);
+	*exit = enter(rider, fragment, regs);
 	ub_fpregs_unlock();
-	rider->counters.fragments_run++;
 	return UB_GO;
 }
 
@@ -195,6 +221,8 @@ int ub_ride(void *thread, struct pt_regs *regs)
 	bool in_gap = true;	/* no user instruction since the call */
 	int stop, missed = UB_STOP_NO_FRAGMENT;
 
+	if (unlikely(rider->time_gaps))
+		ub_gap_timer_start(&rider->timer);
 	if (must_restart(regs)) {
 		stop = UB_STOP_RESTART;
 		goto out;
@@ -219,8 +247,12 @@ int ub_ride(void *thread, struct pt_regs *regs)
 		case UB_EXIT_SYSCALL: {
 			int nr = next_call(rider, regs);
 
-			if (nr >= 0)
+			if (nr >= 0) {
+				if (unlikely(rider->time_gaps))
+					ub_gap_timer_stop(&rider->timer, &rider->counters,
+							  UB_GAP_RIDDEN);
 				return nr;
+			}
 			stop = UB_STOP_SYSCALL_REFUSED;
 			goto out;
 		}
@@ -248,9 +280,12 @@ out:
 	if (rider->riding) {
 		rider->riding = false;
 		rider->counters.stops[stop]++;
+	} else {
+		rider->counters.refused[stop]++;
 	}
 	/* A gap that starts natively here is one to learn about. */
 	rider->gap_ip = in_gap && stop == UB_STOP_NO_FRAGMENT ? regs->ip : 0;
+	rider->rode = !in_gap;
 	rider->gap_start = rdtsc();
 	return -1;
 }

@@ -11,8 +11,10 @@
 #include <asm/asm-offsets.h>
 #include <asm/cpufeatures.h>
 #include <asm/nospec-branch.h>
+#include <asm/percpu.h>
 #include <asm/smap.h>
 #include <asm/unwind_hints.h>
+#include <uapi/asm/debugreg.h>
 #include "ride/run_fragment.h"
 
 /* The arithmetic flags that lahf and sahf leave out. */
@@ -48,7 +50,8 @@ SYM_CODE_START(ub_run_fragment)
 	movq	%rax, FRAME_SOFTIRQ(%rsp)
 	movl	RUN_MASK(%rdx), %eax
 	movl	%eax, FRAME_MASK(%rsp)
-	movq	RUN_ENTRY(%rdx), %r11
+	movq	RUN_FRAGMENT(%rdx), %r11
+	movq	FRAGMENT_CODE(%r11), %r11
 
 	/*
 	 * As before returning to user mode: the last kernel data but registers
@@ -93,6 +96,63 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 	lahf
 	seto	%al
 	movl	%eax, (FRAME_SPILL + 16)(%rsp)
+
+	/* Is the exit linked, and to what it is taken for? See struct ub_link. */
+	movq	FRAME_SIZE(%rsp), %rdx		/* run */
+	movq	RUN_FRAGMENT(%rdx), %rcx
+	movl	FRAME_EXIT_ID(%rsp), %eax
+	/* The verifier has proven this; it keeps a mistake readable. */
+	cmpl	FRAGMENT_EXIT_COUNT(%rcx), %eax
+	jae	.Lleave
+	shlq	$LINK_SHIFT, %rax
+	addq	FRAGMENT_LINKS(%rcx), %rax
+	movq	LINK_NEXT(%rax), %rcx
+	testq	%rcx, %rcx
+	jz	.Lleave
+	cmpl	$0, LINK_IS_INDIRECT(%rax)
+	je	.Llinked
+	movq	FRAGMENT_ENTRY(%rcx), %rax
+	cmpq	%rax, FRAME_TARGET(%rsp)
+	jne	.Lleave
+.Llinked:
+	/*
+	 * What ub_nothing_pending() and ub_may_go_on() look at, but for what
+	 * cannot change with preemption off and without a system call; .Lleave
+	 * has all of it looked at.
+	 */
+	movq	FRAME_FLAGS(%rsp), %rax
+	movl	(%rax), %eax
+	testl	%eax, FRAME_MASK(%rsp)
+	jnz	.Lleave
+	movq	FRAME_SOFTIRQ(%rsp), %rax
+	cmpw	$0, (%rax)
+	jne	.Lleave
+	movq	FRAME_RSP(%rsp), %rax
+	cmpq	RUN_STACK_END(%rdx), %rax
+	jae	.Lleave
+	/* hw_breakpoint_active(): another CPU may have armed one by interrupt. */
+	testl	$DR_GLOBAL_ENABLE_MASK, PER_CPU_VAR(cpu_dr7)
+	jnz	.Lleave
+	/* The end of the session is looked at in C only. */
+	decl	RUN_LINKS_LEFT(%rdx)
+	jz	.Lleave
+
+	movq	%rcx, RUN_FRAGMENT(%rdx)
+	movq	%r11, FRAME_R11(%rsp)
+	movq	FRAGMENT_CODE(%rcx), %r11
+	/* Before the indirect branch; these two may change rax, rcx and rdx. */
+	UNTRAIN_RET
+	CLEAR_BRANCH_HISTORY
+	CLEAR_CPU_BUFFERS
+	movl	(FRAME_SPILL + 16)(%rsp), %eax
+	addb	$0x7f, %al
+	sahf
+	movq	(FRAME_SPILL + 24)(%rsp), %rdx
+	movq	(FRAME_SPILL + 8)(%rsp), %rcx
+	movq	FRAME_SPILL(%rsp), %rax
+	JMP_NOSPEC r11
+
+.Lleave:
 	ASM_CLAC
 	/* These two may change rax, rcx and rdx. */
 	UNTRAIN_RET

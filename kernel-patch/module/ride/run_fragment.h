@@ -5,13 +5,23 @@
 #ifdef __ASSEMBLY__
 /* struct ub_run; checked in ride.c */
 #define RUN_REGS	0
-#define RUN_ENTRY	8
+#define RUN_FRAGMENT	8
 #define RUN_FLAGS	16
 #define RUN_SOFTIRQ	24
 #define RUN_MASK	32
 #define RUN_EXIT_ID	36
 #define RUN_TARGET	40
-#define RUN_FLAGS_OUT	48
+#define RUN_STACK_END	48
+#define RUN_LINKS_LEFT	56
+#define RUN_FLAGS_OUT	60
+/* struct ub_fragment and struct ub_link; checked in ride.c */
+#define FRAGMENT_ENTRY	0
+#define FRAGMENT_CODE	8
+#define FRAGMENT_LINKS	16
+#define FRAGMENT_EXIT_COUNT 24
+#define LINK_SHIFT	5
+#define LINK_NEXT	0
+#define LINK_IS_INDIRECT 24
 /* struct ub_frame; checked in ride.c */
 #define FRAME_RSP	0x00
 #define FRAME_TARGET	0x08
@@ -29,23 +39,27 @@
 #include <linux/types.h>
 
 struct pt_regs;
+struct ub_fragment;
 
-/* One run of one fragment. */
+/* One run of a fragment and of those that it is linked to. */
 struct ub_run {
 	struct pt_regs *regs;		/* user registers, in and out */
-	void *entry;
+	struct ub_fragment *fragment;	/* to enter; out: that was left */
 	const void *work_flags;
 	const u16 *softirq_pending;
 	u32 poll_mask;
 	u32 exit_id;			/* out */
 	u64 target;			/* out */
+	u64 stack_end;			/* user stack pointers are below */
+	u32 links_left;			/* links to follow at most, and one; out: the rest */
 	u32 flags_out;			/* out: OF in bit 0, lahf's byte in bits 8-15 */
 };
 
 /*
  * Enters the fragment with the user's registers and returns through
- * ub_fragment_exit_stub when it is left. Between STAC and CLAC nothing but
- * the fragment runs. Call with preemption and softirqs off and the user's
+ * ub_fragment_exit_stub when it is left for something else than a linked
+ * fragment. Between STAC and CLAC nothing but fragments and the way from one
+ * to the next runs. Call with preemption and softirqs off and the user's
  * vector state in the registers.
  */
 void ub_run_fragment(struct ub_run *run);

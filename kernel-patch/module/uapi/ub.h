@@ -11,7 +11,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define UB_ABI_VERSION 1
+#define UB_ABI_VERSION 2
 #define UB_DEVICE_PATH "/dev/ub"
 
 /*
@@ -96,9 +96,11 @@ struct ub_session_config {
 	__u32 miss_count;		/* times a fragment is left for an address before that is reported; 0: default */
 	__u32 max_fragments;		/* 0: default */
 	__u64 max_arena_bytes;		/* 0: default */
-	__u32 flags;			/* zero */
+	__u32 flags;			/* UB_SESSION_* */
 	__u32 reserved;			/* zero */
 };
+
+#define UB_SESSION_TIME_GAPS	(1u << 0)	/* fill ub_stats.gaps and .gap_cycles */
 
 struct ub_read_code {
 	__u64 btc;
@@ -131,7 +133,7 @@ struct ub_retire {
 	__u64 entry;
 };
 
-/* Why a ride ended. Index into ub_stats.stops. */
+/* Why a ride ended or did not begin. Index into ub_stats.stops and .refused. */
 enum ub_stop {
 	UB_STOP_NO_FRAGMENT = 0,	/* resume address not translated (yet) */
 	UB_STOP_BRANCH_MISS,		/* direct branch to untranslated code */
@@ -148,12 +150,24 @@ enum ub_stop {
 	UB_STOP_MAX,
 };
 
+/*
+ * How the program got from the end of one system call to the start of the
+ * next. Index into ub_stats.gaps and ub_stats.gap_cycles.
+ */
+enum ub_gap {
+	UB_GAP_NATIVE = 0,		/* in user mode, with the way there and back */
+	UB_GAP_RIDDEN,			/* in a ride */
+	UB_GAP_LEFT,			/* in a ride, then in user mode */
+	UB_GAP_MAX,
+};
+
 struct ub_stats {
 	__u64 syscalls;			/* system calls of enrolled threads */
 	__u64 ridden;			/* of these, reached without leaving ring 0 */
 	__u64 rides;			/* stays in ring 0 with at least one fragment */
 	__u64 fragments_run;
-	__u64 stops[UB_STOP_MAX];
+	__u64 stops[UB_STOP_MAX];	/* ends of rides */
+	__u64 refused[UB_STOP_MAX];	/* calls behind which no ride began */
 	__u64 threads;			/* enrolled so far */
 	__u64 threads_now;
 	__u64 address_spaces;		/* so far */
@@ -164,6 +178,13 @@ struct ub_stats {
 	__u64 arena_bytes;		/* in use now */
 	__u64 reports;
 	__u64 reports_dropped;
+	/*
+	 * Of sessions with UB_SESSION_TIME_GAPS, else zero: how many, and their
+	 * cycles in sum, without time in which the thread was not running.
+	 * Between two calls that both go through the gate.
+	 */
+	__u64 gaps[UB_GAP_MAX];
+	__u64 gap_cycles[UB_GAP_MAX];
 };
 
 enum ub_report_kind {

@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 use ub_bench::guest;
 use ub_bench::plan::Plan;
 
@@ -23,6 +24,15 @@ struct Arguments {
 enum Command {
     /// Run a plan.
     Run {
+        /// The plan, JSON.
+        #[arg(long)]
+        plan: PathBuf,
+        /// Where the outcome goes, JSON.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Count the instructions of a plan's workloads, under -icount.
+    Cost {
         /// The plan, JSON.
         #[arg(long)]
         plan: PathBuf,
@@ -55,17 +65,20 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     match Arguments::parse().command {
-        Command::Run { plan, out } => {
-            let text =
-                fs::read_to_string(&plan).with_context(|| format!("reading {}", plan.display()))?;
-            let plan: Plan = serde_json::from_str(&text)
-                .with_context(|| format!("reading {}", plan.display()))?;
-            let outcome = guest::run(&plan)?;
-            fs::write(&out, serde_json::to_vec(&outcome)?)
-                .with_context(|| format!("writing {}", out.display()))
-        }
+        Command::Run { plan, out } => write(&out, &guest::run(&read(&plan)?)?),
+        Command::Cost { plan, out } => write(&out, &guest::run_cost(&read(&plan)?)?),
         Command::Pin { cpu, program, arguments } => {
             match guest::pin_and_exec(cpu, &program, &arguments)? {}
         }
     }
+}
+
+fn read(path: &Path) -> Result<Plan> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+fn write(path: &Path, outcome: &impl Serialize) -> Result<()> {
+    fs::write(path, serde_json::to_vec(outcome)?)
+        .with_context(|| format!("writing {}", path.display()))
 }

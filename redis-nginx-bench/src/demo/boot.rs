@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde::de::DeserializeOwned;
 use ub_vm_lab::{Job, Lab, LabError, Module};
 
 use super::options::{Guest, Options, guest_paths};
@@ -22,13 +23,33 @@ const DEBIAN: [&str; 4] = ["redis-server", "redis-benchmark", "nginx", "wrk"];
 /// Life of one guest: many times what the plans need under emulation.
 const LIMIT: Duration = Duration::from_secs(900);
 
+/// What a guest is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Rates and counts: [`Outcome`].
+    Compare,
+    /// Instructions: [`crate::cost::CostOutcome`]. Time is then instructions,
+    /// on one CPU, or spans would include what the others execute.
+    CountInstructions,
+}
+
+impl Purpose {
+    /// The driver's command, which is also part of the guest's name.
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Compare => "run",
+            Self::CountInstructions => "cost",
+        }
+    }
+}
+
 /// What came of one boot.
 #[derive(Debug)]
-pub(super) struct Booted {
+pub(super) struct Booted<T = Outcome> {
     /// "kvm" or "tcg".
     pub accelerator: String,
     /// What the driver measured.
-    pub outcome: Outcome,
+    pub outcome: T,
     /// The kernel's log, free of warnings: the lab fails otherwise.
     pub log: String,
 }
@@ -81,9 +102,9 @@ impl Laboratory {
     /// ([`Job::parallel_tcg`]). An `int3` of the modules under test is no
     /// excuse, and would come again.
     fn attempt(&self, mut job: Job) -> Result<ub_vm_lab::Outcome, LabError> {
-        job.parallel_tcg = true;
+        job.parallel_tcg = job.icount.is_none();
         match self.lab.run(&job) {
-            Err(LabError::GuestKernel(report)) if is_stale_int3(&report.to_string()) => {
+            Err(LabError::GuestKernel(report)) if job.parallel_tcg && is_stale_int3(&report.to_string()) => {
                 tracing::warn!("QEMU executed a stale int3; once more, slower:\n{report}");
                 job.parallel_tcg = false;
                 self.lab.run(&job)
@@ -94,6 +115,23 @@ impl Laboratory {
 
     /// Boots `guest` and runs `plan` in it.
     pub fn run(&self, guest: &Guest, plan: &Plan) -> Result<Booted> {
+        let booted: Booted = self.boot(guest, plan, Purpose::Compare)?;
+        let seen = booted.outcome.machine.kpti;
+        ensure!(
+            seen == Some(guest.kpti),
+            "the driver saw KPTI {seen:?}, asked for was {}",
+            guest.kpti
+        );
+        Ok(booted)
+    }
+
+    /// Boots `guest` and has its driver do `plan` for `purpose`.
+    pub fn boot<T: DeserializeOwned>(
+        &self,
+        guest: &Guest,
+        plan: &Plan,
+        purpose: Purpose,
+    ) -> Result<Booted<T>> {
         let modules = if plan.modes.contains(&Mode::Ub) {
             self.lab.kernel(guest.kernel)?.build_module(&self.module_source)?
         } else {
@@ -104,11 +142,12 @@ impl Laboratory {
         fs::write(&file, serde_json::to_vec(plan)?).context("writing the plan")?;
 
         let driver = guest_paths::BIN.to_owned() + "/ub-bench-guest";
-        let mut job = Job::new(format!("demo-{}", guest.file_name()), guest.kernel)
+        let verb = purpose.verb();
+        let mut job = Job::new(format!("demo-{verb}-{}", guest.file_name()), guest.kernel)
             .kpti(guest.kpti)
             .command([
                 driver.as_str(),
-                "run",
+                verb,
                 "--plan",
                 guest_paths::PLAN,
                 "--out",
@@ -122,6 +161,10 @@ impl Laboratory {
         job.unload_modules = true;
         // The driver's progress goes to standard error.
         job.echo = true;
+        if purpose == Purpose::CountInstructions {
+            job = job.icount(0);
+            job.smp = 1;
+        }
 
         let outcome = self.attempt(job)?;
         if !outcome.status.success() {
@@ -134,14 +177,7 @@ impl Laboratory {
         let data = outcome
             .file(guest_paths::OUTCOME)
             .context("the driver succeeded and left no outcome: bug in ub-bench-guest")?;
-        let measured: Outcome =
-            serde_json::from_slice(data).context("reading the driver's outcome")?;
-        ensure!(
-            measured.machine.kpti == Some(guest.kpti),
-            "the driver saw KPTI {:?}, asked for was {}",
-            measured.machine.kpti,
-            guest.kpti
-        );
+        let measured = serde_json::from_slice(data).context("reading the driver's outcome")?;
         Ok(Booted {
             accelerator: outcome.environment.accelerator.to_string().to_lowercase(),
             outcome: measured,

@@ -6,6 +6,7 @@
 mod boot;
 mod options;
 mod programs;
+mod user_cost;
 mod verdict;
 
 use std::ffi::OsString;
@@ -52,6 +53,8 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         .try_init();
     let result = if options.build_only {
         boot::build_modules(&options).map(|()| Verdict::default())
+    } else if options.user_cost {
+        user_cost::run(&options)
     } else {
         run(&options)
     };

@@ -32,6 +32,10 @@ pub(super) struct Options {
     /// Only build the kernel modules, for both kernels
     #[arg(long)]
     pub build_only: bool,
+    /// Count instructions per request instead: native against ub, in one
+    /// guest under QEMU's -icount
+    #[arg(long, conflicts_with_all = ["native_only", "build_only"])]
+    pub user_cost: bool,
     /// Run everything natively only: no module, no comparison
     #[arg(long)]
     pub native_only: bool,
@@ -147,6 +151,7 @@ impl Options {
             timed_ms: self.timed_ms / divisor,
             warmup_ms: self.warmup_ms / divisor,
             settle_ms: self.settle_ms / divisor,
+            settle_looks: 1,
             operations: (1000, 20_000_000),
             ub_options: self.ub_options.clone(),
             programs: Programs {

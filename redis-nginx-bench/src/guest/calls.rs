@@ -54,6 +54,8 @@ fn sample(launcher: &Launcher, how: How, amount: &Amount, workload: &[&str]) -> 
         round: Round { operations: line.calls, seconds: line.elapsed_ns as f64 / 1e9 },
         digest: digest.finish(),
         faults: Vec::new(),
+        cpu: None,
+        settled: None,
         session: running.session(earlier.as_ref(), line.calls)?,
     })
 }

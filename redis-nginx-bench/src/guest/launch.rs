@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::cost::Settled;
 use crate::outcome::Counts;
 use crate::output::{self, SessionReport};
 use crate::plan::Plan;
@@ -209,34 +210,48 @@ impl Running {
         read_session(&path).map(Some)
     }
 
-    /// Repeats `load` until it causes no more translations, or `limit` is over.
-    /// Does nothing for a program that is not being translated.
+    /// Repeats `load` until it causes no more translations, or the plan's
+    /// limit is over. `None` for a program that is not being translated.
     pub(super) fn settle(
         &mut self,
         how: How,
-        limit: Duration,
+        plan: &Plan,
         mut load: impl FnMut() -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Option<Settled>> {
         if how != How::Ub {
-            return Ok(());
+            return Ok(None);
         }
-        let start = Instant::now();
-        let mut before = self.translations()?;
-        while start.elapsed() < limit {
+        let (start, limit) = (Instant::now(), Duration::from_millis(plan.settle_ms));
+        let mut before = self.progress()?;
+        let mut quiet = 0;
+        let mut loads = 0;
+        while quiet < plan.settle_looks && start.elapsed() < limit {
             load()?;
-            let now = self.translations()?;
-            if now == before {
-                break;
-            }
+            loads += 1;
+            let now = self.progress()?;
+            quiet = if now == before { quiet + 1 } else { 0 };
             before = now;
         }
-        Ok(())
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Some(Settled { loads, seconds, stable: quiet >= plan.settle_looks }))
     }
 
-    /// Translations attempted so far.
-    fn translations(&mut self) -> Result<Option<u64>> {
+    /// What changes while code is still being translated: attempts, and
+    /// fragments installed and retired.
+    fn progress(&mut self) -> Result<[Option<u64>; 3]> {
         let session = self.session_so_far()?;
-        Ok(session.and_then(|session| session.report["translations"]["attempted"].as_u64()))
+        let number = |path: &str| session.as_ref()?.report.pointer(path)?.as_u64();
+        Ok(["/translations/attempted", "/fragments_installed", "/fragments_retired"].map(number))
+    }
+
+    /// CPU time of the program's first thread so far.
+    pub(super) fn cpu_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/schedstat", self.child.id());
+        let text = fs::read_to_string(&path).map_err(Error::io(format!("reading {path}")))?;
+        let nanoseconds = text.split_whitespace().next().and_then(|first| first.parse().ok());
+        nanoseconds
+            .map(Duration::from_nanos)
+            .ok_or_else(|| Error::output("the kernel", format!("{path} is {text:?}")))
     }
 
     /// The ended session, counted from the state `earlier`, from which on it

@@ -1,6 +1,7 @@
 //! Runs a plan inside the guest (or, natively, on any Linux machine).
 
 mod calls;
+mod cost;
 mod launch;
 mod machine;
 mod nginx;
@@ -10,10 +11,12 @@ mod redis;
 use std::fs;
 use std::time::Duration;
 
+use crate::cost::Settled;
 use crate::outcome::{Cell, Outcome, Round};
 use crate::plan::{Mode, Plan, Workload};
 use crate::{Error, Result};
 
+pub use cost::run as run_cost;
 use launch::Session;
 pub use launch::{How, Launcher, pin_and_exec};
 pub use machine::machine;
@@ -32,6 +35,9 @@ pub(crate) struct Amount {
     pub warmup_operations: u64,
     /// Wanted duration of the untimed part.
     pub warmup: Duration,
+    /// Whether the counts must be of the timed part alone, without the checks
+    /// behind it.
+    pub exact: bool,
 }
 
 /// One measurement: a process started, warmed up, timed, checked and ended.
@@ -43,6 +49,10 @@ pub(crate) struct Sample {
     pub digest: String,
     /// What was wrong with the data.
     pub faults: Vec<String>,
+    /// CPU time of the timed part, of servers.
+    pub cpu: Option<Duration>,
+    /// How the translation of a server came to rest.
+    pub settled: Option<Settled>,
     /// The session, unless native.
     pub session: Option<Session>,
 }
@@ -65,13 +75,7 @@ fn sample(launcher: &Launcher, workload: Workload, how: How, amount: &Amount) ->
 /// The first thing that kept a measurement from being made. Wrong results
 /// are not errors but [`Cell::faults`].
 pub fn run(plan: &Plan) -> Result<Outcome> {
-    plan.validate()?;
-    fs::create_dir_all(&plan.scratch)
-        .map_err(Error::io(format!("creating {}", plan.scratch.display())))?;
-    if plan.prepare_guest {
-        prepare::guest()?;
-    }
-    let launcher = Launcher::new(plan.clone())?;
+    let launcher = prepare(plan)?;
     let mut cells = Vec::new();
     for workload in &plan.workloads {
         cells.extend(run_workload(&launcher, *workload)?);
@@ -79,14 +83,25 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     Ok(Outcome { machine: machine()?, cells })
 }
 
-fn run_workload(launcher: &Launcher, workload: Workload) -> Result<Vec<Cell>> {
-    let plan = launcher.plan();
-    for program in plan.programs.of(workload) {
+/// Checks `plan` and gets the machine ready for it.
+fn prepare(plan: &Plan) -> Result<Launcher> {
+    plan.validate()?;
+    fs::create_dir_all(&plan.scratch)
+        .map_err(Error::io(format!("creating {}", plan.scratch.display())))?;
+    if plan.prepare_guest {
+        prepare::guest()?;
+    }
+    for program in plan.workloads.iter().flat_map(|workload| plan.programs.of(*workload)) {
         if !program.exists() {
-            let text = format!("{workload} needs {}, which is missing", program.display());
+            let text = format!("{} is missing", program.display());
             return Err(Error::Plan(text));
         }
     }
+    Launcher::new(plan.clone())
+}
+
+fn run_workload(launcher: &Launcher, workload: Workload) -> Result<Vec<Cell>> {
+    let plan = launcher.plan();
     let amount = pilot(launcher, workload)?;
     tracing::info!("{workload}: {} operations a round", amount.operations);
     let mut cells: Vec<Cell> = plan.modes.iter().map(|mode| empty_cell(workload, *mode)).collect();
@@ -110,6 +125,7 @@ fn run_workload(launcher: &Launcher, workload: Workload) -> Result<Vec<Cell>> {
             timed: amount.timed / 2,
             warmup_operations: 0,
             warmup: Duration::ZERO,
+            exact: false,
         };
         let sample = sample(launcher, workload, How::Count, &short)?;
         for cell in cells.iter_mut().filter(|cell| cell.mode == Mode::Native) {
@@ -130,6 +146,7 @@ fn pilot(launcher: &Launcher, workload: Workload) -> Result<Amount> {
         timed: timed / 4,
         warmup_operations: low / 4,
         warmup: Duration::ZERO,
+        exact: false,
     };
     let rate = sample(launcher, workload, How::Native, &first)?.round.ops_per_s();
     Ok(scale(rate, timed, warmup, low, high))
@@ -142,6 +159,7 @@ fn scale(rate: f64, timed: Duration, warmup: Duration, low: u64, high: u64) -> A
         timed,
         warmup_operations: ((rate * warmup.as_secs_f64()) as u64).clamp(1, high),
         warmup,
+        exact: false,
     }
 }
 
@@ -186,6 +204,8 @@ mod tests {
             round: Round { operations: 10, seconds: 1.0 },
             digest: digest.into(),
             faults: vec![],
+            cpu: None,
+            settled: None,
             session: Some(Session {
                 counts: Counts { operations: 12, syscalls: 24, ridden, ..Counts::default() },
                 ended: true,

@@ -29,11 +29,13 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount) -> Result<S
     if amount.warmup > Duration::ZERO {
         load(launcher, address, amount.warmup, &mut faults)?;
     }
-    server.settle(how, Duration::from_millis(launcher.plan().settle_ms), || {
+    let settled = server.settle(how, launcher.plan(), || {
         load(launcher, address, amount.warmup, &mut faults).map(drop)
     })?;
     let earlier = server.session_so_far()?;
+    let cpu_before = server.cpu_time()?;
     let timed = load(launcher, address, amount.timed, &mut faults)?;
+    let cpu = server.cpu_time()? - cpu_before;
     let mut digest = Digest::default();
     let fetched = fetch(address, &mut digest, &mut faults)?;
     server.stop(Signal::SIGQUIT)?;
@@ -44,6 +46,8 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount) -> Result<S
         },
         digest: digest.finish(),
         faults,
+        cpu: Some(cpu),
+        settled,
         session: server.session(earlier.as_ref(), timed.requests + fetched)?,
     })
 }

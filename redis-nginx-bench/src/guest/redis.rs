@@ -48,11 +48,15 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount, test: Test)
     if amount.warmup > Duration::ZERO {
         benchmark(amount.warmup_operations)?;
     }
-    server.settle(how, Duration::from_millis(plan.settle_ms), || {
-        benchmark(amount.warmup_operations).map(drop)
-    })?;
+    let settled = server.settle(how, plan, || benchmark(amount.warmup_operations).map(drop))?;
     let earlier = server.session_so_far()?;
-    let rate = output::redis_benchmark(&benchmark(amount.operations)?, test.names().1)?;
+    let cpu_before = server.cpu_time()?;
+    let printed = benchmark(amount.operations)?;
+    let cpu = server.cpu_time()? - cpu_before;
+    let rate = output::redis_benchmark(&printed, test.names().1)?;
+    // Unless the checks below may count as part of the load, which saves a
+    // second.
+    let timed = if amount.exact { server.session_so_far()? } else { None };
 
     let mut digest = Digest::default();
     check_values(&mut client, plan.redis_keys, test, &mut faults)?;
@@ -71,11 +75,17 @@ pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount, test: Test)
     drop(client);
     server.stop(Signal::SIGTERM)?;
 
+    let mut session = server.session(earlier.as_ref(), amount.operations)?;
+    if let (Some(session), Some(timed), Some(earlier)) = (&mut session, timed, &earlier) {
+        session.counts = timed.counts.since(&earlier.counts, amount.operations);
+    }
     Ok(Sample {
         round: Round { operations: amount.operations, seconds: amount.operations as f64 / rate },
         digest: digest.finish(),
         faults,
-        session: server.session(earlier.as_ref(), amount.operations)?,
+        cpu: Some(cpu),
+        settled,
+        session,
     })
 }
 

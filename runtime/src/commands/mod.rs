@@ -1,6 +1,7 @@
 //! The subcommands of `ub`.
 
 mod bench;
+mod coverage;
 mod doctor;
 mod lab;
 mod profile;
@@ -33,6 +34,7 @@ enum Command {
     Lab(lab::Arguments),
     Bench(bench::Arguments),
     Profile(profile::Arguments),
+    Coverage(coverage::Arguments),
 }
 
 /// Runs the command line `words`, program name first, and returns the exit
@@ -50,6 +52,7 @@ pub fn main(words: Vec<OsString>) -> u8 {
         Command::Lab(arguments) => lab::main(arguments),
         Command::Bench(arguments) => bench::main(arguments),
         Command::Profile(arguments) => profile::main(&arguments),
+        Command::Coverage(arguments) => coverage::main(&arguments),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tracing::Level;
 
-use crate::abi::{ABI_VERSION, SessionConfig};
+use crate::abi::{ABI_VERSION, SessionConfig, TIME_GAPS};
 use crate::device::{Device, OpenError};
 use crate::host::Environment;
 use crate::logging;
@@ -31,6 +31,10 @@ pub(super) struct Options {
     /// Misses at an address before it is translated [default: the module's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     miss_count: Option<u32>,
+    /// Count the cycles between system calls, for the report; makes each call
+    /// a little slower
+    #[arg(long)]
+    time_gaps: bool,
     /// Append the supervisor's log to FILE [default: the value of UB_LOG]
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -99,6 +103,7 @@ impl Options {
                 hot_count: self.hot_count.unwrap_or(0),
                 gap_max_ns: self.gap_max_us.unwrap_or(0) * 1000,
                 miss_count: self.miss_count.unwrap_or(0),
+                flags: if self.time_gaps { TIME_GAPS } else { 0 },
                 ..Default::default()
             },
             log,

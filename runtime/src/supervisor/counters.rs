@@ -8,6 +8,9 @@ use serde::Serialize;
 /// Durations kept for the median.
 const SAMPLES: usize = 4096;
 
+/// Refused entries kept for the report.
+const REFUSED: usize = 64;
+
 /// Why a report did not lead to a fragment. The names are those of the JSON
 /// report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -57,6 +60,17 @@ impl Failure {
     }
 }
 
+/// An address of which no fragment was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RefusedEntry {
+    /// The user address.
+    pub address: u64,
+    /// The reason, for counting.
+    pub failure: Failure,
+    /// The reason, for people.
+    pub message: String,
+}
+
 /// Counters of one supervisor.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -80,6 +94,7 @@ pub struct Counters {
     pub guest_instructions: u64,
     /// Reports that led to nothing, by reason.
     pub failures: BTreeMap<Failure, u64>,
+    refused: Vec<RefusedEntry>,
     time_total: Duration,
     recent: VecDeque<Duration>,
 }
@@ -88,6 +103,22 @@ impl Counters {
     /// Counts a report that led to nothing.
     pub fn fail(&mut self, failure: Failure) {
         *self.failures.entry(failure).or_default() += 1;
+    }
+
+    /// Counts an address of which nothing can be made, and remembers it while
+    /// there is room.
+    pub fn refuse(&mut self, address: u64, failure: Failure, message: impl ToString) {
+        self.fail(failure);
+        if self.refused.len() < REFUSED {
+            let message = message.to_string();
+            self.refused.push(RefusedEntry { address, failure, message });
+        }
+    }
+
+    /// The first addresses (at most 64) that were refused.
+    #[must_use]
+    pub fn refused(&self) -> &[RefusedEntry] {
+        &self.refused
     }
 
     /// Counts the time of one translation with its verification.

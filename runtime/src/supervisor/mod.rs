@@ -7,11 +7,12 @@
 mod code;
 mod counters;
 mod pipeline;
+mod rebuilds;
 mod space;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,9 @@ use tracing::{debug, error, info, trace, warn};
 use crate::abi::{Report, ReportKind};
 use crate::kernel::{Btc, InstallError, Kernel, Reading};
 use code::Source;
-pub use counters::{Counters, Failure};
+pub use counters::{Counters, Failure, RefusedEntry};
 pub use pipeline::{Pipeline, Refused, Translator};
+use rebuilds::Rebuilds;
 use space::{AddressSpace, Decision};
 
 /// Translations of one address before code that keeps changing is given up.
@@ -41,9 +43,7 @@ pub struct Supervisor<K, P> {
     spaces: HashMap<Btc, AddressSpace>,
     counters: Counters,
     room: Room,
-    /// Entries to translate again with better predictions once no report
-    /// waits, each with a process to read data from.
-    rebuilds: BTreeMap<(Btc, u64), u32>,
+    rebuilds: Rebuilds,
 }
 
 impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
@@ -55,7 +55,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             spaces: HashMap::new(),
             counters: Counters::default(),
             room: Room::default(),
-            rebuilds: BTreeMap::new(),
+            rebuilds: Rebuilds::default(),
         }
     }
 
@@ -67,6 +67,13 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     /// What was counted so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// When [`work`](Self::work) should be called again even if nothing is
+    /// reported by then; `None` if nothing else is to be done.
+    #[must_use]
+    pub fn next_work(&self) -> Option<Instant> {
+        self.rebuilds.next()
     }
 
     /// Reads and handles pending reports, as many as can be handled without
@@ -82,8 +89,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             for report in &reports {
                 self.handle(report);
             }
-            // Code without any fragment comes first. Waiting also lets one
-            // translation serve several newly learned targets.
+            // Code without any fragment comes first.
             let rebuilt = reading == Reading::Empty && self.rebuild_one();
             // See CodeCache: bytes are trusted for one batch only.
             for space in self.spaces.values_mut() {
@@ -98,7 +104,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
 
     /// Translates one entry again; false if none waits.
     fn rebuild_one(&mut self) -> bool {
-        let Some(((btc, entry), pid)) = self.rebuilds.pop_first() else { return false };
+        let Some((btc, entry, pid)) = self.rebuilds.take_due(Instant::now()) else { return false };
         // It may have been retired, or its address space may have ended.
         if self.spaces.get(&btc).is_some_and(|space| space.has(entry)) {
             self.translate(btc, entry, pid);
@@ -115,9 +121,10 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             Some(ReportKind::HotGap) => self.extend(btc, report.address, report.pid),
             Some(ReportKind::Miss) => {
                 if report.from == 0 {
+                    self.space(btc).learn_exit(report.address);
                     self.extend(btc, report.address, report.pid);
                 } else {
-                    self.edge(btc, report.from, report.address, report.pid);
+                    self.edge(btc, report);
                 }
             }
             Some(ReportKind::BtcGone) => {
@@ -150,17 +157,21 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         space
     }
 
-    /// Fragments are often left at the indirect branch `site` for `target`:
-    /// makes sure that there is a fragment, and that those which contain the
-    /// branch go on to it by themselves.
-    fn edge(&mut self, btc: Btc, site: u64, target: u64, pid: u32) {
+    /// Fragments are often left at an indirect branch for one target: makes
+    /// sure that there is a fragment, and, if that happens very often, that
+    /// those which contain the branch go on to it by themselves.
+    fn edge(&mut self, btc: Btc, report: &Report) {
+        let (site, target, pid) = (report.from, report.address, report.pid);
         let space = self.space(btc);
         space.learn(site, target);
-        let rebuild = space.unpredicting(site, target);
+        let rebuild = space.unpredicting(site, target, report.count);
         if !space.has(target) {
             self.extend(btc, target, pid);
         }
-        self.rebuilds.extend(rebuild.into_iter().map(|entry| ((btc, entry), pid)));
+        let now = Instant::now();
+        for (entry, before) in rebuild {
+            self.rebuilds.ask(btc, entry, pid, before, now);
+        }
     }
 
     /// Makes the code at `address` part of the BTC, if that is worth trying.
@@ -217,7 +228,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             }
             Ok(fragment) if !pipeline::leads_somewhere(&fragment) => {
                 space.mark_useless(address);
-                self.counters.fail(Failure::Useless);
+                self.counters.refuse(address, Failure::Useless, "leads nowhere");
                 debug!(btc = btc.0, address, "leads nowhere");
                 Attempt::Done
             }
@@ -254,7 +265,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         space: &mut AddressSpace,
     ) {
         let failure = if gone { Failure::Gone } else { refused.failure };
-        self.counters.fail(failure);
+        self.counters.refuse(address, failure, refused);
         match failure {
             Failure::Unsupported | Failure::Gone => {
                 debug!(btc = btc.0, address, %refused, "not translated");
@@ -305,7 +316,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 debug!(btc = btc.0, address, "address space gone");
             }
             Err(error @ InstallError::Refused(_)) => {
-                self.counters.fail(Failure::ModuleRefused);
+                self.counters.refuse(address, Failure::ModuleRefused, &error);
                 space.mark_useless(address);
                 warn!(btc = btc.0, address, %error, "not installed");
             }

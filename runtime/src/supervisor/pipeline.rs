@@ -1,11 +1,10 @@
 //! Translation followed by verification, with panics contained.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ub_translator::fragment::{ExitKind, Fragment, Verified};
 use ub_translator::verifier::{self, Features, Policy};
-use ub_translator::{CodeSource, CpuFeatures, Options};
+use ub_translator::{CodeSource, CpuFeatures, Options, Predictions};
 
 use super::counters::Failure;
 use crate::abi::Info;
@@ -31,7 +30,7 @@ pub trait Pipeline {
         &mut self,
         entry: u64,
         source: &mut dyn CodeSource,
-        predicted: &BTreeMap<u64, Vec<u64>>,
+        predicted: &Predictions,
     ) -> Result<Fragment<Verified>, Refused>;
 }
 
@@ -69,7 +68,7 @@ impl Pipeline for Translator {
         &mut self,
         entry: u64,
         source: &mut dyn CodeSource,
-        predicted: &BTreeMap<u64, Vec<u64>>,
+        predicted: &Predictions,
     ) -> Result<Fragment<Verified>, Refused> {
         let fragment = ub_translator::translate_predicted(entry, source, &self.options, predicted);
         let fragment = fragment.map_err(|error| {
@@ -91,7 +90,7 @@ pub(super) fn contained<P: Pipeline + ?Sized>(
     pipeline: &mut P,
     entry: u64,
     source: &mut dyn CodeSource,
-    predicted: &BTreeMap<u64, Vec<u64>>,
+    predicted: &Predictions,
 ) -> Result<Fragment<Verified>, Refused> {
     // What may be half-changed after a panic is the pipeline, which starts
     // each run from its options, and the source, which the caller discards.

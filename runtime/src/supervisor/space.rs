@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
+use ub_translator::Predictions;
 use ub_translator::fragment::{ExitKind, Parts};
 
 use super::code::CodeCache;
 
 /// Targets remembered for one indirect branch; a site with more is not
 /// predictable and the module's table serves it.
-const TARGETS_PER_SITE: usize = 4;
+const TARGETS_PER_SITE: usize = 16;
 /// Indirect branches remembered in one address space.
 const SITES: usize = 4096;
+/// Targets of direct branches out of fragments remembered in one address space.
+const EXIT_TARGETS: usize = 4096;
 /// Addresses remembered as not translatable in one address space.
 const USELESS: usize = 1 << 16;
 /// Reports that an installed entry is missing before it is believed. Some are
@@ -19,7 +22,12 @@ const USELESS: usize = 1 << 16;
 const REPEATS: u32 = 3;
 /// Times one entry is translated again for better predictions: a branch with
 /// ever new targets must not keep the supervisor busy.
-const REBUILDS: u32 = 8;
+const REBUILDS: u32 = 3;
+/// Passages of an indirect edge from which on a fragment that is left there is
+/// translated again to predict it, the first time; each time it takes four
+/// times as many. Until then, and for edges that never get there, going to
+/// the target's own fragment by a link is cheap enough.
+pub(super) const HOT_EDGE: u64 = 12;
 
 /// Memory of one address space. Every part of it is bounded.
 #[derive(Debug, Default)]
@@ -27,7 +35,7 @@ pub(super) struct AddressSpace {
     /// Code read while the current batch of reports is worked on.
     pub(super) code: CodeCache,
     /// Indirect branches with their latest targets, newest first.
-    predicted: BTreeMap<u64, Vec<u64>>,
+    predicted: Predictions,
     /// Addresses at which translation is known to yield nothing.
     useless: HashSet<u64>,
     installed: HashMap<u64, Installed>,
@@ -55,17 +63,25 @@ pub(super) enum Decision {
 impl AddressSpace {
     /// Remembers that the branch at `site` went to `target`.
     pub(super) fn learn(&mut self, site: u64, target: u64) {
-        if !self.predicted.contains_key(&site) && self.predicted.len() >= SITES {
-            self.predicted.pop_first();
+        if !self.predicted.targets.contains_key(&site) && self.predicted.targets.len() >= SITES {
+            self.predicted.targets.pop_first();
         }
-        let targets = self.predicted.entry(site).or_default();
+        let targets = self.predicted.targets.entry(site).or_default();
         targets.retain(|known| *known != target);
         targets.insert(0, target);
         targets.truncate(TARGETS_PER_SITE);
     }
 
+    /// Remembers that a direct branch leads from fragments to `target`.
+    pub(super) fn learn_exit(&mut self, target: u64) {
+        if self.predicted.exit_targets.len() >= EXIT_TARGETS {
+            self.predicted.exit_targets.pop_first();
+        }
+        self.predicted.exit_targets.insert(target);
+    }
+
     /// The code cache, and what was learned in the form the translator takes.
-    pub(super) fn for_translation(&mut self) -> (&mut CodeCache, &BTreeMap<u64, Vec<u64>>) {
+    pub(super) fn for_translation(&mut self) -> (&mut CodeCache, &Predictions) {
         (&mut self.code, &self.predicted)
     }
 
@@ -94,7 +110,7 @@ impl AddressSpace {
             .exits
             .iter()
             .filter(|exit| exit.kind == ExitKind::Indirect)
-            .map(|exit| (exit.user_ip, self.predicted.get(&exit.user_ip).cloned()))
+            .map(|exit| (exit.user_ip, self.predicted.targets.get(&exit.user_ip).cloned()))
             .map(|(site, targets)| (site, targets.unwrap_or_default()))
             .collect();
         let sources = parts.sources.clone();
@@ -102,15 +118,17 @@ impl AddressSpace {
     }
 
     /// Entries of fragments that are left at the branch `site` for `target`
-    /// because they do not predict it, and which may be translated again.
-    pub(super) fn unpredicting(&self, site: u64, target: u64) -> Vec<u64> {
+    /// because they do not predict it, and for which `count` passages are
+    /// enough to translate them again; with how often this was done before.
+    pub(super) fn unpredicting(&self, site: u64, target: u64, count: u64) -> Vec<(u64, u32)> {
         self.installed
             .iter()
             .filter(|(_, known)| {
                 known.rebuilds < REBUILDS
+                    && count >= HOT_EDGE << (2 * known.rebuilds)
                     && known.sites.get(&site).is_some_and(|targets| !targets.contains(&target))
             })
-            .map(|(entry, _)| *entry)
+            .map(|(entry, known)| (*entry, known.rebuilds))
             .collect()
     }
 
@@ -138,7 +156,8 @@ impl AddressSpace {
                 .any(|source| source.start < range.end && range.start < source.end);
             !touched && !range.contains(entry)
         });
-        self.predicted.retain(|site, targets| {
+        self.predicted.exit_targets.retain(|target| !range.contains(target));
+        self.predicted.targets.retain(|site, targets| {
             targets.retain(|target| !range.contains(target));
             !range.contains(site) && !targets.is_empty()
         });
@@ -177,13 +196,13 @@ mod tests {
         }
         space.installed(&parts(9, &[(9, 10)], 0x20));
         space.learn(0x10, 0x5000);
-        let mut first = space.unpredicting(0x10, 0x5000);
+        let mut first = space.unpredicting(0x10, 0x5000, HOT_EDGE);
         first.sort_unstable();
-        assert_eq!(first, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(first, [0, 1, 2, 3, 4, 5].map(|entry| (entry, 0)));
         for entry in 1..6 {
             space.installed(&parts(entry, &[(entry, entry + 1)], 0x10));
         }
-        assert_eq!(space.unpredicting(0x10, 0x5000), [0]);
+        assert_eq!(space.unpredicting(0x10, 0x5000, HOT_EDGE), [(0, 0)]);
     }
 
     #[test]
@@ -193,7 +212,7 @@ mod tests {
         let mut rebuilds = 0;
         for target in 0..100 {
             space.learn(0x10, target);
-            for _ in space.unpredicting(0x10, target) {
+            for _ in space.unpredicting(0x10, target, u64::MAX) {
                 space.installed(&parts(1, &[(1, 2)], 0x10));
                 rebuilds += 1;
             }
@@ -202,12 +221,25 @@ mod tests {
     }
 
     #[test]
+    fn each_time_it_takes_more_to_translate_again() {
+        let mut space = AddressSpace::default();
+        space.installed(&parts(1, &[(1, 2)], 0x10));
+        space.learn(0x10, 5);
+        assert_eq!(space.unpredicting(0x10, 5, HOT_EDGE - 1), []);
+        assert_eq!(space.unpredicting(0x10, 5, HOT_EDGE), [(1, 0)]);
+        space.installed(&parts(1, &[(1, 2)], 0x10));
+        space.learn(0x10, 6);
+        assert_eq!(space.unpredicting(0x10, 6, 4 * HOT_EDGE - 1), []);
+        assert_eq!(space.unpredicting(0x10, 6, 4 * HOT_EDGE), [(1, 1)]);
+    }
+
+    #[test]
     fn newest_targets_win() {
         let mut space = AddressSpace::default();
         for target in [1, 2, 3, 4, 5, 3] {
             space.learn(0x10, target);
         }
-        assert_eq!(space.predicted[&0x10], [3, 5, 4, 2]);
+        assert_eq!(space.predicted.targets[&0x10], [3, 5, 4, 2]);
     }
 
     #[test]
@@ -216,7 +248,11 @@ mod tests {
         for site in 0..2 * SITES as u64 {
             space.learn(site, 1);
         }
-        assert_eq!(space.predicted.len(), SITES);
+        assert_eq!(space.predicted.targets.len(), SITES);
+        for target in 0..2 * EXIT_TARGETS as u64 {
+            space.learn_exit(target);
+        }
+        assert_eq!(space.predicted.exit_targets.len(), EXIT_TARGETS);
     }
 
     #[test]
@@ -229,12 +265,14 @@ mod tests {
         space.learn(0x5004, 0x2000);
         space.learn(0x2004, 0x5000);
         space.learn(0x2004, 0x2000);
+        space.learn_exit(0x5010);
+        space.learn_exit(0x2010);
         space.forget(0x5000..0x6000);
         assert_eq!(space.decide(0x1000), Decision::Translate);
         assert_eq!(space.decide(0x2000), Decision::AlreadyInstalled);
         assert_eq!(space.decide(0x5100), Decision::Translate);
         assert_eq!(space.decide(0x6000), Decision::KnownUseless);
-        assert_eq!(space.predicted, BTreeMap::from([(0x2004, vec![0x2000])]));
+        assert_eq!(space.predicted.targets, BTreeMap::from([(0x2004, vec![0x2000])]));
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use nix::errno::Errno;
-use ub_translator::CodeSource;
 use ub_translator::fragment::{Fragment, Parts, Verified};
+use ub_translator::{CodeSource, Predictions};
 
+use super::space::HOT_EDGE;
 use super::*;
 use crate::abi::Stats;
 use crate::kernel::{CodeRead, Sequence};
@@ -128,9 +129,9 @@ impl Pipeline for Scripted<'_> {
         &mut self,
         entry: u64,
         source: &mut dyn CodeSource,
-        predicted: &BTreeMap<u64, Vec<u64>>,
+        predicted: &Predictions,
     ) -> Result<Fragment<Verified>, Refused> {
-        self.predicted.borrow_mut().push(predicted.clone());
+        self.predicted.borrow_mut().push(predicted.targets.clone());
         let result = self.real.run(entry, source, predicted);
         if let Some(meanwhile) = self.meanwhile {
             meanwhile();
@@ -315,16 +316,34 @@ fn a_hot_indirect_edge_becomes_part_of_the_fragment_it_leaves() {
     let (site, target) = (CODE + 5, CODE + 0x40);
     let kernel = FakeKernel::with_code(&[(CODE, caller), (target, GAP)]);
     let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    let often = Report { count: HOT_EDGE, ..miss(target, site) };
     // Several reports about the same edge cause one translation, after all
-    // that concerns code without a fragment.
-    kernel.0.borrow_mut().reports =
-        [vec![hot(CODE)], vec![miss(target, site); 5], vec![miss(target, site)]].into();
-    assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+    // that concerns code without a fragment and once nothing more is learned.
+    kernel.0.borrow_mut().reports = [vec![hot(CODE)], vec![often; 5], vec![often]].into();
+    while let Some(next) = {
+        assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+        supervisor.next_work()
+    } {
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
     let state = kernel.0.borrow();
     let entries: Vec<_> = state.installs.iter().map(|(_, _, parts)| parts.entry).collect();
     assert_eq!(entries, [CODE, target, CODE]);
     let syscalls = |parts: &Parts| parts.exits.iter().any(|e| e.user_ip == target + 5);
     assert!(!syscalls(&state.installs[0].2) && syscalls(&state.installs[2].2));
+}
+
+#[test]
+fn a_rare_indirect_edge_costs_one_translation() {
+    let caller: &[u8] = &[0xb8, 1, 0, 0, 0, 0xff, 0xe0];
+    let (site, target) = (CODE + 5, CODE + 0x40);
+    let kernel = FakeKernel::with_code(&[(CODE, caller), (target, GAP)]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    let rare = Report { count: HOT_EDGE - 1, ..miss(target, site) };
+    kernel.0.borrow_mut().reports = [vec![hot(CODE)], vec![rare; 5]].into();
+    assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+    assert_eq!(supervisor.next_work(), None);
+    assert_eq!(kernel.0.borrow().installs.len(), 2);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 #include "guest.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -131,6 +132,108 @@ static void change_after_fork(version_fn *code)
 	printf("fork: %ld stale, child %d\n", stale, WEXITSTATUS(status));
 }
 
+/*
+ * Two pages that make up one version_fn. The first is so long that it takes
+ * several fragments, linked to one another; its last one is linked to what was
+ * made of the second page, which alone changes.
+ */
+#define LINKED_VERSION 1			/* offset in the second page */
+
+static void write_linked(unsigned char *pages, int version)
+{
+	static const unsigned char head[] = {
+		0x45, 0x31, 0xc0,			/*    xor %r8d,%r8d */
+		0xb8, SYS_getuid, 0, 0, 0,		/* 1: mov $getuid,%eax */
+		0x0f, 0x05,				/*    syscall */
+	};
+	unsigned char tail[] = {
+		0xb9, 0, 0, 0, 0,			/*    mov $version,%ecx */
+		0x49, 0x01, 0xc8,			/*    add %rcx,%r8 */
+		0x48, 0xff, 0xcf,			/*    dec %rdi */
+		0x0f, 0x85, 0, 0, 0, 0,			/*    jnz 1b */
+		0x4c, 0x89, 0xc0,			/*    mov %r8,%rax */
+		0xc3,					/*    ret */
+	};
+	int back = 3 - (PAGE + 17);
+
+	memset(pages, 0x90, 2 * PAGE);
+	memcpy(pages, head, sizeof(head));
+	memcpy(tail + LINKED_VERSION, &version, sizeof(version));
+	memcpy(tail + 13, &back, sizeof(back));
+	memcpy(pages + PAGE, tail, sizeof(tail));
+}
+
+static void change_what_is_linked(void)
+{
+	unsigned char pages[2 * PAGE];
+	char *code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	for (int version = 1; version < 40; version++) {
+		int file = MUST(memfd_create("code", 0));
+
+		write_linked(pages, version);
+		if (write(file, pages, sizeof(pages)) != sizeof(pages))
+			die("write");
+		if (version == 1)
+			map(code, PROT_READ | PROT_EXEC, file);
+		if (mmap(code + PAGE, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, file,
+			 PAGE) == MAP_FAILED)
+			die("mmap");
+		close(file);
+		if (version < 4)
+			settle((version_fn *)code, version);
+		else
+			expect((version_fn *)code, version, 100);
+	}
+	printf("linked: %ld stale\n", stale);
+}
+
+/*
+ * The same while it runs: what was seen once must not be followed by older.
+ * Versions differ in one byte, so none is seen half-written.
+ */
+static int linked_file;
+
+static void *rewrite_file(void *unused)
+{
+	for (int version = 2; version <= 200; version++) {
+		if (pwrite(linked_file, &version, sizeof(version), PAGE + LINKED_VERSION) !=
+		    sizeof(version))
+			die("pwrite");
+		usleep(2000);
+	}
+	return unused;
+}
+
+static void change_what_runs_linked(void)
+{
+	unsigned char pages[2 * PAGE];
+	char path[] = "/tmp/code-XXXXXX";
+	long newest = 1, older = 0;
+	version_fn *code;
+	pthread_t writer;
+
+	linked_file = MUST(mkstemp(path));
+	write_linked(pages, 1);
+	if (write(linked_file, pages, sizeof(pages)) != sizeof(pages))
+		die("write");
+	code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, linked_file, 0);
+	settle(code, 1);
+	if (pthread_create(&writer, NULL, rewrite_file, NULL))
+		die("pthread_create");
+	while (newest < 200) {
+		long now = code(50);
+
+		/* A sum over versions from the newest before to the newest now. */
+		older += now < 50 * newest;
+		newest = now / 50;
+	}
+	pthread_join(writer, NULL);
+	expect(code, 200, 50);
+	unlink(path);
+	printf("linked file: %ld stale, %ld older\n", stale, older);
+}
+
 /* Memory of its own, as a just-in-time compiler has it. */
 static void compile_in_time(void)
 {
@@ -196,6 +299,7 @@ int main(int argc, char **argv)
 	/* Apart from the others: each writes to code in its own way. */
 	if (argc > 1 && !strcmp(argv[1], "file")) {
 		write_to_file();
+		change_what_runs_linked();
 		return 0;
 	}
 	version_fn *code = (version_fn *)map_version(NULL, 1);
@@ -203,6 +307,7 @@ int main(int argc, char **argv)
 	change_protection(code);
 	map_anew(code);
 	change_after_fork(code);
+	change_what_is_linked();
 	compile_in_time();
 	write_in_place();
 	write_elsewhere();

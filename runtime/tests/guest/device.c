@@ -164,7 +164,7 @@ static void without_session(void)
 	config.abi_version++;
 	EXPECT(EPROTO, "create with another version", ioctl(device, UB_IOC_SESSION_CREATE, &config));
 	config.abi_version--;
-	config.flags = 1;
+	config.flags = UB_SESSION_TIME_GAPS << 1;
 	EXPECT(EINVAL, "create with flags", ioctl(device, UB_IOC_SESSION_CREATE, &config));
 	config.flags = 0;
 	config.reserved = 1;

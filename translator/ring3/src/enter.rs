@@ -1,5 +1,6 @@
 //! The assembly between Rust and a fragment, and the frame it lives on.
 
+use crate::table::{Entry, HASH_FACTOR, Lookup, Slot, VIA_TARGET};
 use ub_translator::frame;
 
 /// `struct ub_frame` followed by what the stubs keep beside it. While a
@@ -22,6 +23,13 @@ pub struct RunFrame {
     pub xsave_area: u64,
     pub rflags: u64,
     pub gpr: [u64; 16],
+    /// The [`Lookup`](crate::table::Lookup) that the exit stub goes on with;
+    /// null makes every exit return to the host.
+    pub lookup: *const Lookup,
+    /// With `lookup`: the fragment that runs.
+    pub current: *const Entry,
+    /// With `lookup`: how many fragments were entered behind the first one.
+    pub followed: u64,
 }
 
 const _: () = {
@@ -39,10 +47,11 @@ const _: () = {
 
 unsafe extern "C" {
     /// Loads the state of the frame, jumps to `code` and returns when the
-    /// fragment reaches [`ub_ring3_exit`].
+    /// fragment reaches [`ub_ring3_exit`] and nothing follows it.
     pub fn ub_ring3_enter(frame: *mut RunFrame);
     /// Where a fragment's exit jumps lead: stores the state into the frame
-    /// that `rsp` points at and returns from [`ub_ring3_enter`].
+    /// that `rsp` points at, enters the next fragment if the frame has a
+    /// table with one, and else returns from [`ub_ring3_enter`].
     pub fn ub_ring3_exit();
 }
 
@@ -72,6 +81,7 @@ std::arch::global_asm!(
     "mov rcx, [rdi + {xsave_area}]",
     "xrstor64 [rcx]",
     "2:",
+    "3:",
     "mov rsp, rdi",
     "push qword ptr [rsp + {rflags}]",
     "popfq",
@@ -116,6 +126,11 @@ std::arch::global_asm!(
     "pop qword ptr [rsp + {rflags}]",
     "cld",
     "mov rdi, rsp",
+    "mov rsi, [rdi + {lookup}]",
+    "test rsi, rsi",
+    "jnz 4f",
+    // Back to the host.
+    "1:",
     "mov rsp, [rdi + {host_rsp}]",
     "mov rax, [rdi + {xsave_mask}]",
     "test rax, rax",
@@ -134,6 +149,45 @@ std::arch::global_asm!(
     "pop rbp",
     "pop rbx",
     "ret",
+    // On to the next fragment, if the table has one; vector registers are
+    // not touched, so this is what a ride costs beside the kernel's checks.
+    "4:",
+    "mov eax, [rdi + {exit_id}]",
+    "mov rdx, [rdi + {current}]",
+    "cmp rax, [rdx + {exit_count}]",
+    "jae 1b",
+    "mov rcx, [rdx + {exits}]",
+    "mov rax, [rcx + rax * 8]",
+    "cmp rax, {via_target}",
+    "jb 1b",
+    "ja 5f",
+    "mov rax, [rdi + {target}]",
+    "5:",
+    // The contract: the user's stack pointer is in the user half at entry.
+    "cmp qword ptr [rdi + {user_rsp}], 0",
+    "jl 1b",
+    "mov rcx, {hash_factor}",
+    "imul rcx, rax",
+    "shr rcx, 32",
+    "6:",
+    "and rcx, [rsi + {mask}]",
+    "mov rdx, rcx",
+    "shl rdx, {slot_shift}",
+    "add rdx, [rsi + {slots}]",
+    "mov r8, [rdx + {slot_address}]",
+    "test r8, r8",
+    "jz 1b",
+    "inc rcx",
+    "cmp r8, rax",
+    "jne 6b",
+    "mov rdx, [rdx + {slot_entry}]",
+    "mov [rdi + {current}], rdx",
+    "inc qword ptr [rdi + {followed}]",
+    "mov rax, [rdx + {entry_code}]",
+    "mov [rdi + {code}], rax",
+    "mov rax, [rdi + {gpr} + 0x58]",
+    "mov [rdi + {user_r11}], rax",
+    "jmp 3b",
     ".size ub_ring3_exit, . - ub_ring3_exit",
     host_rsp = const std::mem::offset_of!(RunFrame, host_rsp),
     code = const std::mem::offset_of!(RunFrame, code),
@@ -141,4 +195,21 @@ std::arch::global_asm!(
     xsave_area = const std::mem::offset_of!(RunFrame, xsave_area),
     rflags = const std::mem::offset_of!(RunFrame, rflags),
     gpr = const std::mem::offset_of!(RunFrame, gpr),
+    user_rsp = const frame::USER_RSP,
+    user_r11 = const frame::USER_R11,
+    target = const frame::TARGET,
+    exit_id = const frame::EXIT_ID,
+    lookup = const std::mem::offset_of!(RunFrame, lookup),
+    current = const std::mem::offset_of!(RunFrame, current),
+    followed = const std::mem::offset_of!(RunFrame, followed),
+    exit_count = const std::mem::offset_of!(Entry, exit_count),
+    exits = const std::mem::offset_of!(Entry, exits),
+    entry_code = const std::mem::offset_of!(Entry, code),
+    mask = const std::mem::offset_of!(Lookup, mask),
+    slots = const std::mem::offset_of!(Lookup, slots),
+    slot_address = const std::mem::offset_of!(Slot, address),
+    slot_entry = const std::mem::offset_of!(Slot, entry),
+    slot_shift = const size_of::<Slot>().ilog2(),
+    hash_factor = const HASH_FACTOR,
+    via_target = const VIA_TARGET,
 );

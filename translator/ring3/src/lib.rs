@@ -22,14 +22,16 @@ pub mod state;
 mod enter;
 mod loaded;
 mod signals;
+mod table;
 mod xsave;
 
 pub use loaded::Loaded;
 pub use memory::GuestMemory;
-pub use native::{NativeStop, run_native, run_native_until};
+pub use native::{NativeStop, run_native, run_native_until, step_native};
 pub use runner::{Chain, Entered, PollWords, Runner, UncaughtFault};
 pub use signals::Fault;
 pub use state::{CpuState, Vectors};
+pub use table::FragmentTable;
 
 /// Why the ring-3 machinery could not be set up. A fault of the code that is
 /// run is never one of these.

@@ -13,6 +13,9 @@ pub const CODE_BYTES: usize = 64 << 10;
 /// Where the first guest lies; above what a non-PIE host program uses and
 /// below where the kernel puts mappings.
 const BASE: u64 = 0x10_0000_0000;
+/// As [`BASE`], for guests that 32-bit addresses reach: above what a program
+/// linked at a fixed address uses. Its slots end below 2 GiB.
+const LOW_BASE: u64 = 0x1000_0000;
 /// Distance between guests. Everything of it that is not an area is
 /// reserved without access, so that guest code that strays faults.
 const SLOT_BYTES: u64 = 16 << 20;
@@ -21,11 +24,24 @@ const CODE: u64 = 1 << 20;
 const DATA: u64 = 4 << 20;
 const STACK: u64 = 8 << 20;
 
-static USED: Mutex<[bool; SLOTS]> = Mutex::new([false; SLOTS]);
+/// High slots, then low ones.
+static USED: Mutex<[[bool; SLOTS]; 2]> = Mutex::new([[false; SLOTS]; 2]);
+
+/// What guest code may do with a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing.
+    None,
+    /// Read it.
+    Read,
+    /// Read and write it, as at first.
+    ReadWrite,
+}
 
 /// The memory of one guest program. Unmapped on drop.
 #[derive(Debug)]
 pub struct GuestMemory {
+    low: bool,
     slot: usize,
 }
 
@@ -66,13 +82,27 @@ impl GuestMemory {
     /// # Errors
     /// If all slots are in use or the kernel refuses the mappings.
     pub fn new() -> Result<Self, Error> {
+        Self::in_half(false)
+    }
+
+    /// Maps a guest below 2 GiB, where absolute and 32-bit addresses reach.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn new_low() -> Result<Self, Error> {
+        Self::in_half(true)
+    }
+
+    fn in_half(low: bool) -> Result<Self, Error> {
         let slot = {
             let mut used = USED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let used = &mut used[usize::from(low)];
             let slot = used.iter().position(|u| !u).ok_or(Error::NoGuestSlot)?;
             used[slot] = true;
             slot
         };
-        let base = BASE + SLOT_BYTES * slot as u64;
+        let this = Self { low, slot };
+        let base = this.base();
         // SAFETY: NOREPLACE: no existing mapping is touched; the range is
         // private to this slot from here to drop.
         let at = unsafe {
@@ -90,9 +120,10 @@ impl GuestMemory {
         };
         if at as u64 != base {
             // The slot stays marked: its range belongs to somebody else.
-            return Err(Error::system("mmap of guest memory"));
+            let error = Error::system("mmap of guest memory");
+            std::mem::forget(this);
+            return Err(error);
         }
-        let this = Self { slot };
         let rw = libc::PROT_READ | libc::PROT_WRITE;
         this.protect(this.code(), CODE_BYTES, libc::PROT_READ | libc::PROT_EXEC)?;
         this.protect(this.data(), DATA_BYTES, rw)?;
@@ -101,7 +132,14 @@ impl GuestMemory {
     }
 
     fn base(&self) -> u64 {
-        BASE + SLOT_BYTES * self.slot as u64
+        let first = if self.low { LOW_BASE } else { BASE };
+        first + SLOT_BYTES * self.slot as u64
+    }
+
+    /// Whether 32-bit addresses reach the guest.
+    #[must_use]
+    pub fn is_low(&self) -> bool {
+        self.low
     }
 
     /// Address of the code area.
@@ -180,6 +218,46 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Sets what guest code may do with the pages from `page` on, which is
+    /// page-aligned and lies in the data or stack area.
+    ///
+    /// # Errors
+    /// If the range is not in one area, or the kernel refuses.
+    pub fn restrict(&mut self, page: u64, len: usize, access: Access) -> Result<(), Error> {
+        let inside = |start: u64, size: usize| {
+            page.checked_sub(start).is_some_and(|offset| offset as usize + len <= size)
+        };
+        if !inside(self.data(), DATA_BYTES) && !inside(self.stack(), STACK_BYTES) {
+            let offset = page.wrapping_sub(self.data()) as usize;
+            return Err(Error::DoesNotFit { area: "the data area", offset, len, size: DATA_BYTES });
+        }
+        let protection = match access {
+            Access::None => libc::PROT_NONE,
+            Access::Read => libc::PROT_READ,
+            Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        self.protect(page, len, protection)
+    }
+
+    /// The first byte of the data and stack areas that differs from
+    /// `snapshot`: (area, offset, here, there).
+    #[must_use]
+    pub fn first_difference(&self, snapshot: &Snapshot) -> Option<(&'static str, usize, u8, u8)> {
+        // SAFETY: readable areas of this slot; guest code runs only inside
+        // calls on this thread, not while these slices live.
+        let (data, stack) = unsafe {
+            (
+                std::slice::from_raw_parts(self.data() as *const u8, DATA_BYTES),
+                std::slice::from_raw_parts(self.stack() as *const u8, STACK_BYTES),
+            )
+        };
+        // The common case in one comparison.
+        if data == snapshot.data.as_slice() && stack == snapshot.stack.as_slice() {
+            return None;
+        }
+        self.snapshot().first_difference(snapshot)
+    }
+
     /// Copies of the data and stack areas.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -216,6 +294,7 @@ impl Drop for GuestMemory {
     fn drop(&mut self) {
         // SAFETY: this object owns the slot's whole range.
         unsafe { libc::munmap(self.base() as *mut libc::c_void, SLOT_BYTES as usize) };
-        USED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[self.slot] = false;
+        USED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[usize::from(self.low)]
+            [self.slot] = false;
     }
 }

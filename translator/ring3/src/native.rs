@@ -9,7 +9,8 @@ use std::cell::Cell;
 /// How native guest code stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NativeStop {
-    /// It reached an `int3`, at this address.
+    /// It reached an `int3` at this address, or with [`step_native`] this
+    /// address.
     Trap(u64),
     /// It raised a signal; the state is that before the instruction.
     Signal(Fault),
@@ -37,6 +38,9 @@ const FP_BYTES: usize = 16 << 10;
 const SW_BYTES: usize = 464;
 const SW_XSTATE_SIZE: usize = SW_BYTES + 16;
 const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
+/// Trap flag: one instruction, then SIGTRAP with this `si_code`.
+const TF: u64 = 1 << 8;
+const TRAP_TRACE: i32 = 2;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -48,6 +52,7 @@ enum Phase {
 struct Context {
     phase: Phase,
     start: u64,
+    step: bool,
     state: *mut CpuState,
     stop: Option<NativeStop>,
     layout: Layout,
@@ -74,10 +79,31 @@ thread_local! {
 /// eventually, make no system call, and touch only memory that the caller
 /// lets it use, or none.
 pub unsafe fn run_native(start: u64, state: &mut CpuState) -> Result<NativeStop, Error> {
+    // SAFETY: passed on to the caller.
+    unsafe { run(start, state, false) }
+}
+
+/// Executes one instruction, or one iteration of a repeated one, and reports
+/// where the program goes on.
+///
+/// # Errors
+/// As [`run_native`].
+///
+/// # Safety
+/// As [`run_native`], of the one instruction.
+pub unsafe fn step_native(start: u64, state: &mut CpuState) -> Result<NativeStop, Error> {
+    // SAFETY: passed on to the caller.
+    unsafe { run(start, state, true) }
+}
+
+/// # Safety
+/// As [`run_native`] or [`step_native`].
+unsafe fn run(start: u64, state: &mut CpuState, step: bool) -> Result<NativeStop, Error> {
     signals::install()?;
     let mut context = Context {
         phase: Phase::Entering,
         start,
+        step,
         state,
         stop: None,
         layout: Layout::get()?,
@@ -158,7 +184,8 @@ pub(crate) unsafe fn on_signal(fault: Fault, uc: &mut libc::ucontext_t) -> bool 
             for (value, index) in state.gpr.iter().zip(greg::GPR) {
                 gregs[index] = *value as i64;
             }
-            gregs[greg::EFL] = (state.rflags & USER_FLAGS | 0x202) as i64;
+            let trap = if context.step { TF } else { 0 };
+            gregs[greg::EFL] = (state.rflags & USER_FLAGS | 0x202 | trap) as i64;
             gregs[greg::RIP] = context.start as i64;
             context.layout.store(&state.vectors, fp);
             context.phase = Phase::Running;
@@ -170,6 +197,7 @@ pub(crate) unsafe fn on_signal(fault: Fault, uc: &mut libc::ucontext_t) -> bool 
             state.rflags = gregs[greg::EFL] as u64 & USER_FLAGS;
             context.layout.load(fp, &mut state.vectors);
             context.stop = Some(match fault.signo {
+                libc::SIGTRAP if fault.code == TRAP_TRACE => NativeStop::Trap(fault.ip),
                 // The trap is reported behind the one-byte instruction.
                 libc::SIGTRAP => NativeStop::Trap(fault.ip - 1),
                 _ => NativeStop::Signal(fault),

@@ -5,6 +5,7 @@ use crate::enter::{RunFrame, ub_ring3_enter, ub_ring3_exit};
 use crate::loaded::Loaded;
 use crate::signals::{self, Fault, greg};
 use crate::state::{CpuState, USER_FLAGS, gpr};
+use crate::table::{Entry, FragmentTable, Lookup};
 use crate::xsave::{AREA_BYTES, Area, Layout};
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -81,6 +82,9 @@ pub struct Chain {
 /// Memory below the frame that a stray signal without the alternate stack
 /// may use, and the stubs' `pushfq`.
 const HEADROOM: usize = 64 << 10;
+/// The trap flag, and the `si_code` of its signal.
+const TF: u64 = 1 << 8;
+const TRAP_TRACE: i32 = 2;
 
 #[repr(C, align(64))]
 struct Stack {
@@ -95,6 +99,9 @@ pub(crate) struct Active {
     frame: *mut RunFrame,
     caught: Cell<Option<Fault>>,
     uncaught: Cell<Option<Fault>>,
+    /// Instructions of the fragment until work is pending; 0 for never.
+    steps: Cell<u64>,
+    words: *const PollWords,
 }
 
 thread_local! {
@@ -105,6 +112,7 @@ thread_local! {
 pub struct Runner {
     stack: Box<Stack>,
     words: Arc<PollWords>,
+    raise_after: u64,
     layout: Layout,
     /// Signal stack and fixup state are per thread.
     not_send: PhantomData<*const ()>,
@@ -121,13 +129,20 @@ impl Runner {
         // SAFETY: integers and byte arrays, for which zero is a valid value;
         // the allocation is created in place, `Stack` being large.
         let stack = unsafe { Box::<Stack>::new_zeroed().assume_init() };
-        Ok(Self { stack, words: Arc::default(), layout, not_send: PhantomData })
+        Ok(Self { stack, words: Arc::default(), raise_after: 0, layout, not_send: PhantomData })
     }
 
     /// The words that polls of this runner's fragments read.
     #[must_use]
     pub fn poll_words(&self) -> Arc<PollWords> {
         Arc::clone(&self.words)
+    }
+
+    /// Work becomes pending when the next fragment has executed `steps`
+    /// instructions: the same moment every time, unlike from another thread.
+    /// It is stepped through, which costs a signal for each. 0 undoes it.
+    pub fn raise_poll_after(&mut self, steps: u64) {
+        self.raise_after = steps;
     }
 
     /// Addresses that stand for kernel data here: the frame with what is
@@ -138,6 +153,31 @@ impl Runner {
         let stack = &raw const *self.stack as u64;
         let words = Arc::as_ptr(&self.words) as u64;
         [stack..stack + size_of::<Stack>() as u64, words..words + size_of::<PollWords>() as u64]
+    }
+
+    /// Fills what a fragment must write before it reads, or before it leaves,
+    /// with addresses of [`Self::private_ranges`], so that they show up where
+    /// it does not.
+    pub fn poison_frame(&mut self) {
+        let private = self.private_ranges()[0].start;
+        self.stack.frame.spill = std::array::from_fn(|slot| private + slot as u64);
+        self.stack.frame.target = private;
+    }
+
+    /// Whether the last fragment kept to the parts of the frame that are its
+    /// to write: what it may only read, what lies behind it, and the memory
+    /// in front of it are unchanged. In ring 0 that is the kernel's stack.
+    #[must_use]
+    pub fn frame_is_intact(&self) -> bool {
+        let f = &self.stack.frame;
+        // The stubs push the flags into the last eight bytes of the headroom.
+        let untouched = self.stack.headroom[..HEADROOM - 8].iter().all(|&b| b == 0);
+        untouched
+            && f.poll_flags == self.words.flags.as_ptr() as u64
+            && f.poll_softirq == self.words.softirq.as_ptr() as u64
+            && f.poll_mask == PollWords::MASK
+            && f.xsave_area == self.stack.area.0.as_ptr() as u64
+            && (f.xsave_mask == 0 || f.xsave_mask == self.layout.mask)
     }
 
     /// Runs one fragment with all of `state`, vector registers included, and
@@ -184,6 +224,40 @@ impl Runner {
         unsafe { self.enter_loaded_vectors(loaded, state) }
     }
 
+    /// Runs fragments one after the other, as [`Self::run_chain`] does, without
+    /// returning to Rust between them: vector registers pass from one to the
+    /// next untouched, and going on costs about what it costs in a ride. At
+    /// the start they are whatever the host had in them. BRANCH and INDIRECT
+    /// exits are followed, others end it. `None` if `table` has no fragment
+    /// for `start`.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    ///
+    /// # Safety
+    /// As [`Self::enter`], for every fragment of `table`. The fragments must
+    /// not go round for ever.
+    #[inline]
+    pub unsafe fn ride(
+        &mut self,
+        table: &FragmentTable,
+        start: u64,
+        state: &mut CpuState,
+    ) -> Result<Option<Chain>, UncaughtFault> {
+        let entry = table.find(start);
+        if entry.is_null() {
+            return Ok(None);
+        }
+        self.stack.frame.xsave_mask = 0;
+        // SAFETY: entries of a table point at its fragments. The rest is
+        // passed on to the caller.
+        let last = unsafe {
+            let loaded = &*(*entry).loaded.cast::<Loaded>();
+            self.enter_with_lookup(loaded, state, entry, table.lookup())?
+        };
+        Ok(Some(Chain { last, entered: self.stack.frame.followed + 1 }))
+    }
+
     /// # Safety
     /// As [`Self::enter`].
     #[inline]
@@ -192,9 +266,35 @@ impl Runner {
         loaded: &Loaded,
         state: &mut CpuState,
     ) -> Result<Entered, UncaughtFault> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.enter_with_lookup(loaded, state, std::ptr::null(), std::ptr::null()) }
+    }
+
+    /// Enters `loaded`, which `current` is the table entry of if `lookup` is
+    /// not null.
+    ///
+    /// # Safety
+    /// As [`Self::enter`], for every fragment that `lookup` leads to.
+    #[inline]
+    unsafe fn enter_with_lookup(
+        &mut self,
+        mut loaded: &Loaded,
+        state: &mut CpuState,
+        current: *const Entry,
+        lookup: *const Lookup,
+    ) -> Result<Entered, UncaughtFault> {
         let area = self.stack.area.0.as_ptr() as u64;
         let frame: *mut RunFrame = &raw mut self.stack.frame;
-        let active = Active { loaded, frame, caught: Cell::new(None), uncaught: Cell::new(None) };
+        let steps = std::mem::take(&mut self.raise_after);
+        let active = Active {
+            loaded,
+            frame,
+            caught: Cell::new(None),
+            uncaught: Cell::new(None),
+            steps: Cell::new(steps),
+            words: Arc::as_ptr(&self.words),
+        };
+        let trap = if steps == 0 { 0 } else { TF };
         // SAFETY: `frame` points into the box that this runner owns and
         // borrows exclusively. The stub returns with the callee-saved state
         // intact whatever the fragment did to registers. `active` outlives
@@ -209,8 +309,11 @@ impl Runner {
             f.exit_id = u32::MAX;
             f.code = loaded.address();
             f.xsave_area = area;
-            f.rflags = state.rflags & USER_FLAGS | 0x202;
+            f.rflags = state.rflags & USER_FLAGS | 0x202 | trap;
             f.gpr = state.gpr;
+            f.lookup = lookup;
+            f.current = current;
+            f.followed = 0;
             ACTIVE.set(&active);
             ub_ring3_enter(frame);
             ACTIVE.set(std::ptr::null());
@@ -222,6 +325,11 @@ impl Runner {
         state.rflags = frame.rflags & USER_FLAGS;
         if let Some(fault) = active.uncaught.get() {
             return Err(UncaughtFault::Signal(fault));
+        }
+        if !frame.lookup.is_null() {
+            // SAFETY: the stub stores only entries of the table, which the
+            // caller of `ride` keeps borrowed.
+            loaded = unsafe { &*(*frame.current).loaded.cast() };
         }
         let id = frame.exit_id;
         let exit = loaded.parts().exits.get(id as usize).ok_or(UncaughtFault::ExitId(id))?;
@@ -286,13 +394,36 @@ pub(crate) unsafe fn on_signal(fault: Fault, context: &mut libc::ucontext_t) -> 
     if active.is_null() {
         return false;
     }
-    // SAFETY: non-null only between the two stores in `enter_loaded_vectors`,
-    // during which `active` and what it points at are alive.
-    let (active, loaded) = unsafe { (&*active, &*(*active).loaded) };
+    // SAFETY: non-null only between the two stores in `enter_with_lookup`,
+    // during which `active` and what it points at are alive, a table of
+    // fragments included.
+    let (active, loaded) = unsafe {
+        let (active, frame) = (&*active, &*(*active).frame);
+        let loaded =
+            if frame.lookup.is_null() { active.loaded } else { (*frame.current).loaded.cast() };
+        (active, &*loaded)
+    };
     let gregs = &mut context.uc_mcontext.gregs;
-    let landing = loaded.offset_of(fault.ip).and_then(|offset| loaded.landing(offset));
+    if (fault.signo, fault.code) == (libc::SIGTRAP, TRAP_TRACE) {
+        let inside = loaded.offset_of(fault.ip).is_some();
+        let left = active.steps.get().saturating_sub(u64::from(inside));
+        active.steps.set(left);
+        let leaving = !inside && fault.ip == ub_ring3_exit as *const () as u64;
+        if left == 0 && !leaving {
+            // SAFETY: the runner keeps the words as long as `active`.
+            unsafe { (*active.words).flags.store(PollWords::MASK, Ordering::SeqCst) };
+        }
+        if left == 0 || leaving {
+            gregs[greg::EFL] &= !(TF as i64);
+        }
+        return true;
+    }
+    let landing = match fault.signo {
+        libc::SIGTRAP => loaded.injected(fault.ip),
+        _ => loaded.offset_of(fault.ip).and_then(|offset| loaded.landing(offset)),
+    };
     match landing {
-        Some(landing) if matches!(fault.signo, libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE) => {
+        Some(landing) if fault.signo != libc::SIGILL => {
             active.caught.set(Some(fault));
             gregs[greg::RIP] = (loaded.address() + u64::from(landing)) as i64;
         }

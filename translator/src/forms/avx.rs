@@ -1,8 +1,7 @@
 //! AVX, AVX2 and AVX-512 instructions on the allow-list, by mnemonic. Operand kinds are
 //! checked by the caller: no MMX registers, no vector index registers.
 //!
-//! Left out on purpose: gathers, scatters, masked moves with per-element
-//! faults (`maskmov*`, `vpmaskmov*`, compress and expand), `ldmxcsr`, x87.
+//! Left out on purpose: see `refused.rs`.
 
 use iced_x86::Mnemonic;
 use iced_x86::Mnemonic as M;
@@ -82,8 +81,20 @@ pub(super) fn integer(mnemonic: Mnemonic) -> bool {
             | M::Vpcmpuq
             | M::Vpcmpuw
             | M::Vpcmpw
+            | M::Vpcompressb
+            | M::Vpcompressd
+            | M::Vpcompressq
+            | M::Vpcompressw
             | M::Vpconflictd
             | M::Vpconflictq
+            | M::Vpdpbusd
+            | M::Vpdpbusds
+            | M::Vpdpwssd
+            | M::Vpdpwssds
+            | M::Vpexpandb
+            | M::Vpexpandd
+            | M::Vpexpandq
+            | M::Vpexpandw
             | M::Vpextrb
             | M::Vpextrd
             | M::Vpextrq
@@ -101,6 +112,8 @@ pub(super) fn integer(mnemonic: Mnemonic) -> bool {
             | M::Vpinsrw
             | M::Vplzcntd
             | M::Vplzcntq
+            | M::Vpmadd52huq
+            | M::Vpmadd52luq
             | M::Vpmaddubsw
             | M::Vpmaddwd
             | M::Vpmaxsb
@@ -165,6 +178,7 @@ pub(super) fn integer(mnemonic: Mnemonic) -> bool {
             | M::Vpmulld
             | M::Vpmullq
             | M::Vpmullw
+            | M::Vpmultishiftqb
             | M::Vpmuludq
             | M::Vpor
             | M::Vpord
@@ -178,6 +192,18 @@ pub(super) fn integer(mnemonic: Mnemonic) -> bool {
             | M::Vprorvd
             | M::Vprorvq
             | M::Vpsadbw
+            | M::Vpshldd
+            | M::Vpshldq
+            | M::Vpshldvd
+            | M::Vpshldvq
+            | M::Vpshldvw
+            | M::Vpshldw
+            | M::Vpshrdd
+            | M::Vpshrdq
+            | M::Vpshrdvd
+            | M::Vpshrdvq
+            | M::Vpshrdvw
+            | M::Vpshrdw
             | M::Vpshufb
             | M::Vpshufbitqmb
             | M::Vpshufd

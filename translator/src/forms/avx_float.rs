@@ -34,6 +34,10 @@ pub(super) fn moves(mnemonic: Mnemonic) -> bool {
             | M::Vbroadcasti64x4
             | M::Vbroadcastsd
             | M::Vbroadcastss
+            | M::Vcompresspd
+            | M::Vcompressps
+            | M::Vexpandpd
+            | M::Vexpandps
             | M::Vextractf128
             | M::Vextractf32x4
             | M::Vextractf32x8

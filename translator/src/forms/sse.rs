@@ -1,8 +1,7 @@
 //! SSE instructions on the allow-list, by mnemonic. Operand kinds are
 //! checked by the caller: no MMX registers, no vector index registers.
 //!
-//! Left out on purpose: gathers, scatters, masked moves with per-element
-//! faults (`maskmov*`, `vpmaskmov*`, compress and expand), `ldmxcsr`, x87.
+//! Left out on purpose: see `refused.rs`.
 
 use iced_x86::Mnemonic;
 use iced_x86::Mnemonic as M;

@@ -4,29 +4,28 @@
 use iced_x86::{Code, Instruction, MemorySize, Register};
 
 use super::{Live, Lowerer, Protect};
+use crate::displace::SPILL_FLAGS;
+use crate::emit::frame as frame_field;
 use crate::exits::{Saved, Undo};
-use crate::flags::effects;
+use crate::flags::{Flags, effects};
 use crate::fragment::{ExitKind, Unsupported};
 use crate::frame::CACHE_LINE;
 use crate::regs;
 use crate::steps::Guest;
 
-impl Lowerer<'_> {
+impl Lowerer<'_, '_> {
     pub(super) fn locked(&mut self, guest: &Guest, live: Live) -> Result<(), Unsupported> {
         let mut instruction = guest.instruction;
         let ip = guest.ip();
-        let touched = effects(&instruction);
         // The line guard clobbers the flags and nothing may stand between it
-        // and the access. Flags can pass only around the whole sequence.
+        // and the access: those that are live behind it and that the access
+        // keeps go around in their slot.
+        let touched = effects(&instruction);
         let around = !live.before.is_empty();
-        if around && !touched.touches.is_empty() {
-            return Err(Unsupported::Form);
-        }
         let flags = if around { Saved::InSlot } else { Saved::No };
         let protect = if around { Protect::InSlot } else { Protect::Dead };
         if around {
             self.emit.flags_to_slot();
-            self.lose(Register::RAX);
         }
         let place = self.place(&instruction, protect, true)?;
         let size = operand_size(&instruction)?;
@@ -47,11 +46,29 @@ impl Lowerer<'_> {
         );
         self.emit.branch(Code::Ja_rel32_64, guard);
         self.emit.faulting(rewritten.instruction, landing);
-        if around {
+        if around && touched.replaces.is_empty() {
             self.emit.flags_from_slot();
-            self.lose(Register::RAX);
+        } else if around {
+            self.merge_flags(touched.replaces);
         }
         Ok(())
+    }
+
+    /// Takes `new` from the flags register and all other flags from their
+    /// slot. Uses U.
+    fn merge_flags(&mut self, new: Flags) {
+        let u = self.displaced.u;
+        let u32 = regs::low32(u);
+        self.emit.flags_to_rax();
+        self.emit.load(u, frame_field(SPILL_FLAGS));
+        let new = new.in_ax();
+        let old = Flags::ALL.in_ax() & !new;
+        let mask = |code, register, mask: u32| Instruction::with2(code, register, mask);
+        self.emit.push(mask(Code::And_EAX_imm32, Register::EAX, new).expect("and eax,imm32"));
+        self.emit.push(mask(Code::And_rm32_imm32, u32, old).expect("and r32,imm32"));
+        self.emit
+            .push(Instruction::with2(Code::Or_rm32_r32, Register::EAX, u32).expect("or eax,r32"));
+        self.emit.flags_from_rax();
     }
 }
 

@@ -5,17 +5,16 @@ use iced_x86::{Code, Instruction, MemoryOperand, Register};
 use super::{Lowerer, Protect};
 use crate::emit::{frame as frame_field, indexed, memory};
 use crate::fragment::Unsupported;
-use crate::frame::{WINDOW_HIGH, WINDOW_LOW};
+use crate::operand::{Access, Address, How};
 use crate::regs;
-
-/// End of the user half that every kernel and paging mode grants; constant
-/// addresses beyond it are refused.
-const CONSTANT_LIMIT: u64 = 0x7fff_ffff_f000;
 
 /// An operand ready to be accessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub base: Register,
+    /// None, or a register whose value is narrow.
+    pub index: Register,
+    pub scale: u32,
     pub displacement: i64,
     /// FS for `fs:[disp32]`, which has no base.
     pub segment: Register,
@@ -25,8 +24,8 @@ impl Place {
     pub(super) fn operand(self) -> MemoryOperand {
         MemoryOperand::new(
             self.base,
-            Register::None,
-            1,
+            self.index,
+            self.scale,
             self.displacement,
             if self.base == Register::None { 8 } else { u32::from(self.displacement != 0) },
             false,
@@ -37,8 +36,8 @@ impl Place {
     /// Puts this place into `instruction` instead of its memory operand.
     pub(super) fn apply(self, instruction: &mut Instruction) {
         instruction.set_memory_base(self.base);
-        instruction.set_memory_index(Register::None);
-        instruction.set_memory_index_scale(1);
+        instruction.set_memory_index(self.index);
+        instruction.set_memory_index_scale(self.scale);
         instruction.set_memory_displacement64(self.displacement as u64);
         instruction.set_memory_displ_size(if self.base == Register::None {
             8
@@ -49,54 +48,7 @@ impl Place {
     }
 }
 
-/// How the user's address is made up.
-struct Address {
-    base: Register,
-    index: Register,
-    scale: u32,
-    displacement: i64,
-    fs: bool,
-}
-
-impl Address {
-    fn of(instruction: &Instruction) -> Self {
-        let mut address = Self {
-            base: instruction.memory_base(),
-            index: instruction.memory_index(),
-            scale: instruction.memory_index_scale(),
-            displacement: instruction.memory_displacement64() as i64,
-            fs: instruction.segment_prefix() == Register::FS,
-        };
-        if instruction.is_ip_rel_memory_operand() {
-            address.base = Register::None;
-        }
-        if address.base == Register::None && address.scale == 1 {
-            address.base = address.index;
-            address.index = Register::None;
-        }
-        address
-    }
-
-    fn is_constant(&self) -> bool {
-        self.base == Register::None && self.index == Register::None
-    }
-
-    /// 32-bit addressing: the sum is cut to its low half.
-    fn is_narrow(&self) -> bool {
-        self.base.is_gpr32() || self.index.is_gpr32()
-    }
-
-    /// One full-width base register and a displacement that any confined
-    /// register may carry.
-    fn is_window(&self) -> bool {
-        !self.fs
-            && self.base.is_gpr64()
-            && self.index == Register::None
-            && (WINDOW_LOW..WINDOW_HIGH).contains(&self.displacement)
-    }
-}
-
-impl Lowerer<'_> {
+impl Lowerer<'_, '_> {
     /// Makes the memory operand accessible. Emits guards but no access; may
     /// use both scratch registers and leaves U free. `exact` asks for `[T]`.
     pub(super) fn place(
@@ -107,54 +59,64 @@ impl Lowerer<'_> {
     ) -> Result<Place, Unsupported> {
         let address = Address::of(instruction);
         let t = self.displaced.t;
-        let at_t = |displacement| Place { base: t, displacement, segment: Register::None };
+        let at_t = |displacement| Place {
+            base: t,
+            index: Register::None,
+            scale: 1,
+            displacement,
+            segment: Register::None,
+        };
         let ip = instruction.ip();
-
-        if address.is_constant() && address.fs && !exact {
-            if i32::try_from(address.displacement).is_err() {
-                return Err(Unsupported::Address);
+        let how = How {
+            flags_live: protect == Protect::Live && self.recipe.is_none(),
+            exact,
+            wide: self.steps.is_wide(ip),
+        };
+        match Access::choose(&address, &self.ranges, &self.displaced, how)? {
+            Access::Constant(constant) => {
+                self.emit.immediate(t, constant);
+                Ok(at_t(0))
             }
-            return Ok(Place {
-                base: Register::None,
-                displacement: address.displacement,
-                segment: Register::FS,
-            });
+            Access::Thread(displacement) => {
+                Ok(Place { base: Register::None, segment: Register::FS, ..at_t(displacement) })
+            }
+            Access::Direct { base, index, guard, narrow } => {
+                if guard || narrow {
+                    let flags = self.protect(protect);
+                    if guard {
+                        self.confine_between(base, true, ip, flags);
+                    }
+                    if narrow {
+                        self.narrow_between(index, ip, flags);
+                    }
+                    self.unprotect(protect);
+                }
+                let hardware = |register| {
+                    if register == Register::RSP { self.displaced.s } else { register }
+                };
+                // By now `rsp` has its hardware register.
+                let scaled = index == address.index;
+                let (base, index) = (hardware(base), hardware(index));
+                let scale = if scaled { address.scale } else { 1 };
+                Ok(Place { base, index, scale, ..at_t(address.displacement) })
+            }
+            Access::CopiedBase => {
+                self.fetch(t, address.base);
+                self.confine(t, false, ip, protect);
+                Ok(at_t(address.displacement))
+            }
+            Access::Computed => {
+                self.effective(&address)?;
+                if address.fs {
+                    let u = self.displaced.u;
+                    let base = Instruction::with1(Code::Rdfsbase_r64, u);
+                    self.emit.push(base.map_err(|_| Unsupported::Form)?);
+                    self.emit.lea(t, indexed(t, u, 1, 0));
+                }
+                self.confine(t, false, ip, protect);
+                Ok(at_t(0))
+            }
         }
-        if address.is_constant() && !address.fs {
-            let constant = address.displacement as u64;
-            if constant >= CONSTANT_LIMIT {
-                return Err(Unsupported::Address);
-            }
-            self.emit.immediate(t, constant);
-            return Ok(at_t(0));
-        }
-        if address.is_window() && !exact {
-            let in_place =
-                |base| Place { base, displacement: address.displacement, segment: Register::None };
-            if address.base == Register::RSP {
-                return Ok(in_place(self.displaced.s));
-            }
-            let own = self.displaced.slot(address.base).is_none();
-            if own && self.confined.contains(address.base) {
-                return Ok(in_place(address.base));
-            }
-            if own && !(protect == Protect::Live && address.base == Register::RAX) {
-                self.confine(address.base, true, ip, protect);
-                return Ok(in_place(address.base));
-            }
-            self.fetch(t, address.base);
-            self.confine(t, false, ip, protect);
-            return Ok(at_t(address.displacement));
-        }
-        self.effective(&address)?;
-        if address.fs {
-            let u = self.displaced.u;
-            self.emit
-                .push(Instruction::with1(Code::Rdfsbase_r64, u).map_err(|_| Unsupported::Form)?);
-            self.emit.lea(t, indexed(t, u, 1, 0));
-        }
-        self.confine(t, false, ip, protect);
-        Ok(at_t(0))
     }
 
     /// The operand's offset into T, with U as a helper. Flags are kept.
@@ -224,6 +186,23 @@ impl Lowerer<'_> {
         self.effective(&address)
     }
 
+    /// `lea` to 16 bits of a register, by way of T. Keeps the rest of it.
+    fn lea_word(&mut self, user: Register, address: &Address) -> Result<(), Unsupported> {
+        let (t, u) = (self.displaced.t, self.displaced.u);
+        self.effective(address)?;
+        let slot = self.displaced.slot(user);
+        let to = if slot.is_some() { regs::low16(u) } else { user };
+        if let Some(slot) = slot {
+            self.emit.load(u, frame_field(slot));
+        }
+        let copy = Instruction::with2(Code::Mov_r16_rm16, to, regs::low16(t));
+        self.emit.push(copy.map_err(|_| Unsupported::Form)?);
+        if let Some(slot) = slot {
+            self.emit.store(frame_field(slot), u);
+        }
+        Ok(())
+    }
+
     /// `lea` to any register but `rsp`.
     pub(super) fn lea(&mut self, guest: &crate::steps::Guest) -> Result<(), Unsupported> {
         let instruction = &guest.instruction;
@@ -232,7 +211,7 @@ impl Lowerer<'_> {
         let slot = self.displaced.slot(user);
         let to = if slot.is_some() { regs::same_part(self.displaced.t, user) } else { user };
         if user.size() == 2 && (slot.is_some() || address.is_constant()) {
-            return Err(Unsupported::Form);
+            return self.lea_word(user, &address);
         }
         if address.is_constant() {
             let value = address.displacement as u64;

@@ -11,8 +11,9 @@ use iced_x86::{FlowControl, Instruction, Mnemonic as M};
 ///
 /// Stops: privileged instructions, changes of segments, flags as a whole,
 /// stacks, control flow other than direct jumps, and state that the kernel
-/// owns (x87 and MMX record kernel instruction pointers; `ldmxcsr`, XSAVE and
-/// the FS/GS base are the kernel's to check).
+/// owns (x87 and MMX record kernel instruction pointers; XSAVE and the FS/GS
+/// base are the kernel's to check). `ldmxcsr` is the user's to execute: what
+/// it unmasks only instructions with fixups can raise.
 pub(super) fn allowed(instruction: &Instruction) -> bool {
     // Belt and braces: whatever the lists below say.
     let flows = match instruction.flow_control() {
@@ -111,9 +112,10 @@ fn integer(mnemonic: M) -> bool {
 fn other(mnemonic: M) -> bool {
     matches!(
         mnemonic,
-        M::Nop | M::Pause | M::Lfence | M::Mfence | M::Sfence | M::Rdfsbase | M::Rdtsc |
-        M::Rdtscp | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta |
-        M::Prefetchw
+        M::Clflush | M::Clflushopt | M::Clwb | M::Ldmxcsr | M::Lfence | M::Mfence |
+        M::Movdiri | M::Nop | M::Pause | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 |
+        M::Prefetcht2 | M::Prefetchw | M::Rdfsbase | M::Rdpid | M::Rdrand | M::Rdseed |
+        M::Rdtsc | M::Rdtscp | M::Sfence | M::Vldmxcsr | M::Xtest
     )
 }
 
@@ -171,8 +173,9 @@ fn float(mnemonic: M) -> bool {
 }
 
 /// SSE, AVX and AVX-512 that cannot: moves, integers, logic, masks. Without
-/// gathers, scatters, masked moves and compressing stores, whose addresses or
-/// extents are data.
+/// gathers and scatters, whose addresses are data, and without moves masked
+/// by a vector (`maskmov`). What a mask register masks, compressing stores
+/// and expanding loads too, stays inside the operand.
 #[rustfmt::skip]
 fn vector(mnemonic: M) -> bool {
     matches!(
@@ -222,65 +225,71 @@ fn vector(mnemonic: M) -> bool {
         M::Vbroadcastf32x4 | M::Vbroadcastf32x8 | M::Vbroadcastf64x2 | M::Vbroadcastf64x4 |
         M::Vbroadcasti128 | M::Vbroadcasti32x2 | M::Vbroadcasti32x4 | M::Vbroadcasti32x8 |
         M::Vbroadcasti64x2 | M::Vbroadcasti64x4 | M::Vbroadcastsd | M::Vbroadcastss |
-        M::Vdbpsadbw | M::Vextractf128 | M::Vextractf32x4 | M::Vextractf32x8 |
-        M::Vextractf64x2 | M::Vextractf64x4 | M::Vextracti128 | M::Vextracti32x4 |
-        M::Vextracti32x8 | M::Vextracti64x2 | M::Vextracti64x4 | M::Vextractps |
-        M::Vfpclasspd | M::Vfpclassps | M::Vfpclasssd | M::Vfpclassss | M::Vgf2p8affineinvqb
-        | M::Vgf2p8affineqb | M::Vgf2p8mulb | M::Vinsertf128 | M::Vinsertf32x4 |
-        M::Vinsertf32x8 | M::Vinsertf64x2 | M::Vinsertf64x4 | M::Vinserti128 |
-        M::Vinserti32x4 | M::Vinserti32x8 | M::Vinserti64x2 | M::Vinserti64x4 | M::Vinsertps
-        | M::Vlddqu | M::Vmovapd | M::Vmovaps | M::Vmovd | M::Vmovddup | M::Vmovdqa |
-        M::Vmovdqa32 | M::Vmovdqa64 | M::Vmovdqu | M::Vmovdqu16 | M::Vmovdqu32 |
-        M::Vmovdqu64 | M::Vmovdqu8 | M::Vmovhlps | M::Vmovhpd | M::Vmovhps | M::Vmovlhps |
-        M::Vmovlpd | M::Vmovlps | M::Vmovmskpd | M::Vmovmskps | M::Vmovntdq | M::Vmovntdqa |
-        M::Vmovntpd | M::Vmovntps | M::Vmovq | M::Vmovsd | M::Vmovshdup | M::Vmovsldup |
-        M::Vmovss | M::Vmovupd | M::Vmovups | M::Vmpsadbw | M::Vorpd | M::Vorps | M::Vpabsb
-        | M::Vpabsd | M::Vpabsq | M::Vpabsw | M::Vpackssdw | M::Vpacksswb | M::Vpackusdw |
-        M::Vpackuswb | M::Vpaddb | M::Vpaddd | M::Vpaddq | M::Vpaddsb | M::Vpaddsw |
-        M::Vpaddusb | M::Vpaddusw | M::Vpaddw | M::Vpalignr | M::Vpand | M::Vpandd |
-        M::Vpandn | M::Vpandnd | M::Vpandnq | M::Vpandq | M::Vpavgb | M::Vpavgw |
-        M::Vpblendd | M::Vpblendmb | M::Vpblendmd | M::Vpblendmq | M::Vpblendmw |
-        M::Vpblendvb | M::Vpblendw | M::Vpbroadcastb | M::Vpbroadcastd | M::Vpbroadcastmb2q
-        | M::Vpbroadcastmw2d | M::Vpbroadcastq | M::Vpbroadcastw | M::Vpclmulqdq | M::Vpcmpb
-        | M::Vpcmpd | M::Vpcmpeqb | M::Vpcmpeqd | M::Vpcmpeqq | M::Vpcmpeqw | M::Vpcmpestri
-        | M::Vpcmpestri64 | M::Vpcmpestrm | M::Vpcmpestrm64 | M::Vpcmpgtb | M::Vpcmpgtd |
-        M::Vpcmpgtq | M::Vpcmpgtw | M::Vpcmpistri | M::Vpcmpistrm | M::Vpcmpq | M::Vpcmpub |
-        M::Vpcmpud | M::Vpcmpuq | M::Vpcmpuw | M::Vpcmpw | M::Vpconflictd | M::Vpconflictq |
-        M::Vperm2f128 | M::Vperm2i128 | M::Vpermb | M::Vpermd | M::Vpermi2b | M::Vpermi2d |
-        M::Vpermi2pd | M::Vpermi2ps | M::Vpermi2q | M::Vpermi2w | M::Vpermilpd |
-        M::Vpermilps | M::Vpermpd | M::Vpermps | M::Vpermq | M::Vpermt2b | M::Vpermt2d |
-        M::Vpermt2pd | M::Vpermt2ps | M::Vpermt2q | M::Vpermt2w | M::Vpermw | M::Vpextrb |
-        M::Vpextrd | M::Vpextrq | M::Vpextrw | M::Vphaddd | M::Vphaddsw | M::Vphaddw |
-        M::Vphminposuw | M::Vphsubd | M::Vphsubsw | M::Vphsubw | M::Vpinsrb | M::Vpinsrd |
-        M::Vpinsrq | M::Vpinsrw | M::Vplzcntd | M::Vplzcntq | M::Vpmaddubsw | M::Vpmaddwd |
-        M::Vpmaxsb | M::Vpmaxsd | M::Vpmaxsq | M::Vpmaxsw | M::Vpmaxub | M::Vpmaxud |
-        M::Vpmaxuq | M::Vpmaxuw | M::Vpminsb | M::Vpminsd | M::Vpminsq | M::Vpminsw |
-        M::Vpminub | M::Vpminud | M::Vpminuq | M::Vpminuw | M::Vpmovb2m | M::Vpmovd2m |
-        M::Vpmovdb | M::Vpmovdw | M::Vpmovm2b | M::Vpmovm2d | M::Vpmovm2q | M::Vpmovm2w |
-        M::Vpmovmskb | M::Vpmovq2m | M::Vpmovqb | M::Vpmovqd | M::Vpmovqw | M::Vpmovsdb |
-        M::Vpmovsdw | M::Vpmovsqb | M::Vpmovsqd | M::Vpmovsqw | M::Vpmovswb | M::Vpmovsxbd |
-        M::Vpmovsxbq | M::Vpmovsxbw | M::Vpmovsxdq | M::Vpmovsxwd | M::Vpmovsxwq |
-        M::Vpmovusdb | M::Vpmovusdw | M::Vpmovusqb | M::Vpmovusqd | M::Vpmovusqw |
-        M::Vpmovuswb | M::Vpmovw2m | M::Vpmovwb | M::Vpmovzxbd | M::Vpmovzxbq | M::Vpmovzxbw
-        | M::Vpmovzxdq | M::Vpmovzxwd | M::Vpmovzxwq | M::Vpmuldq | M::Vpmulhrsw |
-        M::Vpmulhuw | M::Vpmulhw | M::Vpmulld | M::Vpmullq | M::Vpmullw | M::Vpmultishiftqb
-        | M::Vpmuludq | M::Vpopcntb | M::Vpopcntd | M::Vpopcntq | M::Vpopcntw | M::Vpor |
-        M::Vpord | M::Vporq | M::Vprold | M::Vprolq | M::Vprolvd | M::Vprolvq | M::Vprord |
-        M::Vprorq | M::Vprorvd | M::Vprorvq | M::Vpsadbw | M::Vpshufb | M::Vpshufbitqmb |
-        M::Vpshufd | M::Vpshufhw | M::Vpshuflw | M::Vpsignb | M::Vpsignd | M::Vpsignw |
-        M::Vpslld | M::Vpslldq | M::Vpsllq | M::Vpsllvd | M::Vpsllvq | M::Vpsllvw |
-        M::Vpsllw | M::Vpsrad | M::Vpsraq | M::Vpsravd | M::Vpsravq | M::Vpsravw | M::Vpsraw
-        | M::Vpsrld | M::Vpsrldq | M::Vpsrlq | M::Vpsrlvd | M::Vpsrlvq | M::Vpsrlvw |
-        M::Vpsrlw | M::Vpsubb | M::Vpsubd | M::Vpsubq | M::Vpsubsb | M::Vpsubsw |
-        M::Vpsubusb | M::Vpsubusw | M::Vpsubw | M::Vpternlogd | M::Vpternlogq | M::Vptest |
-        M::Vptestmb | M::Vptestmd | M::Vptestmq | M::Vptestmw | M::Vptestnmb | M::Vptestnmd
-        | M::Vptestnmq | M::Vptestnmw | M::Vpunpckhbw | M::Vpunpckhdq | M::Vpunpckhqdq |
-        M::Vpunpckhwd | M::Vpunpcklbw | M::Vpunpckldq | M::Vpunpcklqdq | M::Vpunpcklwd |
-        M::Vpxor | M::Vpxord | M::Vpxorq | M::Vrcp14pd | M::Vrcp14ps | M::Vrcp14sd |
-        M::Vrcp14ss | M::Vrcpps | M::Vrcpss | M::Vrsqrt14pd | M::Vrsqrt14ps | M::Vrsqrt14sd
-        | M::Vrsqrt14ss | M::Vrsqrtps | M::Vrsqrtss | M::Vshuff32x4 | M::Vshuff64x2 |
-        M::Vshufi32x4 | M::Vshufi64x2 | M::Vshufpd | M::Vshufps | M::Vstmxcsr | M::Vtestpd |
-        M::Vtestps | M::Vunpckhpd | M::Vunpckhps | M::Vunpcklpd | M::Vunpcklps | M::Vxorpd |
-        M::Vxorps | M::Vzeroall | M::Vzeroupper | M::Xorpd | M::Xorps
+        M::Vcompresspd | M::Vcompressps | M::Vdbpsadbw | M::Vexpandpd | M::Vexpandps |
+        M::Vextractf128 | M::Vextractf32x4 | M::Vextractf32x8 | M::Vextractf64x2 |
+        M::Vextractf64x4 | M::Vextracti128 | M::Vextracti32x4 | M::Vextracti32x8 |
+        M::Vextracti64x2 | M::Vextracti64x4 | M::Vextractps | M::Vfpclasspd | M::Vfpclassps
+        | M::Vfpclasssd | M::Vfpclassss | M::Vgf2p8affineinvqb | M::Vgf2p8affineqb |
+        M::Vgf2p8mulb | M::Vinsertf128 | M::Vinsertf32x4 | M::Vinsertf32x8 | M::Vinsertf64x2
+        | M::Vinsertf64x4 | M::Vinserti128 | M::Vinserti32x4 | M::Vinserti32x8 |
+        M::Vinserti64x2 | M::Vinserti64x4 | M::Vinsertps | M::Vlddqu | M::Vmovapd |
+        M::Vmovaps | M::Vmovd | M::Vmovddup | M::Vmovdqa | M::Vmovdqa32 | M::Vmovdqa64 |
+        M::Vmovdqu | M::Vmovdqu16 | M::Vmovdqu32 | M::Vmovdqu64 | M::Vmovdqu8 | M::Vmovhlps
+        | M::Vmovhpd | M::Vmovhps | M::Vmovlhps | M::Vmovlpd | M::Vmovlps | M::Vmovmskpd |
+        M::Vmovmskps | M::Vmovntdq | M::Vmovntdqa | M::Vmovntpd | M::Vmovntps | M::Vmovq |
+        M::Vmovsd | M::Vmovshdup | M::Vmovsldup | M::Vmovss | M::Vmovupd | M::Vmovups |
+        M::Vmpsadbw | M::Vorpd | M::Vorps | M::Vpabsb | M::Vpabsd | M::Vpabsq | M::Vpabsw |
+        M::Vpackssdw | M::Vpacksswb | M::Vpackusdw | M::Vpackuswb | M::Vpaddb | M::Vpaddd |
+        M::Vpaddq | M::Vpaddsb | M::Vpaddsw | M::Vpaddusb | M::Vpaddusw | M::Vpaddw |
+        M::Vpalignr | M::Vpand | M::Vpandd | M::Vpandn | M::Vpandnd | M::Vpandnq | M::Vpandq
+        | M::Vpavgb | M::Vpavgw | M::Vpblendd | M::Vpblendmb | M::Vpblendmd | M::Vpblendmq |
+        M::Vpblendmw | M::Vpblendvb | M::Vpblendw | M::Vpbroadcastb | M::Vpbroadcastd |
+        M::Vpbroadcastmb2q | M::Vpbroadcastmw2d | M::Vpbroadcastq | M::Vpbroadcastw |
+        M::Vpclmulqdq | M::Vpcmpb | M::Vpcmpd | M::Vpcmpeqb | M::Vpcmpeqd | M::Vpcmpeqq |
+        M::Vpcmpeqw | M::Vpcmpestri | M::Vpcmpestri64 | M::Vpcmpestrm | M::Vpcmpestrm64 |
+        M::Vpcmpgtb | M::Vpcmpgtd | M::Vpcmpgtq | M::Vpcmpgtw | M::Vpcmpistri |
+        M::Vpcmpistrm | M::Vpcmpq | M::Vpcmpub | M::Vpcmpud | M::Vpcmpuq | M::Vpcmpuw |
+        M::Vpcmpw | M::Vpcompressb | M::Vpcompressd | M::Vpcompressq | M::Vpcompressw |
+        M::Vpconflictd | M::Vpconflictq | M::Vpdpbusd | M::Vpdpbusds | M::Vpdpwssd |
+        M::Vpdpwssds | M::Vperm2f128 | M::Vperm2i128 | M::Vpermb | M::Vpermd | M::Vpermi2b |
+        M::Vpermi2d | M::Vpermi2pd | M::Vpermi2ps | M::Vpermi2q | M::Vpermi2w | M::Vpermilpd
+        | M::Vpermilps | M::Vpermpd | M::Vpermps | M::Vpermq | M::Vpermt2b | M::Vpermt2d |
+        M::Vpermt2pd | M::Vpermt2ps | M::Vpermt2q | M::Vpermt2w | M::Vpermw | M::Vpexpandb |
+        M::Vpexpandd | M::Vpexpandq | M::Vpexpandw | M::Vpextrb | M::Vpextrd | M::Vpextrq |
+        M::Vpextrw | M::Vphaddd | M::Vphaddsw | M::Vphaddw | M::Vphminposuw | M::Vphsubd |
+        M::Vphsubsw | M::Vphsubw | M::Vpinsrb | M::Vpinsrd | M::Vpinsrq | M::Vpinsrw |
+        M::Vplzcntd | M::Vplzcntq | M::Vpmadd52huq | M::Vpmadd52luq | M::Vpmaddubsw |
+        M::Vpmaddwd | M::Vpmaxsb | M::Vpmaxsd | M::Vpmaxsq | M::Vpmaxsw | M::Vpmaxub |
+        M::Vpmaxud | M::Vpmaxuq | M::Vpmaxuw | M::Vpminsb | M::Vpminsd | M::Vpminsq |
+        M::Vpminsw | M::Vpminub | M::Vpminud | M::Vpminuq | M::Vpminuw | M::Vpmovb2m |
+        M::Vpmovd2m | M::Vpmovdb | M::Vpmovdw | M::Vpmovm2b | M::Vpmovm2d | M::Vpmovm2q |
+        M::Vpmovm2w | M::Vpmovmskb | M::Vpmovq2m | M::Vpmovqb | M::Vpmovqd | M::Vpmovqw |
+        M::Vpmovsdb | M::Vpmovsdw | M::Vpmovsqb | M::Vpmovsqd | M::Vpmovsqw | M::Vpmovswb |
+        M::Vpmovsxbd | M::Vpmovsxbq | M::Vpmovsxbw | M::Vpmovsxdq | M::Vpmovsxwd |
+        M::Vpmovsxwq | M::Vpmovusdb | M::Vpmovusdw | M::Vpmovusqb | M::Vpmovusqd |
+        M::Vpmovusqw | M::Vpmovuswb | M::Vpmovw2m | M::Vpmovwb | M::Vpmovzxbd | M::Vpmovzxbq
+        | M::Vpmovzxbw | M::Vpmovzxdq | M::Vpmovzxwd | M::Vpmovzxwq | M::Vpmuldq |
+        M::Vpmulhrsw | M::Vpmulhuw | M::Vpmulhw | M::Vpmulld | M::Vpmullq | M::Vpmullw |
+        M::Vpmultishiftqb | M::Vpmuludq | M::Vpopcntb | M::Vpopcntd | M::Vpopcntq |
+        M::Vpopcntw | M::Vpor | M::Vpord | M::Vporq | M::Vprold | M::Vprolq | M::Vprolvd |
+        M::Vprolvq | M::Vprord | M::Vprorq | M::Vprorvd | M::Vprorvq | M::Vpsadbw |
+        M::Vpshldd | M::Vpshldq | M::Vpshldvd | M::Vpshldvq | M::Vpshldvw | M::Vpshldw |
+        M::Vpshrdd | M::Vpshrdq | M::Vpshrdvd | M::Vpshrdvq | M::Vpshrdvw | M::Vpshrdw |
+        M::Vpshufb | M::Vpshufbitqmb | M::Vpshufd | M::Vpshufhw | M::Vpshuflw | M::Vpsignb |
+        M::Vpsignd | M::Vpsignw | M::Vpslld | M::Vpslldq | M::Vpsllq | M::Vpsllvd |
+        M::Vpsllvq | M::Vpsllvw | M::Vpsllw | M::Vpsrad | M::Vpsraq | M::Vpsravd |
+        M::Vpsravq | M::Vpsravw | M::Vpsraw | M::Vpsrld | M::Vpsrldq | M::Vpsrlq |
+        M::Vpsrlvd | M::Vpsrlvq | M::Vpsrlvw | M::Vpsrlw | M::Vpsubb | M::Vpsubd | M::Vpsubq
+        | M::Vpsubsb | M::Vpsubsw | M::Vpsubusb | M::Vpsubusw | M::Vpsubw | M::Vpternlogd |
+        M::Vpternlogq | M::Vptest | M::Vptestmb | M::Vptestmd | M::Vptestmq | M::Vptestmw |
+        M::Vptestnmb | M::Vptestnmd | M::Vptestnmq | M::Vptestnmw | M::Vpunpckhbw |
+        M::Vpunpckhdq | M::Vpunpckhqdq | M::Vpunpckhwd | M::Vpunpcklbw | M::Vpunpckldq |
+        M::Vpunpcklqdq | M::Vpunpcklwd | M::Vpxor | M::Vpxord | M::Vpxorq | M::Vrcp14pd |
+        M::Vrcp14ps | M::Vrcp14sd | M::Vrcp14ss | M::Vrcpps | M::Vrcpss | M::Vrsqrt14pd |
+        M::Vrsqrt14ps | M::Vrsqrt14sd | M::Vrsqrt14ss | M::Vrsqrtps | M::Vrsqrtss |
+        M::Vshuff32x4 | M::Vshuff64x2 | M::Vshufi32x4 | M::Vshufi64x2 | M::Vshufpd |
+        M::Vshufps | M::Vstmxcsr | M::Vtestpd | M::Vtestps | M::Vunpckhpd | M::Vunpckhps |
+        M::Vunpcklpd | M::Vunpcklps | M::Vxorpd | M::Vxorps | M::Vzeroall | M::Vzeroupper |
+        M::Xorpd | M::Xorps
     )
 }

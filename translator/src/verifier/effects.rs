@@ -13,12 +13,17 @@ pub(super) struct Effects {
     pub reads: u16,
     /// Overwritten with all 64 bits.
     pub writes: u16,
-    /// Overwritten in part, or perhaps not at all.
-    pub partial: u16,
+    /// Overwritten in the lower 8 or 16 bits at most.
+    pub patches: u16,
+    /// Overwritten in any other way, or perhaps not at all.
+    pub perhaps: u16,
     /// The memory operand is read, or keeps some of its contents.
     pub memory_read: bool,
     /// The memory operand is written.
     pub memory_write: bool,
+    /// The memory operand is accessed in any case: it is not masked, and the
+    /// instruction is not just a hint.
+    pub accesses: bool,
 }
 
 impl Effects {
@@ -39,8 +44,14 @@ impl Effects {
                 effects.reads |= bit;
             }
             if writes {
-                let part = register.is_gpr8() || register.is_gpr16() || !always || keeps;
-                *if part { &mut effects.partial } else { &mut effects.writes } |= bit;
+                let set = if register.is_gpr8() || register.is_gpr16() {
+                    &mut effects.patches
+                } else if always && !keeps {
+                    &mut effects.writes
+                } else {
+                    &mut effects.perhaps
+                };
+                *set |= bit;
             }
         }
         for (operand, kind) in instruction.op_kinds().enumerate() {
@@ -49,14 +60,27 @@ impl Effects {
                 // What is perhaps not written keeps its old contents.
                 effects.memory_read |= reads || !always || instruction.has_op_mask();
                 effects.memory_write |= writes;
+                effects.accesses = !instruction.has_op_mask()
+                    && matches!(
+                        info.op_access(operand as u32),
+                        OpAccess::Read
+                            | OpAccess::Write
+                            | OpAccess::ReadWrite
+                            | OpAccess::ReadCondWrite
+                    );
             }
         }
         effects
     }
 
+    /// All registers that may change.
+    pub fn changed(self) -> u16 {
+        self.writes | self.patches | self.perhaps
+    }
+
     /// No instruction may write `rsp`, implicitly or not.
     pub fn check(self) -> Result<(), Violation> {
-        if (self.writes | self.partial) >> state::RSP & 1 == 1 {
+        if self.changed() >> state::RSP & 1 == 1 {
             return Err((Rule::StackPointer, "rsp is written"));
         }
         Ok(())

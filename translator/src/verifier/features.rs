@@ -58,6 +58,19 @@ table! {
     AVX512_VPOPCNTDQ, "avx512vpopcntdq";
     FSGSBASE, (leaf 7 ebx 0);
     RDTSCP, (leaf 0x8000_0001 edx 27);
+    AVX512_IFMA, "avx512ifma";
+    AVX512_VNNI, "avx512vnni";
+    AVX_VNNI, "avxvnni";
+    AVX512_VBMI2, "avx512vbmi2";
+    RDRAND, "rdrand";
+    RDSEED, "rdseed";
+    RDPID, (leaf 7 ecx 22);
+    CLFSH, (leaf 1 edx 19);
+    CLFLUSHOPT, (leaf 7 ebx 23);
+    CLWB, (leaf 7 ebx 24);
+    MOVDIRI, (leaf 7 ecx 27);
+    HLE_or_RTM, "rtm";
+    AVX_IFMA, "avxifma";
 }
 
 impl Features {

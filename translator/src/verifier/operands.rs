@@ -83,8 +83,9 @@ pub(super) fn check(instruction: &Instruction) -> Result<(), Violation> {
     Ok(())
 }
 
-/// The shape of a memory operand: `[base + displacement]` or `fs:[disp32]`.
-/// For `lea`, which accesses nothing, an index is fine as well.
+/// The shape of a memory operand: `[base + index * scale + displacement]` or
+/// `fs:[disp32]`. A vector as index (gathers) is many addresses, and a 32-bit
+/// register wraps where the proof does not.
 fn memory(instruction: &Instruction) -> Result<(), Violation> {
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
     let segment = instruction.segment_prefix();
@@ -106,20 +107,21 @@ fn memory(instruction: &Instruction) -> Result<(), Violation> {
         // Accesses nothing, whatever it names.
         return Ok(());
     }
-    if index != Register::None {
-        return Err((Rule::MemoryForm, "an index"));
+    if index != Register::None && (!index.is_gpr64() || base == Register::RSP) {
+        return Err((Rule::MemoryForm, "an index of the frame, or of another width"));
     }
     match (base, segment) {
         // iced counts 8 bytes for a displacement without base in 64-bit
         // addressing, 4 behind an address-size prefix. `mov` also knows a
         // displacement of really 64 bits, which reaches everything.
         (Register::None, Register::FS)
-            if instruction.memory_displ_size() == 8
+            if index == Register::None
+                && instruction.memory_displ_size() == 8
                 && i32::try_from(instruction.memory_displacement64() as i64).is_ok() =>
         {
             Ok(())
         }
         (base, Register::None) if base.is_gpr64() => Ok(()),
-        _ => Err((Rule::MemoryForm, "neither [register+displacement] nor fs:[disp32]")),
+        _ => Err((Rule::MemoryForm, "neither [base+index*scale+disp32] nor fs:[disp32]")),
     }
 }

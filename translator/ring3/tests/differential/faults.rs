@@ -1,8 +1,8 @@
 //! Bad pointers: the fragment leaves before the instruction, with the very
 //! registers that a native signal handler sees.
 
+use crate::case::random_state;
 use crate::harness::fragment_at;
-use crate::random::random_state;
 use crate::rng::Rng;
 use iced_x86::code_asm::*;
 use ub_ring3::state::{USER_FLAGS, gpr};

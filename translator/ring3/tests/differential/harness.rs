@@ -6,8 +6,8 @@ use std::rc::Rc;
 use ub_ring3::memory::Snapshot;
 use ub_ring3::{Chain, CpuState, GuestMemory, Loaded, NativeStop, Runner, run_native_until};
 use ub_translator::fragment::{Fragment, Verified};
-use ub_translator::verifier::{Features, Policy, verify};
-use ub_translator::{CodeSource, CpuFeatures, Options, TranslateError, translate};
+use ub_translator::verifier::verify;
+use ub_translator::{CodeSource, TranslateError, translate};
 
 /// The guest's code area as the translator reads it.
 pub struct Code<'a>(pub &'a GuestMemory);
@@ -25,13 +25,13 @@ impl CodeSource for Code<'_> {
 /// # Panics
 /// If the translator fails, or the verifier refuses what it made.
 pub fn fragment_at(memory: &GuestMemory, ip: u64, context: &str) -> Option<Fragment<Verified>> {
-    let options = Options::new(CpuFeatures::host());
+    let options = crate::host::options();
     let fragment = match translate(ip, &mut Code(memory), &options) {
         Ok(fragment) => fragment,
         Err(TranslateError::Useless { .. }) => return None,
         Err(error) => panic!("{context}: at {ip:#x}: {error}"),
     };
-    let policy = Policy::new(Features::host());
+    let policy = crate::host::policy();
     match verify(fragment.clone(), &policy) {
         Ok(verified) => Some(verified),
         Err(error) => panic!(

@@ -1,7 +1,7 @@
 //! Loops end when work is pending.
 
+use crate::case::random_state;
 use crate::harness::fragment_at;
-use crate::random::random_state;
 use crate::rng::Rng;
 use iced_x86::code_asm::*;
 use std::sync::atomic::Ordering;

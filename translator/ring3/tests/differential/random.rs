@@ -1,116 +1,147 @@
 //! Random programs: same registers, flags, vectors and memory at the end.
 
-use crate::harness::{listing, run_reference, run_translated};
-use crate::program::generate;
-use crate::rng::Rng;
+use crate::case::Case;
+use crate::catalogue::Catalogue;
+use crate::oracle::{Oracle, Outcome};
+use crate::program::Node;
+use crate::shrink::report;
+use crate::worker::{Child, Shared, progress, spawn};
+use iced_x86::Code;
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
-use ub_ring3::memory::DATA_BYTES;
-use ub_ring3::state::{ARITHMETIC_FLAGS, gpr};
-use ub_ring3::{CpuState, GuestMemory, NativeStop, PollWords, Runner};
-use ub_translator::fragment::ExitKind;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 /// How many programs run unless UB_FUZZ_PROGRAMS says otherwise.
-const PROGRAMS: u64 = 1500;
+const PROGRAMS: u64 = 6_000;
+/// The same for the long run.
+const MANY_PROGRAMS: u64 = 1_000_000;
 const SEED: u64 = 0x5eed_0000;
+const WORKERS: u64 = 2;
+/// A worker stops after failures of so many kinds.
+const KINDS: usize = 6;
 
-fn number(name: &str, default: u64) -> u64 {
+/// The number in an environment variable.
+pub fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} must be a number")),
         Err(_) => default,
     }
 }
 
-pub fn random_state(rng: &mut Rng, memory: &GuestMemory) -> CpuState {
-    let mut state = CpuState::default();
-    for r in &mut state.gpr {
-        *r = rng.value();
+const COUNTS: [&str; 7] = [
+    "whole programs ran translated to the end",
+    "ended in a fault",
+    "fragments ran",
+    "faults were injected",
+    "polls saw work",
+    "guards refused",
+    "instructions were left out",
+];
+
+fn count(shared: &Shared, outcome: &Outcome) {
+    let values = [
+        u64::from(outcome.whole),
+        u64::from(outcome.faulted),
+        outcome.fragments,
+        outcome.injected,
+        outcome.polled,
+        outcome.guarded,
+        outcome.unsupported,
+    ];
+    for (counter, value) in shared.counts.iter().zip(values) {
+        counter.fetch_add(value, Relaxed);
     }
-    state.gpr[gpr::RSP] = memory.stack_end() - 16384 - 16 * rng.below(64) as u64;
-    state.rflags = rng.next() & ARITHMETIC_FLAGS;
-    let wide = std::arch::is_x86_feature_detected!("avx512bw");
-    let low = match std::arch::is_x86_feature_detected!("avx") {
-        _ if wide => 64,
-        true => 32,
-        false => 16,
-    };
-    if wide {
-        state.vectors.k = std::array::from_fn(|_| rng.value());
+}
+
+/// What a failure has in common with others of its kind: its text up to the
+/// first instruction or number.
+fn kind(what: &str) -> String {
+    let words = what.split_whitespace().filter(|w| !w.contains(|c: char| c.is_ascii_digit()));
+    words.take(12).collect::<Vec<_>>().join(" ")
+}
+
+/// One worker's share; the reports of its first failures, each of another
+/// kind, or nothing.
+fn share(worker: u64, first: u64, programs: u64, catalogue: &Catalogue, shared: &Shared) -> String {
+    let mut oracle = Oracle::new();
+    let mut seed = first + worker;
+    let mut reports: BTreeMap<String, String> = BTreeMap::new();
+    while seed < first + programs {
+        shared.current[worker as usize].store(seed, Relaxed);
+        progress();
+        let case = Case::new(seed, catalogue, &oracle.memories);
+        for node in &case.program.nodes {
+            if let Node::Plain(i) | Node::Indirect(i, _) = node {
+                shared.seen[i.code() as usize].store(1, Relaxed);
+            }
+        }
+        match oracle.compare(&case) {
+            Ok(outcome) => count(shared, &outcome.unwrap_or_default()),
+            Err(failure) => {
+                let kind = kind(&failure.what);
+                if !reports.contains_key(&kind) {
+                    reports.insert(kind, report(&mut oracle, &case));
+                }
+                if reports.len() >= KINDS {
+                    break;
+                }
+            }
+        }
+        shared.done.fetch_add(1, Relaxed);
+        seed += WORKERS;
     }
-    for z in state.vectors.zmm.iter_mut().take(if wide { 32 } else { 16 }) {
-        for chunk in z[..low].chunks_mut(8) {
-            let value =
-                if rng.chance(50) { rng.value() } else { (rng.value() as i64 as f64).to_bits() };
-            chunk.copy_from_slice(&value.to_le_bytes());
+    reports.into_values().collect::<Vec<_>>().join("\n\n")
+}
+
+fn run(programs: u64, seed: u64) -> &'static Shared {
+    let start = Instant::now();
+    println!("UB_FUZZ_SEED={seed} UB_FUZZ_PROGRAMS={programs}");
+    let catalogue = Catalogue::new();
+    let shared = Shared::new();
+    let workers: Vec<Child> = (0..WORKERS)
+        .map(|worker| spawn(|| share(worker, seed, programs, &catalogue, shared)))
+        .collect();
+    let mut failures = Vec::new();
+    for (worker, child) in workers.into_iter().enumerate() {
+        match child.wait() {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => failures.push(text),
+            Err(death) => {
+                let at = shared.current[worker].load(Relaxed);
+                let mut oracle = Oracle::new();
+                let case = Case::new(at, &catalogue, &oracle.memories);
+                failures.push(format!("{}: {}", death.0, report(&mut oracle, &case)));
+            }
         }
     }
-    state
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    let done = shared.done.load(Relaxed);
+    println!("{done} programs without a mismatch in {:.1?}", start.elapsed());
+    for (name, value) in COUNTS.iter().zip(&shared.counts) {
+        println!("{:>10} {name}", value.load(Relaxed));
+    }
+    let seen = Code::values().filter(|&c| shared.seen[c as usize].load(Relaxed) != 0).count();
+    println!("{seen} of iced's codes in programs; {} forms are translated", catalogue.len());
+    shared
 }
 
 #[test]
 fn random_programs_end_as_natively() {
     let _guests = crate::beside_others();
     let programs = number("UB_FUZZ_PROGRAMS", PROGRAMS);
-    let seed = number("UB_FUZZ_SEED", SEED);
-    println!("UB_FUZZ_SEED={seed} UB_FUZZ_PROGRAMS={programs}");
-    let mut memory = GuestMemory::new().unwrap();
-    let mut runner = Runner::new().unwrap();
-    let (mut whole, mut fragments) = (0, 0);
-    let mut left: BTreeMap<String, u64> = BTreeMap::new();
-    for index in 0..programs {
-        let program_seed = seed.wrapping_add(index);
-        let context = format!("repeat with UB_FUZZ_SEED={program_seed} UB_FUZZ_PROGRAMS=1");
-        let mut rng = Rng(program_seed);
-        let length = 4 + rng.below(60);
-        let program = generate(&mut rng, &memory, length);
-        memory.write_code(0, &program.code).unwrap();
-        let data: Vec<u8> = (0..DATA_BYTES / 8).flat_map(|_| rng.value().to_le_bytes()).collect();
-        memory.write_data(0, &data).unwrap();
-        let before = memory.snapshot();
-        let start = memory.code();
+    let shared = run(programs, number("UB_FUZZ_SEED", SEED));
+    let whole = shared.counts[0].load(Relaxed);
+    assert!(programs < 100 || whole * 10 > programs * 5, "only {whole} ran translated to the end");
+    let injected = shared.counts[3].load(Relaxed);
+    assert!(programs < 100 || injected * 10 > programs, "only {injected} faults were injected");
+}
 
-        let mut expected = random_state(&mut rng, &memory);
-        let mut state = expected.clone();
-        let (stop, expected_memory) = run_reference(&mut memory, start, program.end, &mut expected);
-        assert_eq!(
-            stop,
-            NativeStop::Trap(program.end),
-            "{context}: generator bug\n{}",
-            match stop {
-                NativeStop::Signal(fault) =>
-                    listing(&program.code, fault.ip.wrapping_sub(start) as usize),
-                NativeStop::Trap(_) => String::new(),
-            }
-        );
-
-        memory.restore(&before);
-        if rng.chance(20) {
-            runner.poll_words().flags.store(PollWords::MASK, Ordering::SeqCst);
-        }
-        let mut next = start;
-        // Where the translator leaves, the program goes on natively.
-        if let Some(chain) = run_translated(&memory, &mut runner, start, &mut state, &context) {
-            next = chain.last.next_ip();
-            fragments += chain.entered;
-            if (chain.last.exit.kind, next) == (ExitKind::Syscall, program.end) {
-                whole += 1;
-            } else {
-                let why = (chain.last.exit.kind, chain.last.exit.reason);
-                *left.entry(format!("{why:?}")).or_insert(0) += 1;
-            }
-        }
-        runner.poll_words().clear();
-        if next != program.end {
-            let (stop, _) = run_reference(&mut memory, next, program.end, &mut state);
-            assert_eq!(stop, NativeStop::Trap(program.end), "{context}: left at {next:#x}");
-        }
-        let differences = state.differences(&expected, ARITHMETIC_FLAGS);
-        assert!(differences.is_empty(), "{context}: left at {next:#x}: {differences:#?}");
-        if let Some(difference) = memory.snapshot().first_difference(&expected_memory) {
-            panic!("{context}: left at {next:#x}: memory {difference:x?}");
-        }
-    }
-    println!("{whole} of {programs} programs ran translated to the end, in {fragments} fragments");
-    println!("the others left translated code by {left:?}");
-    assert!(programs < 100 || whole * 10 > programs * 5, "only {whole} of {programs}");
+#[test]
+#[ignore = "a long run: make fuzz"]
+fn fuzz_programs() {
+    let _guests = crate::beside_others();
+    // Another seed every time, unless one is given.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = now.map_or(SEED, |now| now.as_secs() << 24);
+    run(number("UB_FUZZ_PROGRAMS", MANY_PROGRAMS), number("UB_FUZZ_SEED", seed));
 }

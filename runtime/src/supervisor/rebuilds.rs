@@ -1,0 +1,100 @@
+//! Entries to translate again, now that more is known of where their
+//! indirect branches go.
+//!
+//! A translation is worth its time only once: the targets of a fragment's
+//! branches become known one after the other, mostly soon after it was
+//! installed. So an entry waits until no more is learned about it for a
+//! while, the longer the more often it was translated before.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::kernel::Btc;
+
+/// How long nothing new must have been learned about an entry that was
+/// translated once. Doubled for each further time.
+const QUIET: Duration = Duration::from_millis(100);
+/// As many times as this an entry may be put off by new targets.
+const PATIENCE: u32 = 5;
+
+/// Entries that wait to be translated again.
+#[derive(Debug, Default)]
+pub(super) struct Rebuilds {
+    waiting: BTreeMap<(Btc, u64), Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// A process to read data from.
+    pid: u32,
+    due: Instant,
+    /// It is not put off beyond this.
+    latest: Instant,
+}
+
+impl Rebuilds {
+    /// Something was learned about `entry`, which was translated `before`
+    /// times again already.
+    pub(super) fn ask(&mut self, btc: Btc, entry: u64, pid: u32, before: u32, now: Instant) {
+        let quiet = QUIET * (1 << before.min(16));
+        let waiting = self.waiting.entry((btc, entry)).or_insert(Waiting {
+            pid,
+            due: now,
+            latest: now + PATIENCE * quiet,
+        });
+        waiting.pid = pid;
+        waiting.due = (now + quiet).min(waiting.latest);
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.due).min()
+    }
+
+    /// Takes an entry that is due at `now`, with the process to read from.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Btc, u64, u32)> {
+        let (key, _) = self.waiting.iter().find(|(_, waiting)| waiting.due <= now)?;
+        let (btc, entry) = *key;
+        let waiting = self.waiting.remove(&(btc, entry))?;
+        Some((btc, entry, waiting.pid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_waits_until_nothing_new_is_learned() {
+        let start = Instant::now();
+        let mut rebuilds = Rebuilds::default();
+        assert_eq!(rebuilds.next(), None);
+        rebuilds.ask(Btc(1), 7, 40, 0, start);
+        rebuilds.ask(Btc(1), 7, 41, 0, start + QUIET / 2);
+        assert_eq!(rebuilds.next(), Some(start + QUIET / 2 + QUIET));
+        assert_eq!(rebuilds.take_due(start + QUIET), None);
+        assert_eq!(rebuilds.take_due(start + 2 * QUIET), Some((Btc(1), 7, 41)));
+        assert_eq!(rebuilds.take_due(start + 2 * QUIET), None);
+    }
+
+    #[test]
+    fn it_is_not_put_off_for_ever() {
+        let start = Instant::now();
+        let mut rebuilds = Rebuilds::default();
+        for n in 0..100 {
+            rebuilds.ask(Btc(1), 7, 40, 0, start + n * QUIET / 2);
+        }
+        assert_eq!(rebuilds.next(), Some(start + PATIENCE * QUIET));
+    }
+
+    #[test]
+    fn the_next_time_it_waits_longer() {
+        let start = Instant::now();
+        let mut rebuilds = Rebuilds::default();
+        rebuilds.ask(Btc(1), 7, 40, 3, start);
+        assert_eq!(rebuilds.next(), Some(start + 8 * QUIET));
+        // No overflow, however often.
+        rebuilds.ask(Btc(1), 8, 40, u32::MAX, start);
+        assert_eq!(rebuilds.next(), Some(start + 8 * QUIET));
+    }
+}
