@@ -10,7 +10,6 @@ use crate::displace::{Displaced, SPILL_FLAGS, SPILL_RAX};
 use crate::emit::{Emitter, Label, Section, frame as frame_field, memory};
 use crate::fragment::{Exit, ExitKind, Unsupported};
 use crate::frame;
-use crate::graph::{BlockId, Target};
 use crate::regs;
 use crate::steps::AddressHasher;
 
@@ -48,7 +47,6 @@ pub(crate) struct Exits {
     list: Vec<Exit>,
     stubs: Known<(u64, u16, u16)>,
     undos: Known<(u64, u16, Undo)>,
-    polls: Known<BlockId>,
     restore: Label,
     /// INDIRECT exits restore apart: only they have written `target`, and
     /// the verifier wants that to be plain at the jump to the runner.
@@ -62,7 +60,6 @@ impl Exits {
             list: Vec::new(),
             stubs: Known::default(),
             undos: Known::default(),
-            polls: Known::default(),
             restore: emit.label(),
             restore_indirect: emit.label(),
             displaced,
@@ -134,32 +131,12 @@ impl Exits {
         label
     }
 
-    /// A poll here that goes on backward at `label`, the code of `target`,
-    /// keeping the flags if they are live there.
-    pub(crate) fn poll(
-        &mut self,
-        emit: &mut Emitter,
-        target: Target,
-        label: Label,
-        flags_live: bool,
-    ) {
-        let exit = self.exit(emit, target.address, ExitKind::Poll, Unsupported::None);
-        let pending = if flags_live {
-            let former = emit.select(Section::Undo);
-            let pending = emit.here();
-            emit.flags_from_slot_over_rax();
-            emit.jmp(exit);
-            emit.select(former);
-            pending
-        } else {
-            exit
-        };
+    /// A poll here that goes on backward at `label`. If something is pending
+    /// it goes to `pending`, which leads to a POLL exit; both ways find the
+    /// flags as [`Saved`] says.
+    pub(crate) fn poll(&mut self, emit: &mut Emitter, pending: Label) {
         let t = self.displaced.t;
         let t32 = regs::low32(t);
-        if flags_live {
-            emit.flags_to_rax();
-            emit.store(frame_field(SPILL_FLAGS), Register::RAX);
-        }
         emit.load(t, frame_field(frame::POLL_FLAGS));
         emit.push(Instruction::with2(Code::Mov_r32_rm32, t32, memory(t, 0)).expect("mov r32,m"));
         emit.push(
@@ -170,30 +147,6 @@ impl Exits {
         emit.load(t, frame_field(frame::POLL_SOFTIRQ));
         emit.push(Instruction::with2(Code::Cmp_rm16_imm8, memory(t, 0), 0).expect("cmp m16,imm8"));
         emit.branch(Code::Jne_rel32_64, pending);
-        if flags_live {
-            emit.flags_from_slot_over_rax();
-        }
-        emit.jmp(label);
-    }
-
-    /// An out-of-line [`Exits::poll`], made once for each block.
-    pub(crate) fn poll_aside(
-        &mut self,
-        emit: &mut Emitter,
-        block: BlockId,
-        target: Target,
-        label: Label,
-        flags_live: bool,
-    ) -> Label {
-        if let Some(&known) = self.polls.get(&block) {
-            return known;
-        }
-        let former = emit.select(Section::Polls);
-        let poll = emit.here();
-        self.poll(emit, target, label, flags_live);
-        emit.select(former);
-        self.polls.insert(block, poll);
-        poll
     }
 
     /// Emits the restoring that exits share, and hands out the list.

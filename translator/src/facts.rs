@@ -20,10 +20,115 @@ use crate::steps::{Guest, Steps};
 /// What is known at the start of one block.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
-    /// Registers to be confined where control comes from before.
-    pub guards: GprSet,
+    /// What has to be proven where control comes from before.
+    pub guards: Guards,
     /// What holds then, on every way.
     pub ranges: Ranges,
+    /// What has to be proven on the way back to this block, if it does not
+    /// hold there.
+    wanted: Guards,
+    /// What holds at its end.
+    behind: Ranges,
+}
+
+/// What is to be proven of registers before a loop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Guards {
+    /// That they are confined.
+    pub bases: GprSet,
+    /// That they are below 2 to the power of 32.
+    pub indexes: GprSet,
+}
+
+impl Guards {
+    /// Whether there is nothing to prove.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Those that do not hold by `ranges`.
+    fn lacking(&self, ranges: &Ranges) -> Self {
+        let mut lacking = Self::default();
+        for register in self.bases.registers().filter(|&r| !ranges.is_confined(r)) {
+            lacking.bases.insert(register);
+        }
+        for register in self.indexes.registers().filter(|&r| !ranges.is_index(r, 8)) {
+            lacking.indexes.insert(register);
+        }
+        lacking
+    }
+
+    /// Makes `ranges` what holds behind them.
+    fn apply(&self, ranges: &mut Ranges) {
+        for register in self.bases.registers() {
+            ranges.confine(register);
+        }
+        for register in self.indexes.registers() {
+            ranges.narrow(register);
+        }
+    }
+}
+
+impl Facts {
+    /// What has to be proven on an edge from the block of these facts back to
+    /// the one of `to`.
+    pub(crate) fn guards_back_to(&self, to: &Self) -> Guards {
+        to.wanted.lacking(&self.behind)
+    }
+}
+
+/// Which registers are narrowed where they advance.
+///
+/// An index that moves by a constant in each turn of a loop cannot be known to
+/// stay small. Narrowing it where it moves and the flags are dead anyway is
+/// cheaper than at its use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Advances {
+    indexes: GprSet,
+}
+
+impl Advances {
+    /// Those of the blocks of `layout`.
+    pub(crate) fn of(graph: &Graph, layout: &Layout, steps: &Steps, displaced: &Displaced) -> Self {
+        let mut indexes = GprSet::default();
+        for &block in &layout.order {
+            let block = graph.block(block);
+            for number in block.body.clone() {
+                let guest = steps.guest(number);
+                let index = guest.instruction.memory_index();
+                if index.is_gpr64() && !guest.wide && displaced.slot(index).is_none() {
+                    indexes.insert(index);
+                }
+            }
+        }
+        Self { indexes }
+    }
+
+    /// The register to be narrowed behind `guest`, which stands in a block
+    /// with an edge backward if `latch`; flags are `live` behind it.
+    pub(crate) fn behind(
+        &self,
+        guest: &Guest,
+        latch: bool,
+        live: Flags,
+        before: &Ranges,
+        steps: &Steps,
+    ) -> Option<Register> {
+        if !latch || self.indexes == GprSet::default() || !live.is_empty() {
+            return None;
+        }
+        let instruction = &guest.instruction;
+        if instruction.op_count() == 0 || instruction.op0_kind() != OpKind::Register {
+            return None;
+        }
+        let register = instruction.op0_register();
+        let advances = register.is_gpr64()
+            && self.indexes.contains(register)
+            && moves_by_constant(guest)
+            && before.is_index(register, 8)
+            && !steps.is_wide(guest.next_ip());
+        advances.then_some(register)
+    }
 }
 
 struct Solver<'a, 'b> {
@@ -32,8 +137,11 @@ struct Solver<'a, 'b> {
     liveness: &'a Liveness,
     steps: &'a Steps<'b>,
     displaced: &'a Displaced,
+    advances: Advances,
     /// By position in the layout, like all below.
-    guards: Vec<GprSet>,
+    guards: Vec<Guards>,
+    /// Those of them that are proven on every way from before.
+    from_before_guards: Vec<Guards>,
     /// What holds where control comes from before, without the guards.
     from_before: Vec<Option<Ranges>>,
     at_start: Vec<Option<Ranges>>,
@@ -57,7 +165,9 @@ pub(crate) fn solve(
         liveness,
         steps,
         displaced,
-        guards: vec![GprSet::default(); count],
+        advances: Advances::of(graph, layout, steps, displaced),
+        guards: vec![Guards::default(); count],
+        from_before_guards: vec![Guards::default(); count],
         from_before: vec![None; count],
         at_start: vec![None; count],
         behind: vec![None; count],
@@ -69,14 +179,13 @@ pub(crate) fn solve(
     let start = |ranges: Option<Ranges>| ranges.unwrap_or_else(Ranges::entry);
     (0..count)
         .map(|i| {
-            let before = start(solver.from_before[i]);
-            let mut guards = GprSet::default();
-            for register in solver.guards[i].registers() {
-                if !before.is_confined(register) {
-                    guards.insert(register);
-                }
+            let wanted = solver.guards[i];
+            Facts {
+                guards: solver.from_before_guards[i],
+                ranges: start(solver.at_start[i]),
+                wanted,
+                behind: start(solver.behind[i]),
             }
-            Facts { guards, ranges: start(solver.at_start[i]) }
         })
         .collect()
 }
@@ -120,16 +229,31 @@ impl Solver<'_, '_> {
         self.liveness.in_block(block, self.steps, live);
         let id = self.layout.order[position];
         let mut maker = Maker::at_start(id, live, self.graph, self.layout, self.steps);
-        for (number, live) in block.body.clone().zip(live.iter()) {
+        let latch = self.layout.is_latch(position);
+        for (i, number) in block.body.clone().enumerate() {
             let guest = self.steps.guest(number);
-            let flags = FlagsState::of(*live, &maker, self.steps, self.displaced);
-            ranges.step(guest, &flags, self.displaced);
+            if maker.must_unpark(guest) {
+                maker.unpark();
+                ranges.lose(Register::RAX);
+            }
+            let (steps, displaced) = (self.steps, self.displaced);
+            let flags = FlagsState::before(guest, &block.end, live[i], &maker, steps, displaced);
+            let narrowed = self.advances.behind(guest, latch, live[i + 1], &ranges, steps);
+            let parks = ranges.step(guest, &flags, displaced);
+            if let Some(register) = narrowed {
+                ranges.narrow(register);
+            }
             maker.advance(number, guest);
+            if parks {
+                maker.park();
+            }
         }
         if let Some(terminator) = block.terminator {
             let live = live[block.body.len()];
-            let flags = FlagsState::of(live, &maker, self.steps, self.displaced);
-            ranges.end(block, self.steps.guest(terminator), &flags, self.displaced);
+            let (steps, displaced) = (self.steps, self.displaced);
+            let guest = steps.guest(terminator);
+            let flags = FlagsState::before(guest, &block.end, live, &maker, steps, displaced);
+            ranges.end(block, guest, &flags, displaced);
         }
         ranges
     }
@@ -139,23 +263,17 @@ impl Solver<'_, '_> {
     fn arrive(&mut self, from: usize, to: usize, mut arriving: Ranges) -> bool {
         let flags_live = !self.liveness.of(self.layout.order[to]).is_empty();
         let backward = to <= from;
-        if backward {
-            if flags_live {
-                // The poll on this edge reloads rax from its slot.
-                arriving.lose(Register::RAX);
-            }
-        } else {
+        if !backward {
             let before = self.from_before[to].map_or(arriving, |known| known.join(&arriving));
             self.from_before[to] = Some(before);
             arriving = before;
-            for register in self.guards[to].registers() {
-                if !arriving.is_confined(register) {
-                    arriving.confine(register);
-                }
-                if flags_live {
-                    arriving.lose(Register::RAX);
-                }
-            }
+        }
+        let lacking =
+            if backward { self.guards[to].lacking(&arriving) } else { self.from_before_guards[to] };
+        lacking.apply(&mut arriving);
+        if flags_live && (backward || !lacking.is_empty()) {
+            // The poll or guard on this edge reloads rax from its slot.
+            arriving.lose(Register::RAX);
         }
         let joined = match self.at_start[to] {
             None => arriving,
@@ -184,54 +302,80 @@ impl Solver<'_, '_> {
             }
             let Some(returning) = returning else { continue };
             let last = latches.iter().map(|latch| latch.0).max().unwrap_or(header);
-            let wanted = self.bases(header, last);
             let flags_live = !self.liveness.of(self.layout.order[header]).is_empty();
-            for register in wanted.registers() {
+            let (certain, possible) = self.bases(header, last);
+            let guards = &mut self.guards[header];
+            if !flags_live {
+                // Worth it wherever it is lacking: the first block needs it.
+                *guards = certain;
+            }
+            for register in possible.union(certain.bases).registers() {
                 if returning.is_confined(register)
                     && !before.is_confined(register)
                     && !(flags_live && register == Register::RAX)
                 {
-                    self.guards[header].insert(register);
-                    found = true;
+                    guards.bases.insert(register);
                 }
             }
+            self.from_before_guards[header] = guards.lacking(&before);
+            found |= !guards.is_empty();
         }
         found
     }
 
     /// Registers that the loop from `header` to `last` uses as bases with the
-    /// value they have before it, maybe moved by constants.
-    fn bases(&self, header: usize, last: usize) -> GprSet {
-        let mut certain = GprSet::default();
+    /// value they have before it, maybe moved by constants. First those that
+    /// its first block uses, with its indexes.
+    fn bases(&self, header: usize, last: usize) -> (Guards, GprSet) {
+        let mut certain = Guards::default();
         let mut bases = GprSet::default();
         let mut replaced = GprSet::default();
+        let mut written = GprSet::default();
         for position in header..=last {
             let block: &Block = self.graph.block(self.layout.order[position]);
             for number in block.body.clone().chain(block.terminator) {
                 let guest = self.steps.guest(number);
-                if let Some(base) = self.base(guest) {
-                    if position == header && !replaced.contains(base) {
-                        certain.insert(base);
+                if let Some((base, index)) = self.parts(guest) {
+                    if position == header && !written.contains(base) {
+                        certain.bases.insert(base);
+                    }
+                    if position == header
+                        && let Some(index) = index
+                        && !written.contains(index)
+                    {
+                        certain.indexes.insert(index);
                     }
                     bases.insert(base);
                 }
+                written = written.union(guest.writes);
                 if !moves_by_constant(guest) {
                     replaced = replaced.union(guest.writes);
                 }
             }
         }
-        certain.union(bases.without(replaced))
+        certain.indexes = certain.indexes.without(certain.bases);
+        if self.steps.is_wide(self.graph.block(self.layout.order[header]).start) {
+            // Proving them before the loop has failed before.
+            certain.indexes = GprSet::default();
+        }
+        (certain, bases.without(replaced))
     }
 
-    /// The base of the instruction's operand, if it lives in its register.
-    fn base(&self, guest: &Guest) -> Option<Register> {
+    /// The base of the instruction's operand, and its index, if they live in
+    /// their registers.
+    fn parts(&self, guest: &Guest) -> Option<(Register, Option<Register>)> {
         let instruction = &guest.instruction;
-        if !(0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory) {
+        if !(0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory)
+            || guest.wide
+        {
             return None;
         }
-        let base = Address::of(instruction).base;
-        let own = base.is_gpr64() && base != Register::RSP && self.displaced.slot(base).is_none();
-        own.then_some(base)
+        let own =
+            |register: Register| register.is_gpr64() && self.displaced.slot(register).is_none();
+        let address = Address::of(instruction);
+        let plain = address.index == Register::None || own(address.index);
+        (own(address.base) && address.base != Register::RSP && plain && !address.fs)
+            .then(|| (address.base, Some(address.index).filter(|&index| index != Register::None)))
     }
 }
 

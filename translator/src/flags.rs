@@ -90,16 +90,7 @@ pub(crate) fn effects(instruction: &Instruction) -> Effects {
         M::And | M::Or | M::Xor | M::Test => written | undefined,
         M::Shl | M::Sal | M::Shr | M::Sar if shifts_by_constant(instruction) => written | undefined,
         M::Shld | M::Shrd | M::Rol | M::Ror if shifts_by_constant(instruction) => written,
-        M::Shl
-        | M::Sal
-        | M::Shr
-        | M::Sar
-        | M::Shld
-        | M::Shrd
-        | M::Rol
-        | M::Ror
-        | M::Rcl
-        | M::Rcr => 0,
+        mnemonic if counts(mnemonic) => 0,
         _ if instruction.has_rep_prefix() || instruction.has_repne_prefix() => 0,
         _ => written,
     };
@@ -108,6 +99,15 @@ pub(crate) fn effects(instruction: &Instruction) -> Effects {
         replaces: Flags::of_bits(replaces),
         touches: Flags::of_bits(written | undefined),
     }
+}
+
+/// Whether the instruction shifts by a count, which its effects depend on.
+pub(crate) fn counts(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Shld | M::Shrd | M::Rol | M::Ror | M::Rcl | M::Rcr
+    )
 }
 
 /// Shifts with a count of zero keep every flag.

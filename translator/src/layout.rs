@@ -31,6 +31,15 @@ impl Layout {
         self.sole_predecessor[self.position(block)]
     }
 
+    /// Whether control goes backward from the block at `position`.
+    pub(crate) fn is_latch(&self, position: usize) -> bool {
+        let first = self.edges.partition_point(|edge| edge.0 < position);
+        self.edges[first..]
+            .iter()
+            .take_while(|edge| edge.0 == position)
+            .any(|edge| edge.1 <= position)
+    }
+
     /// Whether a jump from the block `from` to the block `to` leads to a lower
     /// offset, which takes a poll.
     pub(crate) fn is_backward(&self, from: BlockId, to: BlockId) -> bool {

@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Register};
 
-use crate::displace::Displaced;
+use crate::displace::{Displaced, SPILL_FLAGS};
 use crate::emit::{Emitter, Label, Section, frame as frame_field};
 use crate::exits::{Exits, Saved, Undo};
-use crate::facts::{self, Facts};
+use crate::facts::{self, Advances, Facts, Guards};
 use crate::flags::Flags;
 use crate::forms::Class;
 use crate::fragment::{Exit, ExitKind, Unsupported};
@@ -28,7 +28,7 @@ use crate::layout::Layout;
 use crate::liveness::Liveness;
 use crate::ranges::Ranges;
 use crate::recipe::{FlagsState, Maker, Recipe};
-use crate::regs::{self, GprSet};
+use crate::regs;
 use crate::steps::{Guest, Steps};
 
 /// Instructions that could not be lowered, with the reason.
@@ -79,10 +79,17 @@ struct Lowerer<'a, 'b> {
     labels: Vec<Labels>,
     /// What is known of the user's registers before the current instruction.
     ranges: Ranges,
+    /// Of the blocks, in the order of the layout.
+    facts: Vec<Facts>,
+    advances: Advances,
     /// What made the flags before the current instruction.
     maker: Maker,
-    /// How a guard makes them again, if they are live and it can.
-    recipe: Option<Recipe>,
+    /// How it stands with them.
+    flags: FlagsState,
+    /// How to make the flags again behind the current block.
+    edge_recipe: Option<Recipe>,
+    /// Polls that lead to each block, by position.
+    polls: Vec<Option<Label>>,
     info: InstructionInfoFactory,
 }
 
@@ -105,7 +112,6 @@ pub(crate) fn lower(
     steps: &Steps,
     displaced: Displaced,
 ) -> Result<Lowered, Refused> {
-    let facts = facts::solve(graph, layout, liveness, steps, &displaced);
     let blocks = || layout.order.iter().map(|&block| graph.block(block));
     let instructions = blocks().map(Block::len).sum();
     let mut emit = Emitter::new(5 * instructions);
@@ -121,15 +127,19 @@ pub(crate) fn lower(
         exits,
         labels,
         ranges: Ranges::entry(),
+        facts: facts::solve(graph, layout, liveness, steps, &displaced),
+        advances: Advances::of(graph, layout, steps, &displaced),
         maker: Maker::UNKNOWN,
-        recipe: None,
+        flags: FlagsState::Dead,
+        edge_recipe: None,
+        polls: vec![None; layout.order.len()],
         info: InstructionInfoFactory::new(),
     };
     lowerer.prologue();
     let mut refused = Refused::new();
     let mut live = Vec::new();
     for (position, &block) in layout.order.iter().enumerate() {
-        lowerer.entry(block, &facts[position]);
+        lowerer.entry(block);
         let next = layout.order.get(position + 1).copied();
         liveness.in_block(graph.block(block), steps, &mut live);
         lowerer.block(block, next, &live, &mut refused);
@@ -160,19 +170,12 @@ impl Lowerer<'_, '_> {
     }
 
     /// Binds the labels of the block `id` and emits the guards before a loop.
-    fn entry(&mut self, id: BlockId, facts: &Facts) {
-        let labels = self.labels[self.layout.position(id)];
+    fn entry(&mut self, id: BlockId) {
+        let position = self.layout.position(id);
+        let (labels, facts) = (self.labels[position], self.facts[position]);
         self.emit.bind(labels.entry);
-        if facts.guards != GprSet::default() {
-            let ip = self.graph.block(id).start;
-            let protect = Protect::of(self.liveness.of(id));
-            self.recipe = None;
-            let flags = self.protect(protect);
-            for register in facts.guards.registers() {
-                self.confine_between(register, true, ip, flags);
-            }
-            self.unprotect(protect);
-        }
+        self.flags = FlagsState::Saved;
+        self.prove(facts.guards, id);
         self.emit.bind(labels.inner);
         self.ranges = facts.ranges;
     }
@@ -184,28 +187,73 @@ impl Lowerer<'_, '_> {
             before: live[i],
             after: live.get(i + 1).copied().unwrap_or(Flags::ALL),
         };
+        let latch = self.layout.is_latch(self.layout.position(id));
         self.maker = Maker::at_start(id, live, graph, self.layout, steps);
         for (i, number) in block.body.clone().enumerate() {
             let guest = steps.guest(number);
             self.emit.mark(guest.ip());
-            let flags = FlagsState::of(live[i], &self.maker, steps, &self.displaced);
-            self.recipe = flags.recipe();
+            if self.maker.must_unpark(guest) {
+                self.unpark();
+            }
+            self.flags = self.flags_before(guest, &block.end, live[i]);
             if let Err(reason) = self.instruction(guest, around(i)) {
                 refused.insert(guest.ip(), reason);
             }
-            self.ranges.step(guest, &flags, &self.displaced);
+            let parked = self.maker.is_parked();
+            let (live, ranges) = (live[i + 1], &self.ranges);
+            let narrowed = self.advances.behind(guest, latch, live, ranges, steps);
+            let parks = self.ranges.step(guest, &self.flags, &self.displaced);
+            debug_assert_eq!(self.maker.is_parked(), parked || parks);
             self.maker.advance(number, guest);
+            if parks {
+                self.maker.park();
+            }
+            if let Some(register) = narrowed {
+                self.narrow_between(register, guest.next_ip(), Saved::No);
+                self.ranges.narrow(register);
+            }
         }
         let terminator = block.terminator.map(|number| steps.guest(number));
         let ip = terminator.map_or(block.start, Guest::ip);
-        if terminator.is_some() {
+        let mut maker = self.maker;
+        if let Some(guest) = terminator {
+            maker.end(&block.end, guest);
             self.emit.mark(ip);
+            self.flags = self.flags_before(guest, &block.end, live[block.body.len()]);
         }
-        let behind = block.body.len();
-        self.recipe = FlagsState::of(live[behind], &self.maker, steps, &self.displaced).recipe();
-        if let Err(reason) = self.end(id, terminator, next, around(behind)) {
+        let simple = |recipe: &Recipe| recipe.is_simple(&self.displaced);
+        self.edge_recipe = maker.recipe(steps).filter(simple);
+        if let Err(reason) = self.end(id, terminator, next, around(block.body.len())) {
             refused.insert(ip, reason);
         }
+    }
+
+    /// Proves what holds from now on at the block `to`, or leaves there.
+    fn prove(&mut self, guards: Guards, to: BlockId) {
+        if guards.is_empty() {
+            return;
+        }
+        let ip = self.graph.block(to).start;
+        let protect = Protect::of(self.liveness.of(to));
+        let flags = self.protect(protect);
+        for register in guards.bases.registers() {
+            self.confine_between(register, true, ip, flags);
+        }
+        for register in guards.indexes.registers() {
+            self.narrow_between(register, ip, flags);
+        }
+        self.unprotect(protect);
+    }
+
+    fn flags_before(&self, guest: &Guest, end: &End, live: Flags) -> FlagsState {
+        FlagsState::before(guest, end, live, &self.maker, self.steps, &self.displaced)
+    }
+
+    /// Takes the flags back out of their slot.
+    fn unpark(&mut self) {
+        self.emit.flags_from_slot();
+        self.ranges.lose(Register::RAX);
+        self.maker.unpark();
     }
 
     fn instruction(&mut self, guest: &Guest, live: Live) -> Result<(), Unsupported> {
@@ -234,6 +282,10 @@ impl Lowerer<'_, '_> {
     /// Where a fault of the instruction at `ip` lands while the flags are
     /// where `flags` says.
     fn fault(&mut self, ip: u64, flags: Saved) -> Label {
+        let flags = match flags {
+            Saved::No if self.maker.is_parked() => Saved::InSlot,
+            flags => flags,
+        };
         let undo = Undo { set_bit: None, flags };
         self.exits.undo(&mut self.emit, ip, ExitKind::Fault, undo)
     }
@@ -251,34 +303,40 @@ impl Lowerer<'_, '_> {
     fn protect(&mut self, protect: Protect) -> Saved {
         match protect {
             Protect::Dead => Saved::No,
-            Protect::Live if self.recipe.is_some() => Saved::Remade,
-            Protect::Live => {
-                self.emit.flags_to_rax();
-                Saved::InRax
-            }
             Protect::InSlot => Saved::InSlot,
+            Protect::Live => match self.flags {
+                FlagsState::Dead => Saved::No,
+                FlagsState::Remade(_) => Saved::Remade,
+                FlagsState::Parked => Saved::InSlot,
+                FlagsState::ToPark => {
+                    self.emit.flags_to_slot();
+                    self.maker.park();
+                    Saved::InSlot
+                }
+                FlagsState::Saved => {
+                    self.emit.flags_to_rax();
+                    Saved::InRax
+                }
+            },
         }
     }
 
     /// Undoes [`Lowerer::protect`].
     fn unprotect(&mut self, protect: Protect) {
-        match &self.recipe {
-            _ if protect != Protect::Live => {}
-            Some(recipe) => {
-                let u = self.displaced.u;
-                self.remake_flags(&recipe.clone(), u, u);
+        if protect == Protect::Live {
+            match self.flags {
+                FlagsState::Remade(recipe) => {
+                    self.remake_flags(&recipe, self.displaced.u, self.displaced.u);
+                }
+                FlagsState::Saved => self.emit.flags_from_rax(),
+                FlagsState::Dead | FlagsState::Parked | FlagsState::ToPark => {}
             }
-            None => self.emit.flags_from_rax(),
         }
     }
 
     /// The exit of a guard at `ip`.
     fn guard(&mut self, ip: u64, undo: Undo) -> Label {
-        let recipe = match undo.flags {
-            Saved::Remade => self.recipe,
-            _ => None,
-        };
-        let Some(recipe) = recipe else {
+        let (Saved::Remade, Some(recipe)) = (undo.flags, self.flags.recipe()) else {
             return self.exits.undo(&mut self.emit, ip, ExitKind::Guard, undo);
         };
         let exit = self.exits.exit(&mut self.emit, ip, ExitKind::Guard, Unsupported::None);
@@ -332,11 +390,7 @@ impl Lowerer<'_, '_> {
     /// block, a poll before it, or an exit.
     fn edge(&mut self, from: BlockId, to: Target) -> Label {
         match self.block_at(to) {
-            Ok(block) if self.layout.is_backward(from, block) => {
-                let label = self.labels[self.layout.position(block)].inner;
-                let flags_live = !self.liveness.of(block).is_empty();
-                self.exits.poll_aside(&mut self.emit, block, to, label, flags_live)
-            }
+            Ok(block) if self.layout.is_backward(from, block) => self.poll_aside(from, to, block),
             Ok(block) => self.labels[self.layout.position(block)].entry,
             Err(exit) => exit,
         }
@@ -357,6 +411,61 @@ impl Lowerer<'_, '_> {
         }
     }
 
+    /// An out-of-line [`Lowerer::poll`]; one serves all edges to a block that
+    /// differ in nothing.
+    fn poll_aside(&mut self, from: BlockId, to: Target, block: BlockId) -> Label {
+        let position = self.layout.position(block);
+        let guards = self.facts[self.layout.position(from)].guards_back_to(&self.facts[position]);
+        let alike = self.liveness.of(block).is_empty() && guards.is_empty();
+        if alike && let Some(known) = self.polls[position] {
+            return known;
+        }
+        let former = self.emit.select(Section::Polls);
+        let poll = self.emit.here();
+        self.poll(from, to, block);
+        self.emit.select(former);
+        if alike {
+            self.polls[position] = Some(poll);
+        }
+        poll
+    }
+
+    /// A poll here that goes on backward at `to`, which is `block`, keeping the
+    /// flags if they are live there.
+    fn poll(&mut self, from: BlockId, to: Target, block: BlockId) {
+        let facts = |block| &self.facts[self.layout.position(block)];
+        let guards = facts(from).guards_back_to(facts(block));
+        self.flags = FlagsState::Saved;
+        self.prove(guards, block);
+        let exit = self.exits.exit(&mut self.emit, to.address, ExitKind::Poll, Unsupported::None);
+        let inner = self.labels[self.layout.position(block)].inner;
+        if self.liveness.of(block).is_empty() {
+            self.exits.poll(&mut self.emit, exit);
+            self.emit.jmp(inner);
+            return;
+        }
+        let recipe = self.edge_recipe;
+        if recipe.is_none() {
+            self.emit.flags_to_rax();
+            self.emit.store(frame_field(SPILL_FLAGS), Register::RAX);
+        }
+        let former = self.emit.select(Section::Undo);
+        let pending = self.emit.here();
+        self.flags_behind_poll(recipe);
+        self.emit.jmp(exit);
+        self.emit.select(former);
+        self.exits.poll(&mut self.emit, pending);
+        self.flags_behind_poll(recipe);
+        self.emit.jmp(inner);
+    }
+
+    fn flags_behind_poll(&mut self, recipe: Option<Recipe>) {
+        match recipe {
+            Some(recipe) => self.remake_flags(&recipe, self.displaced.u, self.displaced.u),
+            None => self.emit.flags_from_slot_over_rax(),
+        }
+    }
+
     /// Goes on at `to`, without a jump if that block is emitted `next`.
     fn go(&mut self, from: BlockId, to: Target, next: Option<BlockId>) {
         if next.is_some() && next == to.block {
@@ -366,8 +475,7 @@ impl Lowerer<'_, '_> {
             Ok(block) => {
                 let labels = self.labels[self.layout.position(block)];
                 if self.layout.is_backward(from, block) {
-                    let flags_live = !self.liveness.of(block).is_empty();
-                    self.exits.poll(&mut self.emit, to, labels.inner, flags_live);
+                    self.poll(from, to, block);
                 } else {
                     self.emit.jmp(labels.entry);
                 }

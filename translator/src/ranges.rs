@@ -118,6 +118,11 @@ impl Ranges {
         self.0[regs::index(register)] = Range::CONFINED;
     }
 
+    /// A guard proved `register` to be below 2 to the power of 32.
+    pub(crate) fn narrow(&mut self, register: Register) {
+        self.0[regs::index(register)] = Range::below(32);
+    }
+
     /// An access through `[base+displacement]` did not fault.
     fn accessed(&mut self, base: Register, displacement: i64) {
         let range = &mut self.0[regs::index(base)];
@@ -163,14 +168,21 @@ impl Ranges {
         joined
     }
 
-    /// Behind `guest`, which stands inside a block.
-    pub(crate) fn step(&mut self, guest: &Guest, flags: &FlagsState, displaced: &Displaced) {
+    /// Behind `guest`, which stands inside a block. Returns whether a guard
+    /// parked the flags.
+    pub(crate) fn step(
+        &mut self,
+        guest: &Guest,
+        flags: &FlagsState,
+        displaced: &Displaced,
+    ) -> bool {
+        let mut parks = false;
         let flags_live = !matches!(flags, FlagsState::Dead);
         let instruction = &guest.instruction;
         match guest.class {
             Class::Plain => {
                 if forms::memory_operand(instruction).is_some() {
-                    self.access(guest, flags, displaced);
+                    parks = self.access(guest, flags, displaced);
                 }
             }
             Class::Locked | Class::BitString | Class::String => {
@@ -218,6 +230,7 @@ impl Ranges {
             _ => {}
         }
         self.written(guest, displaced);
+        parks
     }
 
     /// Behind the control-flow instruction of `block`.
@@ -238,6 +251,7 @@ impl Ranges {
                 if memory {
                     self.access(guest, flags, displaced);
                 }
+                self.lose(Register::RAX);
                 if matches!(block.end, End::IndirectCall { .. }) {
                     self.accessed(Register::RSP, -8);
                     self.rsp_moved(-8);
@@ -248,6 +262,8 @@ impl Ranges {
                 self.accessed(Register::RSP, 0);
                 self.rsp_moved(8 + i64::from(popped(guest)));
                 self.lose(Register::RCX);
+                // Where parked flags are needed they come back by rax.
+                self.lose(Register::RAX);
             }
             // Its upper half is away for a while.
             End::Branch { .. } if guest.instruction.mnemonic() == Mnemonic::Jecxz => {
@@ -261,19 +277,20 @@ impl Ranges {
     }
 
     /// The access to the explicit memory operand.
-    fn access(&mut self, guest: &Guest, flags: &FlagsState, displaced: &Displaced) {
-        let flags_live = matches!(flags, FlagsState::Saved);
+    /// Returns whether its guard parks the flags.
+    fn access(&mut self, guest: &Guest, flags: &FlagsState, displaced: &Displaced) -> bool {
+        let flags_live = flags.need_rax();
         let address = Address::of(&guest.instruction);
         let how = How { flags_live, exact: false, wide: guest.wide };
         let Ok(access) = Access::choose(&address, self, displaced, how) else {
-            return;
+            return false;
         };
         if let Access::Direct { base, index, guard, narrow } = access {
             if guard {
                 self.confine(base);
             }
             if narrow {
-                self.0[regs::index(index)] = Range::below(32);
+                self.narrow(index);
             }
         }
         if flags_live && access.is_guarded() {
@@ -287,6 +304,7 @@ impl Ranges {
         {
             self.accessed(base, address.displacement);
         }
+        matches!(flags, FlagsState::ToPark) && access.is_guarded()
     }
 
     /// What the instruction writes apart from `rsp`.

@@ -65,6 +65,8 @@ pub(crate) struct Maker {
     written: GprSet,
     /// See [`Recipe::moved`].
     moved: i64,
+    /// They are in their slot.
+    parked: bool,
 }
 
 /// How it stands with the flags before an instruction.
@@ -74,18 +76,45 @@ pub(crate) enum FlagsState {
     Dead,
     /// A guard can make them again.
     Remade(Recipe),
-    /// A guard has to save them, by way of `rax`.
+    /// A guard has to save them, by way of `rax`, and to restore them.
     Saved,
+    /// A guard puts them into their slot, by way of `rax`, and leaves them.
+    ToPark,
+    /// They are in their slot until somebody needs them.
+    Parked,
 }
 
 impl FlagsState {
-    /// With `live` flags that `maker` made.
-    pub(crate) fn of(live: Flags, maker: &Maker, steps: &Steps, displaced: &Displaced) -> Self {
+    /// With `live` flags before `guest`, which stands in a block with this end.
+    pub(crate) fn before(
+        guest: &Guest,
+        end: &End,
+        live: Flags,
+        maker: &Maker,
+        steps: &Steps,
+        displaced: &Displaced,
+    ) -> Self {
         if live.is_empty() {
             return Self::Dead;
         }
+        if maker.parked {
+            return Self::Parked;
+        }
         let recipe = maker.recipe(steps).filter(|recipe| recipe.is_simple(displaced));
-        recipe.map_or(Self::Saved, Self::Remade)
+        if let Some(recipe) = recipe {
+            return Self::Remade(recipe);
+        }
+        // Behind an indirect branch hardly ever anybody needs them.
+        let indirect =
+            matches!(end, End::IndirectJump(_) | End::IndirectCall { .. } | End::Return(_));
+        let class = matches!(guest.class, Class::Plain | Class::IndirectJump | Class::IndirectCall);
+        let keeps = guest.effects.reads.is_empty() && guest.effects.touches.is_empty();
+        if indirect && class && keeps { Self::ToPark } else { Self::Saved }
+    }
+
+    /// Whether a guard needs `rax` because of them.
+    pub(crate) fn need_rax(&self) -> bool {
+        matches!(self, Self::Saved | Self::ToPark)
     }
 
     /// How a guard makes them again.
@@ -99,7 +128,8 @@ impl FlagsState {
 
 impl Maker {
     /// Nothing is known.
-    pub(crate) const UNKNOWN: Self = Self { number: None, written: GprSet::EMPTY, moved: 0 };
+    pub(crate) const UNKNOWN: Self =
+        Self { number: None, written: GprSet::EMPTY, moved: 0, parked: false };
 
     /// At the start of `block`, in which flags are `live`.
     pub(crate) fn at_start(
@@ -136,6 +166,37 @@ impl Maker {
             }
         }
         maker
+    }
+
+    /// A guard has put the flags into their slot.
+    pub(crate) fn park(&mut self) {
+        self.parked = true;
+    }
+
+    /// The flags are back in the flags register.
+    pub(crate) fn unpark(&mut self) {
+        self.parked = false;
+    }
+
+    /// Whether the flags are in their slot.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked
+    }
+
+    /// Whether the flags have to leave their slot before `guest`, because it
+    /// depends on them, keeps some, or needs the slot.
+    pub(crate) fn must_unpark(&self, guest: &Guest) -> bool {
+        let (effects, instruction) = (guest.effects, &guest.instruction);
+        let part = !effects.touches.is_empty() && effects.replaces != Flags::ALL;
+        let plain = match guest.class {
+            Class::Plain | Class::Push | Class::Lea | Class::Hint => true,
+            Class::Pop => {
+                instruction.op0_kind() == OpKind::Register
+                    && instruction.op0_register().full_register() != Register::RSP
+            }
+            _ => false,
+        };
+        self.parked && (part || !effects.reads.is_empty() || !plain)
     }
 
     /// Behind step `number` of a block's body.

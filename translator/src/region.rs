@@ -84,7 +84,7 @@ impl Discovery<'_, '_> {
         loop {
             let known = self.steps.find(at);
             if let Some(number) = known
-                && self.region.marks[number].taken
+                && self.region.marks.get(number).is_some_and(|mark| mark.taken)
             {
                 self.region.marks[number].leader = true;
                 return;
@@ -92,7 +92,8 @@ impl Discovery<'_, '_> {
             if self.region.instructions >= self.limit {
                 return;
             }
-            let Some(number) = known.or_else(|| self.steps.decode(at)) else {
+            let room = self.limit - self.region.instructions - 1;
+            let Some(number) = known.or_else(|| self.steps.decode(at, room)) else {
                 return;
             };
             if number >= self.region.marks.len() {
@@ -102,11 +103,12 @@ impl Discovery<'_, '_> {
             let leader = previous.is_none_or(|previous| number != previous + 1);
             self.region.marks[number] = Mark { taken: true, leader };
             previous = Some(number);
-            let Step::Allowed(guest) = *self.steps.get(number) else {
+            let Step::Allowed(guest) = self.steps.get(number) else {
                 return;
             };
             self.region.instructions += 1;
             if guest.class.ends_block() {
+                let guest = *guest;
                 self.follow(&guest);
                 return;
             }
@@ -135,17 +137,16 @@ impl Discovery<'_, '_> {
                 if guest.class == Class::IndirectCall && !targets.is_empty() {
                     self.soon(guest.next_ip());
                 }
+                let seen = self.predictions.targets.contains_key(&guest.ip());
                 for &target in targets.iter().rev() {
-                    self.soon(target);
+                    if seen { self.hot.push(target) } else { self.soon(target) }
                 }
                 self.region.predicted.insert(guest.ip(), targets);
             }
             Class::Return => {
                 if let Some(targets) = self.predictions.targets.get(&guest.ip()) {
                     let targets: Vec<u64> = targets.iter().copied().take(MAX_TARGETS).collect();
-                    for &target in &targets {
-                        self.later(target);
-                    }
+                    self.hot.extend(&targets);
                     self.region.predicted.insert(guest.ip(), targets);
                 }
             }

@@ -1,7 +1,5 @@
 //! Where user code comes from.
 
-use std::collections::BTreeMap;
-
 /// Readable user code.
 pub trait CodeSource {
     /// Reads code at `address` into the front of `buf` and returns how many
@@ -48,12 +46,28 @@ const CHUNK: usize = 512;
 /// of each byte and asks rarely.
 pub(crate) struct CodeCache<'a> {
     source: &'a mut dyn CodeSource,
-    chunks: BTreeMap<u64, Vec<u8>>,
+    /// Sorted by their addresses, disjoint, none empty.
+    chunks: Vec<Chunk>,
+    /// The chunk used last.
+    latest: usize,
+}
+
+struct Chunk {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Chunk {
+    /// Its bytes from `address` on, if that is inside.
+    fn from(&self, address: u64) -> Option<&[u8]> {
+        let offset = usize::try_from(address.wrapping_sub(self.start)).ok()?;
+        self.bytes.get(offset..).filter(|bytes| !bytes.is_empty())
+    }
 }
 
 impl<'a> CodeCache<'a> {
     pub(crate) fn new(source: &'a mut dyn CodeSource) -> Self {
-        Self { source, chunks: BTreeMap::new() }
+        Self { source, chunks: Vec::new(), latest: 0 }
     }
 
     pub(crate) fn pointer_hint(&mut self, address: u64) -> Option<u64> {
@@ -67,7 +81,7 @@ impl<'a> CodeCache<'a> {
             let Some(at) = address.checked_add(length as u64) else {
                 break;
             };
-            let part = self.chunk(at);
+            let part = self.ahead(at);
             if part.is_empty() {
                 break;
             }
@@ -78,33 +92,31 @@ impl<'a> CodeCache<'a> {
         length
     }
 
-    /// Cached bytes from `address` to the end of their chunk, read if new.
-    fn chunk(&mut self, address: u64) -> &[u8] {
-        let start = self
-            .chunks
-            .range(..=address)
-            .next_back()
-            .filter(|(start, bytes)| address - **start < bytes.len() as u64)
-            .map(|(start, _)| *start);
-        let start = start.unwrap_or_else(|| {
-            // Never across an already cached chunk: one version of each byte.
-            let limit = self
-                .chunks
-                .range(address..)
-                .next()
-                .map_or(CHUNK, |(next, _)| CHUNK.min((next - address) as usize));
-            let mut bytes = vec![0; limit.max(1)];
-            let length = self.source.read_code(address, &mut bytes);
-            bytes.truncate(length);
-            if !bytes.is_empty() {
-                self.chunks.insert(address, bytes);
-            }
-            address
-        });
-        match self.chunks.get(&start) {
-            Some(bytes) => &bytes[(address - start) as usize..],
-            None => &[],
+    /// Bytes from `address` to the end of their chunk, read if new. None if
+    /// there are none.
+    pub(crate) fn ahead(&mut self, address: u64) -> &[u8] {
+        if self.chunks.get(self.latest).is_none_or(|chunk| chunk.from(address).is_none()) {
+            // The first chunk behind the address; the one before may hold it.
+            let behind = self.chunks.partition_point(|chunk| chunk.start <= address);
+            self.latest = match behind.checked_sub(1) {
+                Some(before) if self.chunks[before].from(address).is_some() => before,
+                _ => {
+                    // Never across a known chunk: one version of each byte.
+                    let next = self.chunks.get(behind);
+                    let limit =
+                        next.map_or(CHUNK, |next| CHUNK.min((next.start - address) as usize));
+                    let mut bytes = vec![0; limit];
+                    let length = self.source.read_code(address, &mut bytes);
+                    if length == 0 {
+                        return &[];
+                    }
+                    bytes.truncate(length);
+                    self.chunks.insert(behind, Chunk { start: address, bytes });
+                    behind
+                }
+            };
         }
+        self.chunks[self.latest].from(address).unwrap_or(&[])
     }
 }
 

@@ -1,20 +1,24 @@
 //! The user's instructions, each decoded and judged once per translation.
 
+mod index;
+mod known;
+
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
-use iced_x86::{
-    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, InstructionInfoOptions, OpAccess,
-};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use crate::cpu::CpuFeatures;
-use crate::flags::{self, Effects};
-use crate::forms::{self, Class};
+use crate::flags::Effects;
+use crate::forms::Class;
 use crate::fragment::{ExitKind, Unsupported};
 use crate::regs::GprSet;
 use crate::source::{CodeCache, CodeSource, MAX_INSTRUCTION};
 use crate::translate::Predictions;
+
+use self::index::Index;
+use self::known::{Judge, Traits};
 
 /// One allowed user instruction.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +69,7 @@ const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// Whether an instruction of these bytes holds those of `endbr64` behind its
 /// first: copied, they would make a second target of indirect branches.
 pub(crate) fn hides_landing_pad(bytes: &[u8]) -> bool {
-    bytes[1..].windows(ENDBR64.len()).any(|window| window == ENDBR64)
+    bytes.len() > ENDBR64.len() && bytes[1..].windows(ENDBR64.len()).any(|window| window == ENDBR64)
 }
 
 /// Hashes addresses: they are close together and nobody chooses them to
@@ -103,26 +107,26 @@ pub(crate) type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher
 
 /// Steps of a large region under the default limits.
 const EXPECTED: usize = 640;
+/// Steps of a region that is not large.
+const FEW: usize = 128;
 
 /// The steps known so far, numbered in the order of their decoding.
 pub(crate) struct Steps<'a> {
     cache: CodeCache<'a>,
-    cpu: CpuFeatures,
-    factory: InstructionInfoFactory,
+    judge: Judge,
     wide: Option<&'a BTreeSet<u64>>,
     list: Vec<(u64, Step)>,
-    index: AddressMap<usize>,
+    index: Index,
 }
 
 impl<'a> Steps<'a> {
     pub(crate) fn new(source: &'a mut dyn CodeSource, cpu: CpuFeatures) -> Self {
         Self {
             cache: CodeCache::new(source),
-            cpu,
-            factory: InstructionInfoFactory::new(),
+            judge: Judge::new(cpu),
             wide: None,
             list: Vec::with_capacity(EXPECTED),
-            index: AddressMap::with_capacity_and_hasher(EXPECTED, Default::default()),
+            index: Index::new(FEW),
         }
     }
 
@@ -143,7 +147,7 @@ impl<'a> Steps<'a> {
 
     /// The number of the step at `address`, if it is known.
     pub(crate) fn find(&self, address: u64) -> Option<usize> {
-        self.index.get(&address).copied()
+        self.index.find(address)
     }
 
     /// The allowed instruction that is step `number`.
@@ -192,65 +196,83 @@ impl<'a> Steps<'a> {
         allowed
     }
 
-    /// Decodes the instruction at an unknown `address`; its number, or none
-    /// if nothing can be read there.
-    pub(crate) fn decode(&mut self, address: u64) -> Option<usize> {
+    /// Decodes the instruction at an unknown `address`, and at most `ahead`
+    /// behind it as long as they are unknown and control just passes through;
+    /// the first one's number, or none if nothing can be read there. Those
+    /// behind it have the numbers behind its own.
+    pub(crate) fn decode(&mut self, address: u64, ahead: usize) -> Option<usize> {
+        let first = self.list.len();
+        let run = self.cache.ahead(address);
+        let mut decoder = Decoder::with_ip(64, run, address, DecoderOptions::NONE);
+        let mut instruction = Instruction::default();
+        while self.list.len() - first <= ahead && run.len() - decoder.position() >= MAX_INSTRUCTION
+        {
+            let at = decoder.position();
+            decoder.decode_out(&mut instruction);
+            let bytes = &run[at..at + MAX_INSTRUCTION];
+            let address = address + at as u64;
+            let step = judge(&mut self.judge, self.wide, &instruction, address, bytes);
+            let passes = matches!(&step, Step::Allowed(guest) if !guest.class.ends_block());
+            self.list.push((address, step));
+            self.index.insert(address, self.list.len() - 1);
+            if !passes || self.index.find(instruction.next_ip()).is_some() {
+                return Some(first);
+            }
+        }
+        if self.list.len() > first { Some(first) } else { self.decode_across(address) }
+    }
+
+    /// Decodes the instruction at an unknown `address` from wherever its
+    /// bytes are.
+    fn decode_across(&mut self, address: u64) -> Option<usize> {
         let mut buffer = [0; MAX_INSTRUCTION];
         let length = self.cache.fetch(address, &mut buffer);
         if length == 0 {
             return None;
         }
-        let step = self.judge(address, &buffer[..length]);
+        let bytes = &buffer[..length];
+        let instruction = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
+        let step = judge(&mut self.judge, self.wide, &instruction, address, bytes);
         self.list.push((address, step));
         self.index.insert(address, self.list.len() - 1);
         Some(self.list.len() - 1)
     }
+}
 
-    fn judge(&mut self, address: u64, bytes: &[u8]) -> Step {
-        let instruction = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
-        let stop = |kind, reason, length| Step::Stop { kind, reason, length };
-        if instruction.is_invalid() {
-            let reason = if bytes.len() < MAX_INSTRUCTION {
-                Unsupported::Unreadable
-            } else {
-                Unsupported::Undecodable
-            };
-            return stop(ExitKind::Unsupported, reason, bytes.len());
-        }
-        let length = instruction.len();
-        if hides_landing_pad(&bytes[..length]) {
-            return stop(ExitKind::Unsupported, Unsupported::Form, length);
-        }
-        match forms::classify(&instruction, self.cpu) {
-            Ok(form) if form.class == Class::Syscall => {
-                stop(ExitKind::Syscall, Unsupported::None, length)
-            }
-            Ok(form) => Step::Allowed(Guest {
-                instruction,
-                class: form.class,
-                raises: form.raises,
-                effects: match form.class {
-                    Class::Hint => Effects::default(),
-                    _ => flags::effects(&instruction),
-                },
-                writes: self.writes(&instruction),
-                wide: self.is_wide(address),
-            }),
-            Err(reason) => stop(ExitKind::Unsupported, reason, length),
-        }
+/// The step that is the `instruction` decoded from the front of `bytes`, which
+/// are all that may belong to it.
+fn judge(
+    judge: &mut Judge,
+    wide: Option<&BTreeSet<u64>>,
+    instruction: &Instruction,
+    address: u64,
+    bytes: &[u8],
+) -> Step {
+    let stop = |kind, reason, length| Step::Stop { kind, reason, length };
+    if instruction.is_invalid() {
+        let reason = if bytes.len() < MAX_INSTRUCTION {
+            Unsupported::Unreadable
+        } else {
+            Unsupported::Undecodable
+        };
+        return stop(ExitKind::Unsupported, reason, bytes.len());
     }
-
-    fn writes(&mut self, instruction: &Instruction) -> GprSet {
-        use OpAccess as A;
-        let options = InstructionInfoOptions::NO_MEMORY_USAGE;
-        let mut writes = GprSet::default();
-        for used in self.factory.info_options(instruction, options).used_registers() {
-            let written =
-                matches!(used.access(), A::Write | A::CondWrite | A::ReadWrite | A::ReadCondWrite);
-            if written && used.register().is_gpr() {
-                writes.insert(used.register());
-            }
+    let length = instruction.len();
+    if hides_landing_pad(&bytes[..length]) {
+        return stop(ExitKind::Unsupported, Unsupported::Form, length);
+    }
+    match judge.judge(instruction) {
+        Ok(traits) if traits.form.class == Class::Syscall => {
+            stop(ExitKind::Syscall, Unsupported::None, length)
         }
-        writes
+        Ok(Traits { form, effects, writes }) => Step::Allowed(Guest {
+            instruction: *instruction,
+            class: form.class,
+            raises: form.raises,
+            effects,
+            writes,
+            wide: wide.is_some_and(|wide| wide.contains(&address)),
+        }),
+        Err(reason) => stop(ExitKind::Unsupported, reason, length),
     }
 }

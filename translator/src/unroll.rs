@@ -4,11 +4,11 @@
 use crate::graph::{Block, BlockId, Graph};
 
 /// Loops of at most this many instructions are unrolled ...
-const MAX_BODY: usize = 24;
+const MAX_BODY: usize = 64;
 /// ... to about this many, ...
-const UNROLLED: usize = 32;
+const UNROLLED: usize = 128;
 /// ... in at most this many copies.
-const MAX_COPIES: usize = 6;
+const MAX_COPIES: usize = 8;
 
 /// A natural loop.
 #[derive(Debug, PartialEq, Eq)]
@@ -177,11 +177,12 @@ mod tests {
             ],
         };
         unroll(&mut graph);
-        assert_eq!(graph.blocks.len(), 4);
-        assert_eq!(successors(&graph, 0), [1]);
-        assert_eq!(successors(&graph, 1), [2]);
-        assert_eq!(successors(&graph, 2), [3]);
-        assert_eq!(successors(&graph, 3), [1]);
+        assert_eq!(graph.blocks.len(), 1 + MAX_COPIES);
+        let last = MAX_COPIES as u32;
+        for block in 0..last {
+            assert_eq!(successors(&graph, block), [block + 1]);
+        }
+        assert_eq!(successors(&graph, last), [1]);
         assert!(graph.blocks[1..].iter().all(|block| block.likely_taken));
     }
 
@@ -192,7 +193,7 @@ mod tests {
             blocks: vec![
                 block(1, End::Next(to(1))),
                 block(2, End::Next(to(2))),
-                block(20, End::Branch { taken: to(2), next: to(3) }),
+                block(MAX_BODY, End::Branch { taken: to(2), next: to(3) }),
                 block(1, End::Branch { taken: to(1), next: out() }),
             ],
         };
@@ -200,7 +201,8 @@ mod tests {
         assert_eq!(loops.len(), 1);
         assert_eq!(loops[0].header, BlockId(2));
         unroll(&mut graph);
-        assert_eq!(graph.blocks.len(), 4);
+        let copies = UNROLLED / MAX_BODY;
+        assert_eq!(graph.blocks.len(), 4 + copies - 1);
     }
 
     #[test]
@@ -216,7 +218,6 @@ mod tests {
         assert_eq!(inner_loops(&graph), []);
     }
 
-    /// Every second turn ends in a jump to the other copy.
     #[test]
     fn both_arms_of_a_loop_are_copied() {
         // 1 { 2 or 3, 4 }
@@ -230,8 +231,9 @@ mod tests {
             ],
         };
         unroll(&mut graph);
-        assert_eq!(graph.blocks.len(), 9);
-        let back = (0..9).filter(|&from| from != 0 && successors(&graph, from).contains(&1));
+        let count = graph.blocks.len() as u32;
+        assert_eq!(count, 5 + 4 * (MAX_COPIES as u32 - 1));
+        let back = (0..count).filter(|&from| from != 0 && successors(&graph, from).contains(&1));
         assert_eq!(back.count(), 1);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! The user's flags are live where no prediction holds, and comparing costs
 //! flags. Where the flags can be made again from what registers still hold,
-//! that is done on a miss, and the comparison is an ordinary one; otherwise
-//! `jrcxz` has to do, which keeps the flags and wants `rcx`.
+//! or are parked in their slot, that is undone on a miss, and the comparison
+//! is an ordinary one; otherwise `jrcxz` has to do, which keeps the flags and
+//! wants `rcx`.
 
 use iced_x86::{Code, Instruction, Register};
 
@@ -33,25 +34,30 @@ impl Lowerer<'_, '_> {
     ) {
         let exit =
             self.exits.exit(&mut self.emit, guest.ip(), ExitKind::Indirect, Unsupported::None);
+        let flags_live = targets.iter().any(|&to| !self.liveness.at(to).is_empty());
+        if self.maker.is_parked() && (flags_live || targets.is_empty()) {
+            self.unpark();
+        }
         if targets.is_empty() {
             self.emit.store(frame_field(frame::TARGET), self.displaced.t);
             self.emit.jmp(exit);
             return;
         }
-        let flags_live = targets.iter().any(|&to| !self.liveness.at(to).is_empty());
         let mut maker = self.maker;
         maker.end(&self.graph.block(from).end, guest);
         let recipe = if flags_live { None } else { maker.recipe(self.steps) };
         match recipe {
-            Some(recipe) => self.compare(recipe, from, targets, next, exit),
+            _ if self.maker.is_parked() => self.compare(None, from, targets, next, exit),
+            Some(recipe) => self.compare(Some(recipe), from, targets, next, exit),
             None => self.compare_by_rcx(from, targets, next, exit),
         }
     }
 
-    /// With ordinary comparisons; `recipe` makes the flags of a miss.
+    /// With ordinary comparisons. On a miss the `recipe` makes the flags;
+    /// without one they are parked.
     fn compare(
         &mut self,
-        recipe: Recipe,
+        recipe: Option<Recipe>,
         from: BlockId,
         targets: &[Target],
         next: Option<BlockId>,
@@ -70,7 +76,10 @@ impl Lowerer<'_, '_> {
             self.emit.lea(t, indexed(t, u, 1, 0));
         }
         self.emit.store(frame_field(frame::TARGET), t);
-        self.remake_flags(&recipe, t, u);
+        match recipe {
+            Some(recipe) => self.remake_flags(&recipe, t, u),
+            None => self.emit.flags_from_slot(),
+        }
         self.emit.jmp(exit);
         self.emit.select(former);
 

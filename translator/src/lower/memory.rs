@@ -68,7 +68,7 @@ impl Lowerer<'_, '_> {
         };
         let ip = instruction.ip();
         let how = How {
-            flags_live: protect == Protect::Live && self.recipe.is_none(),
+            flags_live: protect == Protect::Live && self.flags.need_rax(),
             exact,
             wide: self.steps.is_wide(ip),
         };

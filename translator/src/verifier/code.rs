@@ -332,16 +332,23 @@ fn loads(instruction: &Instruction, offset: i32) -> Option<Register> {
     .then(|| instruction.op0_register())
 }
 
-/// What may stand between a poll and its jump: it only restores.
+/// What may stand between a poll and its jump: it brings the flags and
+/// registers back, neither faults nor takes long.
 fn is_restore(instruction: &Instruction) -> bool {
     let spills = frame::SPILL..frame::spill(frame::SPILL_SLOTS - 1) + 1;
+    let from_slot = || {
+        frame_offset(instruction)
+            .is_some_and(|offset| spills.contains(&offset) && loads(instruction, offset).is_some())
+    };
     match instruction.mnemonic() {
-        Mnemonic::Sahf => true,
-        Mnemonic::Add => {
-            instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::AL
-        }
-        Mnemonic::Mov => frame_offset(instruction)
-            .is_some_and(|offset| spills.contains(&offset) && loads(instruction, offset).is_some()),
+        Mnemonic::Sahf | Mnemonic::Lea => true,
+        Mnemonic::Mov if operands::has_memory(instruction) => from_slot(),
+        Mnemonic::Mov
+        | Mnemonic::Add
+        | Mnemonic::Sub
+        | Mnemonic::Xor
+        | Mnemonic::Cmp
+        | Mnemonic::Test => !operands::has_memory(instruction),
         _ => false,
     }
 }

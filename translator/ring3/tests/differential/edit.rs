@@ -3,7 +3,7 @@
 
 use iced_x86::{
     BlockEncoder, BlockEncoderOptions, Decoder, DecoderOptions, Instruction, InstructionBlock,
-    OpKind,
+    OpKind, Register,
 };
 use ub_translator::fragment::{Fixup, Parts};
 
@@ -92,6 +92,15 @@ impl Editor {
 
     /// The fragment again. `None` if it cannot be encoded.
     pub fn finish(self) -> Option<Parts> {
+        // The encoder takes it for granted that both have the same width.
+        let is_mixed = |item: &Item| {
+            let (base, index) = (item.instruction.memory_base(), item.instruction.memory_index());
+            let both = base != Register::None && index.is_gpr();
+            both && base.size() != index.size()
+        };
+        if self.items.iter().any(is_mixed) {
+            return None;
+        }
         let mut instructions = Vec::with_capacity(self.items.len());
         for item in &self.items {
             let mut i = if item.leaves {

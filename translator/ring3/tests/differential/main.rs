@@ -29,6 +29,7 @@ mod polls;
 mod program;
 mod random;
 mod rng;
+mod show;
 mod shrink;
 mod worker;
 

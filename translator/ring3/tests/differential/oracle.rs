@@ -2,18 +2,19 @@
 
 use crate::case::{Case, Patterns, predictions};
 use crate::program::Image;
+use crate::show::{around, listing};
 use iced_x86::{Decoder, DecoderOptions};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use ub_ring3::memory::Snapshot;
 use ub_ring3::state::{ARITHMETIC_FLAGS, gpr};
 use ub_ring3::{
-    CpuState, GuestMemory, Loaded, NativeStop, PollWords, Runner, run_native_until, step_native,
+    CpuState, GuestMemory, Loaded, NativeStop, PollWords, Runner, run_native, run_native_until,
+    step_native,
 };
-use ub_translator::fragment::{ExitKind, Fragment, Parts, Translated, Unsupported};
+use ub_translator::fragment::{ExitKind, Fragment, Parts, Translated};
 use ub_translator::verifier::verify;
 use ub_translator::{SliceSource, TranslateError, translate};
 
@@ -23,8 +24,11 @@ const TOP_HOLE: u64 = 0u64.wrapping_sub(2 << 20);
 const KERNEL: u64 = 0xffff_8000_0000_0000;
 /// One past the highest user address that a program can map.
 const USER_END: u64 = 1 << 47;
-/// How often an instruction is looked at before its state counts as not seen.
-const VISITS: usize = 1500;
+/// So many instructions and repetitions of a program are stepped through. What
+/// lies behind is not looked at; few programs run so long.
+const STEPS: usize = 20_000;
+/// An instruction is looked at so often before that.
+const VISITS: usize = 12;
 
 /// A difference, or worse.
 #[derive(Debug)]
@@ -59,6 +63,8 @@ pub struct Oracle {
     runner: Runner,
     /// The last ride took an injected fault.
     hit: bool,
+    /// Where it tells that the program runs natively, by 1.
+    pub natively: Option<&'static AtomicU64>,
     /// Where the last ride branched to a non-canonical address.
     stray: Option<u64>,
     /// Without it a planted bug is seen by its effects only.
@@ -71,7 +77,8 @@ struct End {
     state: CpuState,
 }
 
-type Cache = BTreeMap<u64, Option<(Rc<Loaded>, Parts)>>;
+/// The fragments of a program by entry; none where nothing can be run.
+pub type Cache = BTreeMap<u64, Option<(Rc<Loaded>, Parts)>>;
 
 /// A program at its place.
 struct Placed<'a> {
@@ -88,7 +95,7 @@ impl Oracle {
         ];
         let patterns = Patterns::new(&mut memories[0]);
         let runner = Runner::new().expect("the runner can be set up");
-        Self { memories, patterns, runner, hit: false, stray: None, verifies: true }
+        Self { memories, patterns, runner, hit: false, stray: None, natively: None, verifies: true }
     }
 
     /// Compares. `Ok(None)` if the program cannot be assembled.
@@ -100,8 +107,12 @@ impl Oracle {
         let Some(mut image) = case.program.assemble(base) else { return Ok(None) };
         // What an earlier program left behind must not matter.
         image.code.extend([0xcc; 16]);
+        // In the guest's memory the program ends with a trap, all the time: it
+        // may read its own code. The translator gets to see the `syscall`.
+        let mut placed_code = image.code.clone();
+        placed_code[(image.end - base) as usize] = 0xcc;
         let memory = &mut self.memories[usize::from(case.low)];
-        if memory.write_code(0, &image.code).is_err() {
+        if memory.write_code(0, &placed_code).is_err() {
             return Ok(None);
         }
         let placed = Placed { case, image: &image, base };
@@ -143,17 +154,23 @@ impl Oracle {
 
     fn native(&mut self, placed: &Placed<'_>) -> (End, Snapshot) {
         self.reset(placed);
-        let end = self.natively(placed, placed.base, placed.case.state.clone());
+        let natively = self.natively;
+        let tell = |value| {
+            if let Some(natively) = natively {
+                natively.store(value, Ordering::Relaxed);
+            }
+        };
+        tell(1);
+        let end = Self::run_natively(placed.base, placed.case.state.clone());
+        tell(0);
         self.settle(placed);
         (end, self.memory(placed).snapshot())
     }
 
-    fn natively(&mut self, placed: &Placed<'_>, from: u64, mut state: CpuState) -> End {
-        let stops = [placed.image.end];
-        // SAFETY: generated programs end, make no system call before their
-        // end, and reach only their own memory or none.
-        let stop = unsafe { run_native_until(self.memory(placed), from, &stops, &mut state) }
-            .expect("native code can be run");
+    fn run_natively(from: u64, mut state: CpuState) -> End {
+        // SAFETY: generated programs end, make no system call, and reach only
+        // their own memory or none.
+        let stop = unsafe { run_native(from, &mut state) }.expect("native code can be run");
         End { stop, state }
     }
 
@@ -172,7 +189,7 @@ impl Oracle {
         self.runner.raise_poll_after(0);
         let ended = result.map(|(at, state, stop)| match stop {
             Some(stop) => End { stop, state },
-            None => self.natively(placed, at, state),
+            None => Self::run_natively(at, state),
         });
         self.settle(placed);
         ended
@@ -350,7 +367,7 @@ impl Oracle {
             let hit = self.hit;
             let ours = match stop {
                 Some(stop) => End { stop, state: state.clone() },
-                None => self.natively(placed, at, state.clone()),
+                None => Self::run_natively(at, state.clone()),
             };
             self.settle(placed);
             self.same(placed, reference, expected, &ours, &what)?;
@@ -362,41 +379,65 @@ impl Oracle {
         Ok(())
     }
 
-    /// Err unless the CPU, running the program, has `state` at `at` one time.
+    /// Whether the CPU has `state` when it first reaches `at`, or soon. The
+    /// breakpoint may disturb a program that reads its own code.
+    fn seen_at_breakpoint(&mut self, placed: &Placed<'_>, at: u64, state: &CpuState) -> bool {
+        self.reset(placed);
+        let mut native = placed.case.state.clone();
+        let mut from = placed.base;
+        let mut seen = false;
+        for _ in 0..VISITS {
+            if from != at {
+                // SAFETY: as in `run_natively`.
+                let stop =
+                    unsafe { run_native_until(self.memory(placed), from, &[at], &mut native) };
+                if stop.ok() != Some(NativeStop::Trap(at)) {
+                    break;
+                }
+            }
+            seen = native.differences(state, 0).is_empty();
+            from = at;
+            if seen || self.step(&mut from, &mut native).is_some() {
+                break;
+            }
+        }
+        self.settle(placed);
+        seen
+    }
+
+    /// Err unless the CPU, stepping through the program, has `state` at `at`
+    /// one time.
     fn seen_natively(
         &mut self,
         placed: &Placed<'_>,
         at: u64,
         state: &CpuState,
     ) -> Result<(), String> {
+        if self.seen_at_breakpoint(placed, at, state) {
+            return Ok(());
+        }
         self.reset(placed);
         let mut native = placed.case.state.clone();
-        let mut from = placed.base;
+        let mut ip = placed.base;
         let mut first = None;
-        let stops = [at, placed.image.end];
-        let stops = if at == placed.image.end { &stops[1..] } else { &stops[..] };
-        for _ in 0..VISITS {
-            if from != at {
-                // SAFETY: as in `natively`.
-                let stop =
-                    unsafe { run_native_until(self.memory(placed), from, stops, &mut native) }
-                        .expect("native code can be run");
-                if stop != NativeStop::Trap(at) {
+        let mut seen = true;
+        for _ in 0..STEPS {
+            if ip == at {
+                let differences = native.differences(state, 0);
+                if differences.is_empty() {
                     break;
                 }
+                first.get_or_insert(differences);
             }
-            let differences = native.differences(state, 0);
-            if differences.is_empty() {
-                self.settle(placed);
-                return Ok(());
-            }
-            first.get_or_insert(differences);
-            from = at;
-            if self.step(&mut from, &mut native).is_some() {
+            if ip == placed.image.end || self.step(&mut ip, &mut native).is_some() {
+                seen = false;
                 break;
             }
         }
         self.settle(placed);
+        if seen {
+            return Ok(());
+        }
         Err(format!("the CPU never has this state at {at:#x}; at its first visit: {first:#?}"))
     }
 
@@ -455,43 +496,4 @@ pub fn leak(state: &CpuState, loaded: &Loaded, private: &[Range<u64>]) -> Option
         .copied()
         .chain(words)
         .find(|v| code.contains(v) || private.iter().any(|r| r.contains(v)))
-}
-
-fn listing(cache: &Cache) -> String {
-    let mut text = String::new();
-    for (entry, known) in cache {
-        let Some((_, parts)) = known else {
-            let _ = writeln!(text, "{entry:#x}: useless");
-            continue;
-        };
-        let _ = writeln!(text, "{entry:#x}:");
-        let marks: BTreeMap<u32, u64> = parts.map.iter().map(|&(ip, at)| (at, ip)).collect();
-        for i in Decoder::with_ip(64, &parts.code, 0, DecoderOptions::NONE).iter() {
-            if let Some(ip) = marks.get(&(i.ip() as u32)) {
-                let _ = writeln!(text, "  ; {ip:#x}");
-            }
-            let _ = writeln!(text, "  {:#06x} {i}", i.ip());
-        }
-        for (id, exit) in parts.exits.iter().enumerate() {
-            let reason = match exit.reason {
-                Unsupported::None => String::new(),
-                reason => format!(" {reason:?}"),
-            };
-            let _ = writeln!(text, "  exit {id}: {:?} {:#x}{reason}", exit.kind, exit.user_ip);
-        }
-    }
-    text
-}
-
-/// The instructions of `code` around `offset`.
-pub fn around(code: &[u8], offset: usize) -> String {
-    let mut out = String::new();
-    for i in Decoder::with_ip(64, code, 0, DecoderOptions::NONE).iter() {
-        let at = i.ip() as usize;
-        if at + 100 > offset && at < offset + 60 {
-            let mark = if at == offset { ">" } else { " " };
-            let _ = writeln!(out, "{mark}{at:#06x} {i}");
-        }
-    }
-    out
 }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64};
 
 /// A piece of work that takes longer hangs; in seconds.
-const ALARM_SECONDS: u32 = 30;
+const ALARM_SECONDS: u32 = 15;
 
 const HANG: &str = ", it hung";
 
@@ -106,6 +106,8 @@ impl Child {
 pub struct Shared {
     /// What each worker is at.
     pub current: [AtomicU64; 8],
+    /// Whether it runs that natively.
+    pub natively: [AtomicU64; 8],
     pub done: AtomicU64,
     pub counts: [AtomicU64; 16],
     /// By code: whether a program held it.

@@ -58,9 +58,12 @@ impl Generator<'_> {
         let Some(saved) = self.reserve() else { return self.pushes_and_pops() };
         let (rsp, saved64) = (Register::RSP, r64(saved));
         self.emit(Instruction::with2(Code::Mov_r64_rm64, saved64, rsp));
+        // What moves it up by a little stays below what is in use.
+        self.emit(Instruction::with2(Code::Sub_rm64_imm32, rsp, 640));
         let value = self.rng.below(127) as i32;
         let source = r64(self.source());
-        match self.rng.below(9) {
+        let way = self.rng.below(9);
+        match way {
             0 => self.emit(Instruction::with2(Code::Or_rm64_imm8, rsp, value)),
             1 => self.emit(Instruction::with2(Code::Xor_rm64_imm8, rsp, value)),
             2 => self.emit(Instruction::with2(Code::Xor_r64_rm64, rsp, source)),
@@ -82,8 +85,8 @@ impl Generator<'_> {
             7 => self.emit(Instruction::with2(Code::Add_r64_rm64, rsp, source)),
             _ => self.emit(Instruction::with2(Code::And_rm64_imm32, rsp, -4096)),
         }
-        if self.rng.chance(30) {
-            // Often this is nobody's memory.
+        // Behind a sum it could be anywhere, in what is in use as well.
+        if self.rng.chance(30) && !matches!(way, 2 | 4 | 6 | 7) {
             self.emit(Instruction::with1(Code::Push_r64, source));
         }
         self.emit(Instruction::with2(Code::Mov_r64_rm64, rsp, saved64));
