@@ -3,11 +3,15 @@
 //! Branches begin long and shrink in a few passes over the sizes; every
 //! instruction is encoded once.
 
+mod encode;
+
 use std::ops::RangeInclusive;
 
-use iced_x86::{Code, Encoder};
+use iced_x86::Code;
 
 use crate::emit::{Emitter, Item, Label, Operation, SECTIONS};
+
+use self::encode::Encoding;
 
 /// The bytes of a fragment and the tables that go with them.
 #[derive(Debug)]
@@ -70,11 +74,25 @@ impl Branch {
     }
 }
 
-/// A branch that may still shrink.
-struct Open {
-    item: usize,
-    target: usize,
+/// A place between instructions: how many bytes that are not branches lie
+/// before it, and how many branches.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    plain: u32,
+    branches: u32,
+}
+
+/// A branch whose size is to be found.
+struct Jump {
+    place: Place,
+    /// Where it leads; none for the runner.
+    label: Option<Label>,
+    /// The same, when all places are known.
+    target: Option<Place>,
     branch: Branch,
+    size: u8,
+    /// It cannot shrink any more.
+    settled: bool,
 }
 
 /// The items in their final order.
@@ -82,8 +100,13 @@ struct Assembly<'a> {
     emitter: &'a Emitter,
     /// Index of each section's first item.
     first: [usize; SECTIONS],
-    sizes: Vec<u8>,
-    offsets: Vec<u32>,
+    /// Where each item begins.
+    places: Vec<Place>,
+    jumps: Vec<Jump>,
+    /// What may fault, and where it continues then.
+    landings: Vec<(Place, Label)>,
+    /// Sum of the sizes of the branches before each, and of all.
+    before: Vec<u32>,
 }
 
 /// Encodes everything. Err is a description of a translator bug.
@@ -96,11 +119,14 @@ pub(crate) fn assemble(emitter: &Emitter) -> Result<Assembled, String> {
     let mut assembly = Assembly {
         emitter,
         first,
-        sizes: Vec::with_capacity(count),
-        offsets: Vec::with_capacity(count),
+        places: Vec::with_capacity(count),
+        jumps: Vec::with_capacity(count / 3),
+        landings: Vec::with_capacity(count / 6),
+        before: Vec::new(),
     };
-    let (plain, open) = assembly.encode_plain()?;
-    assembly.shrink(open);
+    let plain = assembly.encode_plain()?;
+    assembly.find_targets()?;
+    assembly.shrink();
     assembly.finish(&plain)
 }
 
@@ -109,122 +135,133 @@ impl<'a> Assembly<'a> {
         self.emitter.sections.iter().flatten()
     }
 
-    fn index_of(&self, label: Label) -> Result<usize, String> {
+    fn place_of(&self, label: Label) -> Result<Place, String> {
         let (section, index) =
             self.emitter.place_of(label).ok_or_else(|| format!("{label:?} is not bound"))?;
-        let index = self.first[section as usize] + index;
-        let last = self.emitter.sections.iter().map(Vec::len).sum::<usize>();
-        if index < last { Ok(index) } else { Err("a label behind the last instruction".into()) }
+        let place = self.places.get(self.first[section as usize] + index);
+        place.copied().ok_or_else(|| "a label behind the last instruction".into())
     }
 
-    /// Encodes what is not a branch, one behind the other, and finds the sizes.
-    fn encode_plain(&mut self) -> Result<(Vec<u8>, Vec<Open>), String> {
-        let mut encoder = Encoder::new(64);
-        let mut open = Vec::new();
-        for (i, item) in self.items().enumerate() {
-            let size = match &item.operation {
-                Operation::Plain(instruction) => encoder
-                    .encode(instruction, 0)
-                    .map_err(|error| format!("encoding failed: {error}"))?
-                    as u8,
-                Operation::Branch(branch, label) => {
-                    let target = self.index_of(*label)?;
-                    open.push(Open { item: i, target, branch: *branch });
-                    branch.first_size()
+    fn offset(&self, place: Place) -> u32 {
+        place.plain + self.before[place.branches as usize]
+    }
+
+    /// Encodes what is not a branch, one behind the other.
+    fn encode_plain(&mut self) -> Result<Vec<u8>, String> {
+        // Few instructions are longer on average.
+        let mut encoding = Encoding::new(6 * self.places.capacity());
+        for item in self.items() {
+            let place =
+                Place { plain: encoding.code.len() as u32, branches: self.jumps.len() as u32 };
+            self.places.push(place);
+            if let Some(landing) = item.landing {
+                self.landings.push((place, landing));
+            }
+            let (branch, label) = match &item.operation {
+                Operation::Plain(instruction) => {
+                    encoding.push(instruction)?;
+                    continue;
                 }
-                Operation::Leave => {
-                    open.push(Open { item: i, target: usize::MAX, branch: Branch::Always });
-                    Branch::Always.first_size()
-                }
+                Operation::Branch(branch, label) => (*branch, Some(*label)),
+                Operation::Leave => (Branch::Always, None),
             };
-            self.sizes.push(size);
+            let size = branch.first_size();
+            self.jumps.push(Jump { place, label, target: None, branch, size, settled: false });
         }
-        Ok((encoder.take_buffer(), open))
+        Ok(encoding.code)
+    }
+
+    /// Finds out where the branches lead.
+    fn find_targets(&mut self) -> Result<(), String> {
+        let mut jumps = std::mem::take(&mut self.jumps);
+        for jump in &mut jumps {
+            if let Some(label) = jump.label {
+                jump.target = Some(self.place_of(label)?);
+            }
+        }
+        self.jumps = jumps;
+        Ok(())
     }
 
     /// Chooses the form of every branch and thereby all offsets.
-    fn shrink(&mut self, mut open: Vec<Open>) {
+    fn shrink(&mut self) {
         let mut at = 0;
-        for &size in &self.sizes {
-            self.offsets.push(at);
-            at += u32::from(size);
+        self.before.reserve(self.jumps.len() + 1);
+        for jump in &self.jumps {
+            self.before.push(at);
+            at += u32::from(jump.size);
         }
+        self.before.push(at);
         for _ in 0..PASSES {
-            if self.pass(&mut open) == 0 {
+            if self.pass() == 0 {
                 break;
             }
         }
     }
 
-    /// Looks at each open branch once, in order, drops those that are settled
-    /// and moves what lies behind. Returns by how much the code got shorter.
-    fn pass(&mut self, open: &mut Vec<Open>) -> u32 {
-        let Self { sizes, offsets, .. } = self;
+    /// Looks at each open branch once, in order, and moves what lies behind.
+    /// Returns by how much the code got shorter.
+    fn pass(&mut self) -> u32 {
+        let Self { jumps, before, .. } = self;
         let mut gained = 0;
-        let mut moved = 0;
-        open.retain(|&Open { item, target, branch }| {
-            for offset in &mut offsets[moved..=item] {
-                *offset -= gained;
+        for (i, jump) in jumps.iter_mut().enumerate() {
+            before[i] -= gained;
+            if jump.settled {
+                continue;
             }
-            moved = item + 1;
-            let here = i64::from(offsets[item]) + i64::from(SHORT);
-            let (size, settled) = match offsets.get(target) {
-                None => (branch.near_size(), true),
-                Some(&to) => {
+            let here = i64::from(jump.place.plain + before[i]) + i64::from(SHORT);
+            let size = match jump.target {
+                None => {
+                    jump.settled = true;
+                    jump.branch.near_size()
+                }
+                Some(target) => {
+                    let to = target.plain + before[target.branches as usize];
                     // What lies ahead moves later in this pass.
-                    let to = if target > item { to - gained } else { to };
+                    let to = if target.branches as usize > i { to - gained } else { to };
                     let distance = i64::from(to) - here;
-                    if i8::try_from(distance).is_ok() {
-                        (SHORT, true)
-                    } else {
-                        (branch.near_size(), !NEARBY.contains(&distance))
-                    }
+                    let short = i8::try_from(distance).is_ok();
+                    jump.settled = short || !NEARBY.contains(&distance);
+                    if short { SHORT } else { jump.branch.near_size() }
                 }
             };
-            gained += u32::from(sizes[item] - size);
-            sizes[item] = size;
-            !settled
-        });
-        for offset in &mut offsets[moved..] {
-            *offset -= gained;
+            gained += u32::from(jump.size - size);
+            jump.size = size;
         }
+        before[jumps.len()] -= gained;
         gained
     }
 
     /// Puts the branches between the `plain` instructions and fills the tables.
     fn finish(&self, plain: &[u8]) -> Result<Assembled, String> {
-        let total = self.offsets.last().map_or(0, |last| *last as usize)
-            + self.sizes.last().map_or(0, |last| usize::from(*last));
-        let mut code = Vec::with_capacity(total);
-        let mut fixups = Vec::new();
+        let mut code = Vec::with_capacity(plain.len() + self.before[self.jumps.len()] as usize);
         let mut relocations = Vec::new();
-        let mut plain = plain;
-        for (i, item) in self.items().enumerate() {
-            let size = self.sizes[i];
-            match &item.operation {
-                Operation::Plain(_) => {
-                    let (bytes, rest) = plain.split_at(usize::from(size));
-                    code.extend_from_slice(bytes);
-                    plain = rest;
+        let mut done = 0;
+        for jump in &self.jumps {
+            let at = jump.place.plain as usize;
+            code.extend_from_slice(&plain[done..at]);
+            done = at;
+            match jump.target {
+                Some(target) => {
+                    let end = code.len() as i64 + i64::from(jump.size);
+                    let distance = i64::from(self.offset(target)) - end;
+                    jump.branch.encode(jump.size, distance, &mut code)?;
                 }
-                Operation::Branch(branch, label) => {
-                    let target = self.offsets[self.index_of(*label)?];
-                    let distance = i64::from(target) - (code.len() as i64 + i64::from(size));
-                    branch.encode(size, distance, &mut code)?;
-                }
-                Operation::Leave => {
-                    Branch::Always.encode(size, 0, &mut code)?;
+                None => {
+                    jump.branch.encode(jump.size, 0, &mut code)?;
                     relocations.push(code.len() as u32 - 4);
                 }
             }
-            if let Some(landing) = item.landing {
-                fixups.push((self.offsets[i], self.offsets[self.index_of(landing)?]));
-            }
+        }
+        code.extend_from_slice(&plain[done..]);
+        let mut fixups = Vec::with_capacity(self.landings.len());
+        for &(place, landing) in &self.landings {
+            fixups.push((self.offset(place), self.offset(self.place_of(landing)?)));
         }
         let mut map = Vec::with_capacity(self.emitter.marks.len());
         for &(ip, section, index) in &self.emitter.marks {
-            let index = self.first[section as usize] + index;
-            map.push((ip, self.offsets.get(index).copied().unwrap_or(code.len() as u32)));
+            let place = self.places.get(self.first[section as usize] + index);
+            map.push((ip, place.map_or(code.len() as u32, |place| self.offset(*place))));
         }
         Ok(Assembled { code, fixups, relocations, map })
     }

@@ -41,6 +41,9 @@ impl Undo {
 /// What was emitted already, and where it begins.
 type Known<Key> = HashMap<Key, Label, BuildHasherDefault<AddressHasher>>;
 
+/// Exits of a fragment of some size.
+const EXPECTED: usize = 100;
+
 /// Makes every exit once and remembers it.
 #[derive(Debug)]
 pub(crate) struct Exits {
@@ -57,8 +60,8 @@ pub(crate) struct Exits {
 impl Exits {
     pub(crate) fn new(emit: &mut Emitter, displaced: Displaced) -> Self {
         Self {
-            list: Vec::new(),
-            stubs: Known::default(),
+            list: Vec::with_capacity(EXPECTED),
+            stubs: Known::with_capacity_and_hasher(EXPECTED, Default::default()),
             undos: Known::default(),
             restore: emit.label(),
             restore_indirect: emit.label(),

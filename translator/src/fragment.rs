@@ -109,7 +109,7 @@ pub struct Parts {
     pub relocations: Vec<u32>,
     /// User code this was made from, sorted and disjoint.
     pub sources: Vec<Range<u64>>,
-    /// How many user instructions were translated.
+    /// How many user instructions were translated, copies not counted.
     pub guest_instructions: u32,
     /// (user address, code offset) of each translated instruction in emission
     /// order; for people and tests, not for the module.

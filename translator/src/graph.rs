@@ -189,7 +189,7 @@ pub(crate) fn build(region: &Region, steps: &Steps, budget: usize) -> Graph {
         region,
         steps,
         blocks: Vec::with_capacity(region.instructions / 3),
-        known: HashMap::default(),
+        known: HashMap::with_capacity_and_hasher(region.instructions / 3, Default::default()),
         queue: Vec::new(),
         contexts: vec![Context {
             parent: None,

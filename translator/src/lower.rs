@@ -39,7 +39,6 @@ pub(crate) type Refused = BTreeMap<u64, Unsupported>;
 pub(crate) struct Lowered {
     pub emitter: Emitter,
     pub exits: Vec<Exit>,
-    pub instructions: usize,
 }
 
 /// Arithmetic flags live around one instruction.
@@ -113,7 +112,7 @@ pub(crate) fn lower(
     displaced: Displaced,
 ) -> Result<Lowered, Refused> {
     let blocks = || layout.order.iter().map(|&block| graph.block(block));
-    let instructions = blocks().map(Block::len).sum();
+    let instructions: usize = blocks().map(Block::len).sum();
     let mut emit = Emitter::new(5 * instructions);
     let labels = blocks().map(|_| Labels { entry: emit.label(), inner: emit.label() }).collect();
     let exits = Exits::new(&mut emit, displaced);
@@ -149,7 +148,7 @@ pub(crate) fn lower(
     }
     let Lowerer { mut emit, exits, .. } = lowerer;
     let exits = exits.finish(&mut emit);
-    Ok(Lowered { emitter: emit, exits, instructions })
+    Ok(Lowered { emitter: emit, exits })
 }
 
 impl Lowerer<'_, '_> {

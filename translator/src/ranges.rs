@@ -180,15 +180,11 @@ impl Ranges {
         let flags_live = !matches!(flags, FlagsState::Dead);
         let instruction = &guest.instruction;
         match guest.class {
-            Class::Plain => {
-                if forms::memory_operand(instruction).is_some() {
-                    parks = self.access(guest, flags, displaced);
-                }
+            Class::Plain if forms::memory_operand(instruction).is_some() => {
+                parks = self.access(guest, flags, displaced);
             }
-            Class::Locked | Class::BitString | Class::String => {
-                if flags_live {
-                    self.lose(Register::RAX);
-                }
+            Class::Locked | Class::BitString | Class::String if flags_live => {
+                self.lose(Register::RAX);
             }
             Class::Push => {
                 if forms::memory_operand(instruction).is_some() {

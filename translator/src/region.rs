@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{OpKind, Register};
 
 use crate::forms::Class;
 use crate::fragment::{ExitKind, Unsupported};
@@ -20,6 +20,8 @@ struct Mark {
     taken: bool,
     /// A block begins here.
     leader: bool,
+    /// Number of the function that it was first reached in.
+    function: u32,
 }
 
 /// The steps of one fragment, before they are arranged in blocks.
@@ -32,17 +34,32 @@ pub(crate) struct Region {
     marks: Vec<Mark>,
     /// Targets worth comparing with, by the address of the indirect branch.
     predicted: AddressMap<Vec<u64>>,
-    /// How many direct calls lead to each callee.
-    calls: AddressMap<u32>,
+    /// Numbers of the functions by their addresses.
+    numbers: AddressMap<u32>,
+    functions: Vec<Function>,
 }
+
+/// What is called in the region; the fragment begins in the first.
+#[derive(Debug, Default)]
+struct Function {
+    /// How many direct calls lead to it.
+    calls: u32,
+    /// A return of it is in the region, so what follows its calls is reached.
+    returns: bool,
+    /// What follows calls of it, with the calling function, until then.
+    sites: Vec<Place>,
+}
+
+/// An address, and the number of the function that it was reached in.
+type Place = (u64, u32);
 
 struct Discovery<'a, 'b> {
     steps: &'a mut Steps<'b>,
     predictions: &'a Predictions,
     region: Region,
     /// What is known to be needed; goes before the rest.
-    hot: Vec<u64>,
-    queue: VecDeque<u64>,
+    hot: Vec<Place>,
+    queue: VecDeque<Place>,
     limit: usize,
 }
 
@@ -59,11 +76,13 @@ pub(crate) fn discover(
         instructions: 0,
         marks: vec![Mark::default(); steps.len()],
         predicted: AddressMap::default(),
-        calls: AddressMap::default(),
+        numbers: AddressMap::default(),
+        functions: Vec::new(),
     };
-    let queue = VecDeque::from([entry]);
+    let queue = VecDeque::from([(entry, 0)]);
     let hot = Vec::new();
     let mut discovery = Discovery { steps, predictions, region, hot, queue, limit: limit.max(1) };
+    discovery.function(entry);
     while let Some(start) = discovery.hot.pop().or_else(|| discovery.queue.pop_front()) {
         discovery.walk(start);
     }
@@ -78,7 +97,7 @@ pub(crate) fn discover(
 impl Discovery<'_, '_> {
     /// Takes the steps from `start` to the next control-flow instruction,
     /// stop, or known code.
-    fn walk(&mut self, start: u64) {
+    fn walk(&mut self, (start, function): Place) {
         let mut at = start;
         let mut previous = None;
         loop {
@@ -86,7 +105,12 @@ impl Discovery<'_, '_> {
             if let Some(number) = known
                 && self.region.marks.get(number).is_some_and(|mark| mark.taken)
             {
-                self.region.marks[number].leader = true;
+                let mark = &mut self.region.marks[number];
+                mark.leader = true;
+                if mark.function != function {
+                    // Shared code may return for both.
+                    self.returns(function);
+                }
                 return;
             }
             if self.region.instructions >= self.limit {
@@ -101,7 +125,7 @@ impl Discovery<'_, '_> {
             }
             // The steps of a block have consecutive numbers.
             let leader = previous.is_none_or(|previous| number != previous + 1);
-            self.region.marks[number] = Mark { taken: true, leader };
+            self.region.marks[number] = Mark { taken: true, leader, function };
             previous = Some(number);
             let Step::Allowed(guest) = self.steps.get(number) else {
                 return;
@@ -109,7 +133,7 @@ impl Discovery<'_, '_> {
             self.region.instructions += 1;
             if guest.class.ends_block() {
                 let guest = *guest;
-                self.follow(&guest);
+                self.follow(&guest, function);
                 return;
             }
             at = guest.next_ip();
@@ -118,35 +142,36 @@ impl Discovery<'_, '_> {
 
     /// Queues where control may go: the straight path first, so that the
     /// limit cuts off the rare branches.
-    fn follow(&mut self, guest: &Guest) {
+    fn follow(&mut self, guest: &Guest, function: u32) {
         let instruction = &guest.instruction;
+        let to = instruction.near_branch_target();
         match guest.class {
             Class::Branch | Class::CounterBranch => {
-                self.later(instruction.near_branch_target());
-                self.soon(guest.next_ip());
+                self.later((to, function));
+                self.soon((guest.next_ip(), function));
             }
-            Class::Jump => self.soon(instruction.near_branch_target()),
+            Class::Jump => self.soon((to, function)),
             Class::Call => {
-                let callee = instruction.near_branch_target();
-                *self.region.calls.entry(callee).or_default() += 1;
-                self.soon(guest.next_ip());
-                self.soon(callee);
+                let callee = self.call(to, (guest.next_ip(), function));
+                self.region.functions[callee as usize].calls += 1;
+                self.soon((to, callee));
             }
-            Class::IndirectJump | Class::IndirectCall => {
-                let targets = self.predict(instruction);
-                if guest.class == Class::IndirectCall && !targets.is_empty() {
-                    self.soon(guest.next_ip());
+            Class::IndirectJump => {
+                for (target, seen) in self.predict(guest).into_iter().rev() {
+                    self.predicted((target, function), seen);
                 }
-                let seen = self.predictions.targets.contains_key(&guest.ip());
-                for &target in targets.iter().rev() {
-                    if seen { self.hot.push(target) } else { self.soon(target) }
+            }
+            Class::IndirectCall => {
+                for (target, seen) in self.predict(guest).into_iter().rev() {
+                    let callee = self.call(target, (guest.next_ip(), function));
+                    self.predicted((target, callee), seen);
                 }
-                self.region.predicted.insert(guest.ip(), targets);
             }
             Class::Return => {
+                self.returns(function);
                 if let Some(targets) = self.predictions.targets.get(&guest.ip()) {
                     let targets: Vec<u64> = targets.iter().copied().take(MAX_TARGETS).collect();
-                    self.hot.extend(&targets);
+                    self.hot.extend(targets.iter().map(|&target| (target, 0)));
                     self.region.predicted.insert(guest.ip(), targets);
                 }
             }
@@ -154,43 +179,79 @@ impl Discovery<'_, '_> {
         }
     }
 
-    fn soon(&mut self, address: u64) {
-        if self.predictions.exit_targets.contains(&address) {
-            self.hot.push(address);
+    /// The number of the function at `callee`.
+    fn function(&mut self, callee: u64) -> u32 {
+        let functions = &mut self.region.functions;
+        *self.region.numbers.entry(callee).or_insert_with(|| {
+            functions.push(Function::default());
+            functions.len() as u32 - 1
+        })
+    }
+
+    /// Takes a call of `callee` that returns to `site` into account.
+    fn call(&mut self, callee: u64, site: Place) -> u32 {
+        let number = self.function(callee);
+        let function = &mut self.region.functions[number as usize];
+        if function.returns {
+            self.soon(site);
         } else {
-            self.queue.push_front(address);
+            function.sites.push(site);
+        }
+        number
+    }
+
+    /// What follows the calls of `function` is reached.
+    fn returns(&mut self, function: u32) {
+        let function = &mut self.region.functions[function as usize];
+        function.returns = true;
+        for site in std::mem::take(&mut function.sites) {
+            self.soon(site);
         }
     }
 
-    fn later(&mut self, address: u64) {
-        if self.predictions.exit_targets.contains(&address) {
-            self.hot.push(address);
+    fn predicted(&mut self, place: Place, seen: bool) {
+        if seen { self.hot.push(place) } else { self.soon(place) }
+    }
+
+    fn soon(&mut self, place: Place) {
+        if self.predictions.exit_targets.contains(&place.0) {
+            self.hot.push(place);
         } else {
-            self.queue.push_back(address);
+            self.queue.push_front(place);
         }
     }
 
-    /// Targets worth comparing with: what was seen, else what a constant
-    /// slot (GOT) holds now.
-    fn predict(&mut self, instruction: &Instruction) -> Vec<u64> {
+    fn later(&mut self, place: Place) {
+        if self.predictions.exit_targets.contains(&place.0) {
+            self.hot.push(place);
+        } else {
+            self.queue.push_back(place);
+        }
+    }
+
+    /// Targets worth comparing with, and whether they were seen: else there is
+    /// only what a constant slot (GOT) holds now.
+    fn predict(&mut self, guest: &Guest) -> Vec<(u64, bool)> {
+        let instruction = &guest.instruction;
+        let seen = self.predictions.targets.get(&guest.ip());
         let mut targets: Vec<u64> = Vec::new();
-        if let Some(seen) = self.predictions.targets.get(&instruction.ip()) {
-            for &target in seen {
-                if !targets.contains(&target) {
-                    targets.push(target);
-                }
+        for &target in seen.into_iter().flatten() {
+            if !targets.contains(&target) && targets.len() < MAX_TARGETS {
+                targets.push(target);
             }
         }
+        let seen = !targets.is_empty();
         let constant = instruction.op0_kind() == OpKind::Memory
             && instruction.segment_prefix() != Register::FS
             && (instruction.is_ip_rel_memory_operand()
                 || (instruction.memory_base() == Register::None
                     && instruction.memory_index() == Register::None));
-        if targets.is_empty() && constant {
+        if !seen && constant {
             targets.extend(self.steps.pointer_hint(instruction.memory_displacement64()));
         }
-        targets.truncate(MAX_TARGETS);
-        targets
+        let list = targets.iter().map(|&target| (target, seen)).collect();
+        self.region.predicted.insert(guest.ip(), targets);
+        list
     }
 }
 
@@ -214,7 +275,7 @@ impl Region {
 
     /// How many direct calls in the region lead to `callee`.
     pub(crate) fn calls_of(&self, callee: u64) -> u32 {
-        self.calls.get(&callee).copied().unwrap_or(0)
+        self.numbers.get(&callee).map_or(0, |&number| self.functions[number as usize].calls)
     }
 
     /// The bytes read as instructions, sorted and disjoint.

@@ -106,9 +106,7 @@ impl Hasher for AddressHasher {
 pub(crate) type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
 
 /// Steps of a large region under the default limits.
-const EXPECTED: usize = 640;
-/// Steps of a region that is not large.
-const FEW: usize = 128;
+const EXPECTED: usize = 512;
 
 /// The steps known so far, numbered in the order of their decoding.
 pub(crate) struct Steps<'a> {
@@ -126,7 +124,7 @@ impl<'a> Steps<'a> {
             judge: Judge::new(cpu),
             wide: None,
             list: Vec::with_capacity(EXPECTED),
-            index: Index::new(FEW),
+            index: Index::new(EXPECTED),
         }
     }
 
@@ -147,7 +145,7 @@ impl<'a> Steps<'a> {
 
     /// The number of the step at `address`, if it is known.
     pub(crate) fn find(&self, address: u64) -> Option<usize> {
-        self.index.find(address)
+        self.index.find(address, |number| self.list[number].0)
     }
 
     /// The allowed instruction that is step `number`.
@@ -213,9 +211,10 @@ impl<'a> Steps<'a> {
             let address = address + at as u64;
             let step = judge(&mut self.judge, self.wide, &instruction, address, bytes);
             let passes = matches!(&step, Step::Allowed(guest) if !guest.class.ends_block());
-            self.list.push((address, step));
-            self.index.insert(address, self.list.len() - 1);
-            if !passes || self.index.find(instruction.next_ip()).is_some() {
+            note(&mut self.list, &mut self.index, address, step);
+            let list = &self.list;
+            let known = || self.index.find(instruction.next_ip(), |number| list[number].0);
+            if !passes || known().is_some() {
                 return Some(first);
             }
         }
@@ -233,14 +232,21 @@ impl<'a> Steps<'a> {
         let bytes = &buffer[..length];
         let instruction = Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode();
         let step = judge(&mut self.judge, self.wide, &instruction, address, bytes);
-        self.list.push((address, step));
-        self.index.insert(address, self.list.len() - 1);
+        note(&mut self.list, &mut self.index, address, step);
         Some(self.list.len() - 1)
     }
 }
 
+/// Adds the step at an address that is unknown so far.
+#[inline]
+fn note(list: &mut Vec<(u64, Step)>, index: &mut Index, address: u64, step: Step) {
+    index.insert(address, list.len(), |number| list[number].0);
+    list.push((address, step));
+}
+
 /// The step that is the `instruction` decoded from the front of `bytes`, which
 /// are all that may belong to it.
+#[inline]
 fn judge(
     judge: &mut Judge,
     wide: Option<&BTreeSet<u64>>,

@@ -103,20 +103,20 @@ pub fn translate_predicted(
         let layout = layout(&graph);
         let liveness = liveness::analyse(&graph, &layout, &steps);
         let displaced = displace::choose(&graph, &layout, &steps);
-        let Lowered { emitter, exits, instructions } =
-            match lower(&graph, &layout, &liveness, &steps, displaced) {
-                Ok(lowered) => lowered,
-                Err(refused) => {
-                    let mut news = false;
-                    for (ip, reason) in refused {
-                        news |= steps.refuse(ip, reason);
-                    }
-                    if !news {
-                        return Err(bug("an instruction was refused twice".into()));
-                    }
-                    continue;
+        let Lowered { emitter, exits } = match lower(&graph, &layout, &liveness, &steps, displaced)
+        {
+            Ok(lowered) => lowered,
+            Err(refused) => {
+                let mut news = false;
+                for (ip, reason) in refused {
+                    news |= steps.refuse(ip, reason);
                 }
-            };
+                if !news {
+                    return Err(bug("an instruction was refused twice".into()));
+                }
+                continue;
+            }
+        };
         #[cfg(feature = "planted-bugs")]
         let emitter = {
             let mut emitter = emitter;
@@ -144,7 +144,7 @@ pub fn translate_predicted(
                 .collect(),
             relocations: assembled.relocations,
             sources: region.sources(&steps),
-            guest_instructions: u32::try_from(instructions).unwrap_or(u32::MAX),
+            guest_instructions: u32::try_from(region.instructions).unwrap_or(u32::MAX),
             map: assembled.map,
         }));
     }

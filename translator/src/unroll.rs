@@ -37,7 +37,11 @@ pub(crate) fn unroll(graph: &mut Graph) {
 
 /// The innermost loops with at most [`MAX_BODY`] instructions.
 fn inner_loops(graph: &Graph) -> Vec<Loop> {
-    let (predecessors, back) = edges(graph);
+    let (edges, back) = edges(graph);
+    if back.is_empty() {
+        return Vec::new();
+    }
+    let predecessors = Predecessors::new(graph, &edges);
     let mut headers: Vec<BlockId> = back.iter().map(|&(_, header)| header).collect();
     headers.sort_unstable();
     headers.dedup();
@@ -57,7 +61,7 @@ fn inner_loops(graph: &Graph) -> Vec<Loop> {
 /// none if they are too many or can be entered elsewhere.
 fn natural_loop(
     graph: &Graph,
-    predecessors: &[Vec<BlockId>],
+    predecessors: &Predecessors,
     header: BlockId,
     latches: impl Iterator<Item = BlockId>,
 ) -> Option<Loop> {
@@ -73,16 +77,49 @@ fn natural_loop(
             return None;
         }
         blocks.push(block);
-        stack.extend(&predecessors[block.index()]);
+        stack.extend(predecessors.of(block));
     }
     (instructions <= MAX_BODY).then_some(Loop { header, blocks, instructions })
 }
 
 type Edge = (BlockId, BlockId);
 
-/// The predecessors of each block that is reached, and the edges that close
-/// a cycle in a depth-first walk.
-fn edges(graph: &Graph) -> (Vec<Vec<BlockId>>, Vec<Edge>) {
+/// The blocks that lead to each block.
+struct Predecessors {
+    /// Grouped by the block they lead to.
+    list: Vec<BlockId>,
+    /// Where the group of each block ends; it begins where the one before ends.
+    ends: Vec<usize>,
+}
+
+impl Predecessors {
+    fn new(graph: &Graph, edges: &[Edge]) -> Self {
+        let mut ends = vec![0; graph.blocks.len()];
+        for (_, to) in edges {
+            ends[to.index()] += 1;
+        }
+        let mut total = 0;
+        for end in &mut ends {
+            // The beginning of the group for now.
+            total += std::mem::replace(end, total);
+        }
+        let mut list = vec![BlockId::ENTRY; edges.len()];
+        for (from, to) in edges {
+            list[ends[to.index()]] = *from;
+            ends[to.index()] += 1;
+        }
+        Self { list, ends }
+    }
+
+    fn of(&self, block: BlockId) -> &[BlockId] {
+        let start = block.index().checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.list[start..self.ends[block.index()]]
+    }
+}
+
+/// The edges that are reached, and those of them that close a cycle in a
+/// depth-first walk.
+fn edges(graph: &Graph) -> (Vec<Edge>, Vec<Edge>) {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         New,
@@ -90,7 +127,7 @@ fn edges(graph: &Graph) -> (Vec<Vec<BlockId>>, Vec<Edge>) {
         Done,
     }
     let count = graph.blocks.len();
-    let mut predecessors = vec![Vec::new(); count];
+    let mut edges = Vec::with_capacity(2 * count);
     let mut back = Vec::new();
     let mut marks = vec![Mark::New; count];
     let mut stack = vec![(BlockId::ENTRY, false)];
@@ -105,7 +142,7 @@ fn edges(graph: &Graph) -> (Vec<Vec<BlockId>>, Vec<Edge>) {
         marks[block.index()] = Mark::Open;
         stack.push((block, true));
         graph.block(block).for_successors(|to| {
-            predecessors[to.index()].push(block);
+            edges.push((block, to));
             match marks[to.index()] {
                 Mark::New => stack.push((to, false)),
                 Mark::Open => back.push((block, to)),
@@ -113,7 +150,7 @@ fn edges(graph: &Graph) -> (Vec<Vec<BlockId>>, Vec<Edge>) {
             }
         });
     }
-    (predecessors, back)
+    (edges, back)
 }
 
 /// Appends copies to the graph, `copies` in all with the original.

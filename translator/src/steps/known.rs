@@ -57,6 +57,7 @@ impl Judge {
     }
 
     /// The traits of `instruction`, or why it is not allowed.
+    #[inline]
     pub(super) fn judge(&mut self, instruction: &Instruction) -> Result<Traits, Unsupported> {
         let Some(memory) = is_ordinary(instruction) else {
             return self.find_out(instruction);
@@ -68,6 +69,17 @@ impl Judge {
             debug_assert_eq!(Ok(traits), self.find_out(instruction), "{instruction}");
             return Ok(traits);
         }
+        self.learn(instruction, cell)
+    }
+
+    /// The traits of the first instruction of its form on this machine, noted
+    /// for those that follow.
+    #[cold]
+    fn learn(
+        &mut self,
+        instruction: &Instruction,
+        cell: &OnceLock<Known>,
+    ) -> Result<Traits, Unsupported> {
         let traits = self.find_out(instruction)?;
         if is_uniform(instruction, traits.form.class) {
             let (implied, written) = self.writes_of_form(instruction);

@@ -166,7 +166,7 @@ impl Stepper<'_> {
             frame::USER_R11 if !writing => {}
             frame::TARGET => self.slot(TARGET_BIT, reading, writing, before, after)?,
             _ => {
-                let relative = offset - frame::SPILL;
+                let relative = offset.saturating_sub(frame::SPILL);
                 let index = usize::try_from(relative / 8).unwrap_or(usize::MAX);
                 if relative < 0 || relative % 8 != 0 || index >= frame::SPILL_SLOTS {
                     return Err((Rule::Frame, "not a slot that may be accessed so"));
