@@ -407,6 +407,8 @@ uapi_enum! {
         UB_REPORT_BTC_GONE = BtcGone = 3, "btc_gone";
         /// Sources in `address..from` changed; their fragments are retired.
         UB_REPORT_RETIRED = Retired = 4, "retired";
+        /// Fragments are often left by a run-time guard at `address`.
+        UB_REPORT_GUARD = Guard = 5, "guard";
     }
 }
 

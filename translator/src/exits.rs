@@ -49,6 +49,7 @@ const EXPECTED: usize = 100;
 pub(crate) struct Exits {
     list: Vec<Exit>,
     stubs: Known<(u64, u16, u16)>,
+    last_stub: Option<((u64, u16, u16), Label)>,
     undos: Known<(u64, u16, Undo)>,
     restore: Label,
     /// INDIRECT exits restore apart: only they have written `target`, and
@@ -62,6 +63,7 @@ impl Exits {
         Self {
             list: Vec::with_capacity(EXPECTED),
             stubs: Known::with_capacity_and_hasher(EXPECTED, Default::default()),
+            last_stub: None,
             undos: Known::default(),
             restore: emit.label(),
             restore_indirect: emit.label(),
@@ -79,7 +81,14 @@ impl Exits {
         reason: Unsupported,
     ) -> Label {
         let key = (user_ip, kind as u16, reason as u16);
+        // Mostly the instruction before asked for the same.
+        if let Some((last, label)) = self.last_stub
+            && last == key
+        {
+            return label;
+        }
         if let Some(&label) = self.stubs.get(&key) {
+            self.last_stub = Some((key, label));
             return label;
         }
         let id = self.list.len();
@@ -97,6 +106,7 @@ impl Exits {
         });
         emit.select(former);
         self.stubs.insert(key, label);
+        self.last_stub = Some((key, label));
         label
     }
 

@@ -8,6 +8,7 @@ use iced_x86::{OpKind, Register};
 
 use crate::displace::Displaced;
 use crate::flags::Flags;
+use crate::forms::{self, Class};
 use crate::graph::{Block, Graph};
 use crate::layout::Layout;
 use crate::liveness::Liveness;
@@ -96,7 +97,11 @@ impl Advances {
             for number in block.body.clone() {
                 let guest = steps.guest(number);
                 let index = guest.instruction.memory_index();
-                if index.is_gpr64() && !guest.wide && displaced.slot(index).is_none() {
+                if accesses(guest)
+                    && index.is_gpr64()
+                    && !guest.wide
+                    && displaced.slot(index).is_none()
+                {
                     indexes.insert(index);
                 }
             }
@@ -145,6 +150,8 @@ struct Solver<'a, 'b> {
     /// What holds where control comes from before, without the guards.
     from_before: Vec<Option<Ranges>>,
     at_start: Vec<Option<Ranges>>,
+    /// What held at the start when `behind` was found.
+    tried: Vec<Ranges>,
     behind: Vec<Option<Ranges>>,
 }
 
@@ -170,6 +177,7 @@ pub(crate) fn solve(
         from_before_guards: vec![Guards::default(); count],
         from_before: vec![None; count],
         at_start: vec![None; count],
+        tried: vec![Ranges::entry(); count],
         behind: vec![None; count],
     };
     solver.run();
@@ -212,7 +220,11 @@ impl Solver<'_, '_> {
                     continue;
                 }
                 let Some(start) = self.at_start[from] else { continue };
-                let behind = self.through(start, from, &mut live);
+                let behind = match self.behind[from] {
+                    Some(known) if self.tried[from] == start => known,
+                    _ => self.through(start, from, &mut live),
+                };
+                self.tried[from] = start;
                 self.behind[from] = Some(behind);
                 for &(_, to) in mine {
                     let changed = self.arrive(from, to, behind);
@@ -295,6 +307,10 @@ impl Solver<'_, '_> {
             let header = latches[0].1;
             // The entry of the fragment has no place before it.
             let (Some(before), 1..) = (self.from_before[header], header) else { continue };
+            if self.steps.is_wide(self.graph.block(self.layout.order[header]).start) {
+                // Guards before this loop have failed.
+                continue;
+            }
             let mut returning: Option<Ranges> = None;
             for &(from, _) in latches {
                 let Some(behind) = self.behind[from] else { continue };
@@ -354,29 +370,31 @@ impl Solver<'_, '_> {
             }
         }
         certain.indexes = certain.indexes.without(certain.bases);
-        if self.steps.is_wide(self.graph.block(self.layout.order[header]).start) {
-            // Proving them before the loop has failed before.
-            certain.indexes = GprSet::default();
-        }
         (certain, bases.without(replaced))
     }
 
     /// The base of the instruction's operand, and its index, if they live in
     /// their registers.
     fn parts(&self, guest: &Guest) -> Option<(Register, Option<Register>)> {
-        let instruction = &guest.instruction;
-        if !(0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory)
-            || guest.wide
-        {
+        if !accesses(guest) || guest.wide {
             return None;
         }
         let own =
             |register: Register| register.is_gpr64() && self.displaced.slot(register).is_none();
-        let address = Address::of(instruction);
+        let address = Address::of(&guest.instruction);
         let plain = address.index == Register::None || own(address.index);
         (own(address.base) && address.base != Register::RSP && plain && !address.fs)
             .then(|| (address.base, Some(address.index).filter(|&index| index != Register::None)))
     }
+}
+
+/// Whether the instruction accesses the memory that its operand names.
+fn accesses(guest: &Guest) -> bool {
+    let class = matches!(
+        guest.class,
+        Class::Plain | Class::Push | Class::IndirectJump | Class::IndirectCall
+    );
+    class && forms::memory_operand(&guest.instruction).is_some()
 }
 
 /// Whether the instruction writes registers only by moving one by a constant.

@@ -191,19 +191,19 @@ static __always_inline int next_call(struct ub_rider *rider, struct pt_regs *reg
 	return nr;
 }
 
-/* A fragment was left for address, by the indirect branch at from or, if 0, a direct one. */
-static void count_miss(struct ub_rider *rider, u64 address, u64 from)
+/* Counts one passage of an edge or exit and reports it when it is often. */
+static void count_exit(struct ub_rider *rider, enum ub_report_kind kind, u64 address, u64 from)
 {
 	struct ub_session *session = rider->session;
 	u64 unused;
 	u32 count;
 
-	/* One counter per edge; that two edges share one is unlikely and harmless. */
-	count = ub_gaps_count(&rider->space->misses, address ^ rol64(from, 23), 0,
-			      session->config.miss_count, &unused);
+	/* One counter for each of them; that two share one is unlikely and harmless. */
+	count = ub_gaps_count(&rider->space->misses, address ^ rol64(from, 23) ^ ((u64)kind << 56),
+			      0, session->config.miss_count, &unused);
 	if (count) {
 		struct ub_report report = {
-			.kind = UB_REPORT_MISS,
+			.kind = kind,
 			.pid = task_tgid_nr_ns(current, session->pid_namespace),
 			.btc = rider->space->id,
 			.address = address,
@@ -213,6 +213,12 @@ static void count_miss(struct ub_rider *rider, u64 address, u64 from)
 
 		ub_session_report(session, &report);
 	}
+}
+
+/* A fragment was left for address, by the indirect branch at from or, if 0, a direct one. */
+static void count_miss(struct ub_rider *rider, u64 address, u64 from)
+{
+	count_exit(rider, UB_REPORT_MISS, address, from);
 }
 
 int ub_ride(void *thread, struct pt_regs *regs)
@@ -273,6 +279,7 @@ int ub_ride(void *thread, struct pt_regs *regs)
 			goto out;
 		default:
 			stop = UB_STOP_GUARD;
+			count_exit(rider, UB_REPORT_GUARD, regs->ip, 0);
 			goto out;
 		}
 	}

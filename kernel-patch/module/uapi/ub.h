@@ -197,6 +197,7 @@ enum ub_report_kind {
 	UB_REPORT_MISS = 2,
 	UB_REPORT_BTC_GONE = 3,		/* the address space ended */
 	UB_REPORT_RETIRED = 4,		/* sources in [address, from) changed */
+	UB_REPORT_GUARD = 5,		/* fragments are often left by a guard at address */
 };
 
 struct ub_report {

@@ -137,6 +137,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 }
                 self.room.appeared();
             }
+            Some(ReportKind::Guard) => self.guarded(btc, report.address, report.pid),
             None => {
                 self.counters.unknown_reports += 1;
                 debug!(kind = report.kind, "unknown kind of report");
@@ -171,6 +172,15 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         let now = Instant::now();
         for (entry, before) in rebuild {
             self.rebuilds.ask(btc, entry, pid, before, now);
+        }
+    }
+
+    /// Fragments are often left by a guard at `address`: the first time, has
+    /// them translated again without the assumption that it checks.
+    fn guarded(&mut self, btc: Btc, address: u64, pid: u32) {
+        let now = Instant::now();
+        for entry in self.space(btc).learn_guard(address) {
+            self.rebuilds.ask(btc, entry, pid, 0, now);
         }
     }
 

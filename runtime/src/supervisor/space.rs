@@ -1,6 +1,6 @@
 //! What the supervisor remembers about one address space.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use ub_translator::Predictions;
@@ -15,6 +15,9 @@ const TARGETS_PER_SITE: usize = 16;
 const SITES: usize = 4096;
 /// Targets of direct branches out of fragments remembered in one address space.
 const EXIT_TARGETS: usize = 4096;
+/// Instructions remembered in one address space at which a guard's assumption
+/// does not hold.
+const GUARDS: usize = 4096;
 /// Addresses remembered as not translatable in one address space.
 const USELESS: usize = 1 << 16;
 /// Reports that an installed entry is missing before it is believed. Some are
@@ -48,6 +51,8 @@ struct Installed {
     sources: Vec<Range<u64>>,
     /// Indirect branches that can leave it, with the targets it predicts.
     sites: BTreeMap<u64, Vec<u64>>,
+    /// Instructions at which a guard can leave it.
+    guards: BTreeSet<u64>,
     repeats: u32,
     rebuilds: u32,
 }
@@ -78,6 +83,20 @@ impl AddressSpace {
             self.predicted.exit_targets.pop_first();
         }
         self.predicted.exit_targets.insert(target);
+    }
+
+    /// Remembers that what a fragment assumes of the instruction at `address`
+    /// does not hold. The entries to translate again, if this is news.
+    pub(super) fn learn_guard(&mut self, address: u64) -> Vec<u64> {
+        let known = &mut self.predicted.wide_indexes;
+        if known.len() >= GUARDS || !known.insert(address) {
+            return Vec::new();
+        }
+        self.installed
+            .iter()
+            .filter(|(_, known)| known.guards.contains(&address))
+            .map(|(entry, _)| *entry)
+            .collect()
     }
 
     /// The code cache, and what was learned in the form the translator takes.
@@ -113,8 +132,15 @@ impl AddressSpace {
             .map(|exit| (exit.user_ip, self.predicted.targets.get(&exit.user_ip).cloned()))
             .map(|(site, targets)| (site, targets.unwrap_or_default()))
             .collect();
+        let guards = parts
+            .exits
+            .iter()
+            .filter(|exit| exit.kind == ExitKind::Guard)
+            .map(|exit| exit.user_ip)
+            .collect();
         let sources = parts.sources.clone();
-        self.installed.insert(parts.entry, Installed { sources, sites, repeats: 0, rebuilds });
+        let installed = Installed { sources, sites, guards, repeats: 0, rebuilds };
+        self.installed.insert(parts.entry, installed);
     }
 
     /// Entries of fragments that are left at the branch `site` for `target`
@@ -157,6 +183,7 @@ impl AddressSpace {
             !touched && !range.contains(entry)
         });
         self.predicted.exit_targets.retain(|target| !range.contains(target));
+        self.predicted.wide_indexes.retain(|address| !range.contains(address));
         self.predicted.targets.retain(|site, targets| {
             targets.retain(|target| !range.contains(target));
             !range.contains(site) && !targets.is_empty()
@@ -231,6 +258,21 @@ mod tests {
         space.learn(0x10, 6);
         assert_eq!(space.unpredicting(0x10, 6, 4 * HOT_EDGE - 1), []);
         assert_eq!(space.unpredicting(0x10, 6, 4 * HOT_EDGE), [(1, 1)]);
+    }
+
+    #[test]
+    fn a_guard_that_does_not_hold_is_learned_once() {
+        let mut space = AddressSpace::default();
+        let mut guarded = parts(1, &[(1, 9)], 0x10);
+        guarded.exits[0].kind = ExitKind::Guard;
+        space.installed(&guarded);
+        space.installed(&parts(2, &[(2, 9)], 0x10));
+        assert_eq!(space.learn_guard(0x11), []);
+        assert_eq!(space.learn_guard(0x10), [1]);
+        assert_eq!(space.learn_guard(0x10), []);
+        assert!(space.for_translation().1.wide_indexes.contains(&0x10));
+        space.forget(0x10..0x11);
+        assert!(space.predicted.wide_indexes.is_empty());
     }
 
     #[test]

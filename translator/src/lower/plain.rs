@@ -154,6 +154,17 @@ impl Lowerer<'_, '_> {
         instruction: Instruction,
         free: &[Register],
     ) -> Result<Rewritten, Unsupported> {
+        let special = |i| {
+            let register = instruction.op_register(i);
+            instruction.op_kind(i) == OpKind::Register
+                && register.is_gpr()
+                && (self.displaced.slot(register).is_some()
+                    || register.full_register() == Register::RSP
+                    || regs::is_high_byte(register))
+        };
+        if !(0..instruction.op_count()).any(special) {
+            return Ok(Rewritten { instruction, loads: Vec::new(), stores: Vec::new() });
+        }
         let (rewritten, clash) = self.substitute(instruction, free, false)?;
         if clash { Ok(self.substitute(instruction, free, true)?.0) } else { Ok(rewritten) }
     }
