@@ -18,11 +18,16 @@ else
   RUN_TESTS = RUST_TEST_THREADS=1 $(CARGO) test $(CARGO_FLAGS) --no-fail-fast
 endif
 
+# Where scripts/deps unpacks what it does not install, and what is measured there.
+UNPACKED = $(or $(UB_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/userspace-bypass)/servers/usr
+MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
+    lib/x86_64-linux-gnu/libsqlite3.so.0 lib/x86_64-linux-gnu/libc.so.6
+
 # Cargo builds in parallel; the steps of a target are in order.
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate fuzz clean deps build
+.PHONY: help demo user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz clean deps build
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -41,7 +46,7 @@ test-all: test ## test, then the tests marked as long (soak, sweeps)
 ifeq ($(NEXTEST),yes)
 	$(RUN_TESTS) --workspace --run-ignored only --no-tests pass
 else
-	$(RUN_TESTS) --workspace -- --ignored
+	$(RUN_TESTS) --workspace -- --ignored --skip fuzz_
 endif
 
 lint: ## formatting, clippy and (where installed) cargo-deny; warnings are errors
@@ -80,6 +85,9 @@ bench-code: deps ## translated against native code on this CPU, kernel by kernel
 
 bench-translate: deps ## how long translation and verification take on this CPU
 	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench translation
+
+coverage: deps build ## share of the instructions of Debian's servers and libraries that is translated
+	@$(RELEASE)/ub coverage $(foreach file,$(MEASURED),$(firstword $(wildcard $(addsuffix /$(file),$(UNPACKED) /usr))))
 
 fuzz: ## 1,000,000 random programs against the CPU, then 100,000 damaged fragments
 	$(CARGO) test $(CARGO_FLAGS) --release -p ub-ring3 --test differential -- \

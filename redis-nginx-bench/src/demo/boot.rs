@@ -104,7 +104,9 @@ impl Laboratory {
     fn attempt(&self, mut job: Job) -> Result<ub_vm_lab::Outcome, LabError> {
         job.parallel_tcg = job.icount.is_none();
         match self.lab.run(&job) {
-            Err(LabError::GuestKernel(report)) if job.parallel_tcg && is_stale_int3(&report.to_string()) => {
+            Err(LabError::GuestKernel(report))
+                if job.parallel_tcg && is_stale_int3(&report.to_string()) =>
+            {
                 tracing::warn!("QEMU executed a stale int3; once more, slower:\n{report}");
                 job.parallel_tcg = false;
                 self.lab.run(&job)

@@ -139,8 +139,7 @@ fn comparison(outcome: &CostOutcome) -> String {
             ub.0,
             ub.0 / native.0
         );
-        let (crossing, ride) =
-            (user(Workload::Null, Way::Watched), user(Workload::Null, Way::Ub));
+        let (crossing, ride) = (user(Workload::Null, Way::Watched), user(Workload::Null, Way::Ub));
         if let (Some(crossing), Some(ride), false) = (crossing, ride, workload.is_micro()) {
             let code = |side: (f64, f64), null: (f64, f64)| side.0 - side.1 * null.0 / null.1;
             let (native, ub) = (code(native, crossing), code(ub, ride));
@@ -203,7 +202,8 @@ fn translation(run: &CostRun) -> String {
         number("/translations/attempted"),
         number("/translations/guest_instructions"),
         number("/translations/time_total_us") / 1000,
-        number("/fragments_installed") - number("/fragments_retired").min(number("/fragments_installed")),
+        number("/fragments_installed")
+            - number("/fragments_retired").min(number("/fragments_installed")),
         number("/translations/code_bytes"),
         settled.unwrap_or_default()
     )
@@ -243,7 +243,9 @@ fn verdict(outcome: &CostOutcome) -> Verdict {
         }
         let share = cell.counts().ridden_share();
         if share < PROMISED_SHARE {
-            verdict.failures.push(format!("{name}: ridden share {share:.3} under {PROMISED_SHARE}"));
+            verdict
+                .failures
+                .push(format!("{name}: ridden share {share:.3} under {PROMISED_SHARE}"));
         }
     }
     verdict
