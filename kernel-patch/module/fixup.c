@@ -11,7 +11,7 @@
 #include "fixup.h"
 #include "fragment.h"
 
-#define TABLE_ENTRIES 65536
+#define TABLE_ENTRIES 131072
 
 /*
  * Two tables of constant length, padded with entries that sort behind

@@ -2,14 +2,14 @@
 /*
  * Counters by user address: how often a gap starts there, or how often a
  * ride ends there for want of a fragment. Fixed size, no locks; when a
- * neighbourhood is full, new addresses are not counted.
+ * neighbourhood is full, new addresses wear down the rarest in it.
  */
 #ifndef UB_GAPS_H
 #define UB_GAPS_H
 
 #include <linux/types.h>
 
-#define UB_GAP_SLOTS 1024
+#define UB_GAP_SLOTS 2048
 
 struct ub_gap_slot {
 	u64 address;

@@ -236,6 +236,11 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 self.refused(btc, address, gone, &refused, &mut space);
                 Attempt::Done
             }
+            Ok(_) if gone => {
+                self.counters.fail(Failure::Gone);
+                debug!(btc = btc.0, address, "address space gone");
+                Attempt::Done
+            }
             Ok(fragment) if !pipeline::leads_somewhere(&fragment) => {
                 space.mark_useless(address);
                 self.counters.refuse(address, Failure::Useless, "leads nowhere");

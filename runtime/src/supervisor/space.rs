@@ -271,17 +271,20 @@ mod tests {
         assert_eq!(space.learn_guard(0x10), [1]);
         assert!(space.learn_guard(0x10).is_empty());
         assert!(space.for_translation().1.wide_indexes.contains(&0x10));
-        space.forget(0x10..0x11);
+        space.forget(0x10..0x12);
         assert!(space.predicted.wide_indexes.is_empty());
     }
 
     #[test]
     fn newest_targets_win() {
         let mut space = AddressSpace::default();
-        for target in [1, 2, 3, 4, 5, 3] {
+        let most = TARGETS_PER_SITE as u64;
+        for target in (0..=most).chain([3]) {
             space.learn(0x10, target);
         }
-        assert_eq!(space.predicted.targets[&0x10], [3, 5, 4, 2]);
+        let targets = &space.predicted.targets[&0x10];
+        assert_eq!(targets[..3], [3, most, most - 1]);
+        assert_eq!((targets.len(), targets.contains(&0)), (TARGETS_PER_SITE, false));
     }
 
     #[test]

@@ -150,8 +150,8 @@ impl Known {
 }
 
 /// Whether an instruction is judged like the others of its form: it has no
-/// prefixes with a meaning and none of its operands is `rsp`. Tells whether
-/// it has a memory operand.
+/// prefixes with a meaning and none of its operands is `rsp` or a high byte.
+/// Tells whether it has a memory operand.
 fn is_ordinary(instruction: &Instruction) -> Option<bool> {
     let prefixed = instruction.has_lock_prefix()
         || instruction.has_rep_prefix()
@@ -163,7 +163,7 @@ fn is_ordinary(instruction: &Instruction) -> Option<bool> {
     let mut memory = false;
     for i in 0..instruction.op_count() {
         match instruction.op_kind(i) {
-            OpKind::Register if is_stack_pointer(instruction.op_register(i)) => return None,
+            OpKind::Register if is_peculiar(instruction.op_register(i)) => return None,
             OpKind::Memory => memory = true,
             _ => {}
         }
@@ -178,8 +178,9 @@ fn is_uniform(instruction: &Instruction, class: Class) -> bool {
     !counts && !matches!(class, Class::BitString | Class::String | Class::WritesRsp)
 }
 
-fn is_stack_pointer(register: Register) -> bool {
+fn is_peculiar(register: Register) -> bool {
     matches!(register, Register::RSP | Register::ESP | Register::SP | Register::SPL)
+        || regs::is_high_byte(register)
 }
 
 fn is_general(instruction: &Instruction, operand: u32) -> bool {
