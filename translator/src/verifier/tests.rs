@@ -7,6 +7,7 @@ mod form;
 mod memory;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod property;
 mod ranges;
 mod slots;
 mod tables;
