@@ -75,9 +75,10 @@ impl Encoding {
         // All of it, which takes no call, and then what is none of it away.
         self.code.extend_from_slice(&bytes);
         self.code.truncate(end);
-        debug_assert_eq!(
-            Ok(&bytes[..length]),
-            slowly(instruction).as_deref(),
+        // A sample: encoding everything twice would make debug builds slow.
+        debug_assert!(
+            !self.code.len().is_multiple_of(16)
+                || slowly(instruction).as_deref() == Ok(&bytes[..length]),
             "{instruction} is encoded wrongly"
         );
         Ok(())
