@@ -148,24 +148,22 @@ impl Ranges {
         joined
     }
 
-    /// A join where control goes backward: what grows grows in few steps.
+    /// A join where control goes backward. What arrives is taken for the
+    /// coarsest that the verifier may make of it: that starts from other facts
+    /// and may see something grow around the loop that stays as it is here.
     pub(crate) fn widen(&self, other: &Self) -> Self {
-        let mut joined = self.join(other);
-        for (new, old) in joined.0.iter_mut().zip(self.0) {
-            if new.low < old.low {
-                new.low = LOWEST as i16;
+        let mut arriving = *other;
+        for range in &mut arriving.0 {
+            if range.low < 0 {
+                range.low = LOWEST as i16;
             }
-            if new.high > old.high {
-                new.high = match new.high {
-                    0..=32 => 32,
-                    33..=63 if old.high < 60 => 63,
-                    _ => 64,
-                };
-            }
+            range.high = match range.high {
+                0..=32 => 32,
+                33..=63 => 63,
+                _ => 64,
+            };
         }
-        // Where rsp moves unchecked around a loop, its guard confines it.
-        joined.0[RSP].high = joined.0[RSP].high.min(CONFINED_BITS);
-        joined
+        self.join(&arriving)
     }
 
     /// Behind `guest`, which stands inside a block. Returns whether a guard
