@@ -117,8 +117,10 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 .Llinked:
 	/*
 	 * What ub_nothing_pending() and ub_may_go_on() look at, but for what
-	 * cannot change with preemption off and without a system call; .Lleave
-	 * has all of it looked at.
+	 * cannot change with preemption off and without a system call: the
+	 * address space, syscall_work as far as it matters before the next
+	 * call, x86_ibpb_exit_to_user, and membarrier_state, whose change waits
+	 * for a grace period. At .Lleave all of it is looked at again.
 	 */
 	movq	FRAME_FLAGS(%rsp), %rax
 	movl	(%rax), %eax

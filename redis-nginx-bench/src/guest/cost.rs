@@ -10,8 +10,9 @@ use crate::cost::{CostCell, CostOutcome, CostRun, Way};
 use crate::plan::{Plan, Workload};
 
 /// Requests before the timed part and between two looks while settling, as a
-/// share of the timed ones.
-const WARMUP_DIVISOR: u64 = 4;
+/// multiple of the timed ones. Code becomes known one stretch after the other,
+/// and each has to be translated by the CPU that also serves the requests.
+const WARMUP: u64 = 1;
 
 /// Runs `plan`, whose smallest number of operations is what is timed.
 ///
@@ -42,7 +43,7 @@ fn measure(launcher: &Launcher, workload: Workload, way: Way) -> Result<CostRun>
     let amount = Amount {
         operations: plan.operations.0,
         timed: Duration::from_millis(plan.timed_ms),
-        warmup_operations: plan.operations.0.div_ceil(WARMUP_DIVISOR),
+        warmup_operations: WARMUP * plan.operations.0,
         warmup: Duration::from_millis(plan.warmup_ms),
         exact: true,
     };
