@@ -19,10 +19,11 @@ pub mod coverage;
 pub mod device;
 pub mod doctor;
 pub mod exec;
-pub mod host;
 pub mod kernel;
 pub mod launch;
 pub mod logging;
 pub mod report;
 pub mod session;
 pub mod supervisor;
+
+pub use ub_report::host;

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::abi::{Info, Stats};
 use crate::device::Session;
 use crate::kernel::{Kernel, Reading};
-use crate::report::SessionReport;
+use crate::report::Recorder;
 use crate::supervisor::{Counters, Supervisor, Translator};
 
 /// Time between two writes of the report file.
@@ -31,7 +31,7 @@ pub enum Wake {
 #[derive(Debug)]
 pub struct Supervision {
     supervisor: Supervisor<Session, Translator>,
-    report: Option<(SessionReport, PathBuf)>,
+    report: Option<(Recorder, PathBuf)>,
     next_report: Instant,
     ended: bool,
 }
@@ -40,7 +40,7 @@ impl Supervision {
     /// Takes over `session`. Fragments keep to the limits in `info`.
     /// `report` is written to its path every second and at the end.
     #[must_use]
-    pub fn new(session: Session, info: &Info, report: Option<(SessionReport, PathBuf)>) -> Self {
+    pub fn new(session: Session, info: &Info, report: Option<(Recorder, PathBuf)>) -> Self {
         Self {
             supervisor: Supervisor::new(session, Translator::new(info)),
             report,

@@ -12,7 +12,7 @@ use crate::abi::{ABI_VERSION, SessionConfig, TIME_GAPS};
 use crate::device::{Device, OpenError};
 use crate::host::Environment;
 use crate::logging;
-use crate::report::SessionReport;
+use crate::report::{self, Recorder};
 use crate::session::Supervision;
 
 /// Options about a session.
@@ -134,7 +134,7 @@ impl Plan {
     pub(super) fn write_inactive(&self, reason: &str) -> io::Result<()> {
         match (&self.report, &self.environment) {
             (Some(path), Some(environment)) => {
-                SessionReport::inactive(&self.command, environment, reason).write(path)
+                report::write_inactive(path, &self.command, environment, reason)
             }
             _ => Ok(()),
         }
@@ -150,7 +150,7 @@ impl Plan {
         let session = device.create_session(&self.config)?;
         let report =
             self.report.as_ref().zip(self.environment.as_ref()).map(|(path, environment)| {
-                (SessionReport::active(&self.command, environment), path.clone())
+                (Recorder::new(&self.command, environment), path.clone())
             });
         Ok(Supervision::new(session, &info, report))
     }

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use serde::Serialize;
-
 /// Durations kept for the median.
 const SAMPLES: usize = 4096;
 
@@ -13,8 +11,7 @@ const REFUSED: usize = 64;
 
 /// Why a report did not lead to a fragment. The names are those of the JSON
 /// report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(into = "&'static str")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
     /// Nothing on the allow-list at this address, or the code is unreadable.
     Unsupported,
@@ -36,12 +33,6 @@ pub enum Failure {
     Gone,
 }
 
-impl From<Failure> for &'static str {
-    fn from(failure: Failure) -> Self {
-        failure.name()
-    }
-}
-
 impl Failure {
     /// Name for people and for the JSON report.
     #[must_use]
@@ -61,7 +52,7 @@ impl Failure {
 }
 
 /// An address of which no fragment was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedEntry {
     /// The user address.
     pub address: u64,

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The facts without which a figure means nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     /// What executes the instructions: `bare-metal`, `kvm`, `tcg`, `xen`,
     /// `hyperv`, `vmware`, or `unknown-hypervisor`.
-    pub accelerator: &'static str,
+    pub accelerator: String,
     /// `uname -r`.
     pub kernel: String,
     /// `uname -v`.
@@ -35,7 +35,7 @@ impl Environment {
         let cpu = CpuInfo::read();
         let mitigations = read_mitigations();
         Self {
-            accelerator: accelerator(),
+            accelerator: accelerator().to_owned(),
             kernel: text(uname.as_ref().map(|u| u.release())),
             kernel_build: text(uname.as_ref().map(|u| u.version())),
             kpti: kpti(&cpu, &mitigations),
@@ -135,7 +135,8 @@ fn accelerator() -> &'static str {
 }
 
 /// A file's text without surrounding white space, if it can be read.
-pub(crate) fn read_line(path: impl AsRef<Path>) -> Option<String> {
+#[must_use]
+pub fn read_line(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 

@@ -1,0 +1,28 @@
+//! What this project tells people: one model of a report, and what renders
+//! it.
+//!
+//! Everything that observes a program (a session with the kernel module, the
+//! profiler without it) fills the same [`Report`], so that text, JSON and HTML
+//! are written once. Nothing here talks to the kernel module or the
+//! translator.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`model`] | the report, as data and as versioned JSON |
+//! | [`file`] | writing and reading one |
+//! | [`text`] | for terminals, in the shape of `perf stat` |
+//! | [`symbols`] | names for addresses of processes |
+//! | [`host`] | the facts about the machine that label every figure |
+//! | [`units`] | numbers as people read them |
+
+pub mod file;
+pub mod host;
+
+pub mod model;
+
+pub mod symbols;
+pub mod text;
+pub mod units;
+
+pub use file::{ReadError, read, write};
+pub use model::{GapRow, GapState, Process, Report, SCHEMA, Sample, Source, Timing, Totals};
