@@ -45,6 +45,29 @@ impl Environment {
     }
 }
 
+/// The name of full emulation in [`Environment::accelerator`].
+pub const EMULATED: &str = "tcg";
+
+impl Environment {
+    /// The four facts without which a figure means nothing, in one line.
+    #[must_use]
+    pub fn facts(&self) -> String {
+        let kpti = match self.kpti {
+            Some(true) => "on",
+            Some(false) => "off",
+            None => "unknown",
+        };
+        let Self { accelerator, kernel, cpu, .. } = self;
+        format!("{cpu}, {accelerator}, kernel {kernel}, KPTI {kpti}")
+    }
+
+    /// Whether times say nothing about real hardware.
+    #[must_use]
+    pub fn emulated(&self) -> bool {
+        self.accelerator == EMULATED
+    }
+}
+
 /// The first processor of `/proc/cpuinfo`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CpuInfo {

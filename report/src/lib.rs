@@ -11,6 +11,7 @@
 //! | [`model`] | the report, as data and as versioned JSON |
 //! | [`file`] | writing and reading one |
 //! | [`text`] | for terminals, in the shape of `perf stat` |
+//! | [`html`] | one self-contained page with plots |
 //! | [`symbols`] | names for addresses of processes |
 //! | [`host`] | the facts about the machine that label every figure |
 //! | [`units`] | numbers as people read them |
@@ -18,7 +19,9 @@
 pub mod file;
 pub mod host;
 
+pub mod html;
 pub mod model;
+mod plots;
 
 pub mod symbols;
 pub mod text;

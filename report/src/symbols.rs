@@ -176,7 +176,7 @@ mod tests {
         );
         let code =
             Mapping { range: 0x2000..0x3000, offset: 0x1000, path: "/bin/a b".into(), inode: 7 };
-        assert_eq!(maps.code, [code.clone()]);
+        assert_eq!(maps.code, std::slice::from_ref(&code));
         assert_eq!(maps.find(0x2fff), Some(&code));
         assert_eq!(maps.find(0x3000), None);
     }

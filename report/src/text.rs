@@ -5,6 +5,9 @@ use std::fmt::Write;
 use crate::model::{GapRow, Report, Source, TimeSaved, Timing};
 use crate::units::{duration, grouped, percent};
 
+/// What goes with every time that was taken under emulation.
+pub const EMULATED: &str = "emulated: times and rates say nothing about real hardware; counts do";
+
 /// Gaps shown unless the caller wants another number.
 pub const GAPS: usize = 10;
 
@@ -15,7 +18,12 @@ pub fn render(report: &Report, gaps: usize) -> String {
     if report.elapsed_ns > 0 {
         let _ = write!(out, ", {}", duration(report.elapsed_ns as f64));
     }
-    out.push_str(":\n\n");
+    out.push_str(":\n");
+    let _ = writeln!(out, " {}", report.environment.facts());
+    if report.environment.emulated() {
+        let _ = writeln!(out, " {EMULATED}");
+    }
+    out.push('\n');
     if let Some(reason) = &report.inactive_reason {
         let _ = writeln!(out, "    nothing was counted: {reason}\n");
         return out;
@@ -252,6 +260,8 @@ pub(crate) mod tests {
     fn a_session_in_the_shape_of_perf_stat() {
         let expected = "
  ub: session so far of 'redis-server --save <none>', 4.00 s:
+ CPU & more, tcg, kernel 6.12.0, KPTI on
+ emulated: times and rates say nothing about real hardware; counts do
 
          4,000,000  system calls              1,000,000 per second
          3,000,000  ridden                    75.0 % of system calls
