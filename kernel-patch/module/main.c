@@ -60,6 +60,12 @@ static void *on_enter(struct pt_regs *regs, unsigned int nr)
 	if (unlikely(rider->time_gaps))
 		ub_gap_timer_stop(&rider->timer, &rider->counters,
 				  rider->rode ? UB_GAP_LEFT : UB_GAP_NATIVE);
+	/* The ride ended in the gate: a seccomp filter refused its next call. */
+	if (unlikely(rider->riding)) {
+		rider->riding = false;
+		rider->counters.stops[UB_STOP_SYSCALL_WORK]++;
+		rider->gap_ip = 0;
+	}
 	rider->counters.syscalls++;
 	if (!ub_rider_space(rider))
 		return NULL;

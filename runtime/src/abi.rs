@@ -364,7 +364,7 @@ uapi_enum! {
         UB_STOP_SYSCALL_REFUSED = SyscallRefused = 7, "syscall_refused";
         /// The system call must be restarted.
         UB_STOP_RESTART = Restart = 8, "restart";
-        /// seccomp, ptrace, audit or tracing.
+        /// A refusal by the seccomp filter, strict seccomp, ptrace, audit or tracing.
         UB_STOP_SYSCALL_WORK = SyscallWork = 9, "syscall_work";
         /// Another run condition does not hold.
         UB_STOP_CONDITION = Condition = 10, "condition";

@@ -27,6 +27,8 @@
 #define UB_TIF_ENROLLED 63
 #define UB_TIF_ENROLLED_BYTE 7
 #define UB_TIF_ENROLLED_MASK 0x80
+/* Another unused one: the thread is inside its seccomp filter, in the gate's loop. */
+#define UB_TIF_FILTERING 62
 
 #ifdef __ASSEMBLY__
 #ifdef UB_KERNEL_6_12

@@ -11,6 +11,7 @@
 #include <asm/unistd.h>
 
 #include "compat/compat.h"
+#include "gate/filter.h"
 #include "gate/gate.h"
 
 /*
@@ -111,13 +112,25 @@ long ub_gate_loop(struct pt_regs *regs, unsigned int nr, unsigned long attachmen
 {
 	const struct ub_gate_pass pass = { thread, attachment };
 	int next = nr;
+	bool replaced = false;
 
 	/* Counted in by ub_gate_enter(). */
 	do {
 		/* As do_syscall_x64() does: the number is the user's. */
 		nr = array_index_nospec((unsigned int)next, NR_syscalls);
 		regs->ax = static_call(ub_body)(regs, nr);
-		next = after(regs, &pass);
+		/* A call that a tracer put in ops' place: what follows is not theirs. */
+		next = replaced ? -1 : after(regs, &pass);
+		if (next >= 0 && unlikely(ub_filter_wanted())) {
+			int judged = ub_filter_call(regs);
+
+			replaced = judged != next;
+			next = judged;
+			if (unlikely(next >= NR_syscalls)) {
+				regs->ax = -ENOSYS;
+				break;
+			}
+		}
 	} while (next >= 0);
 	this_cpu_dec(inside_loop);
 	/* do_syscall_x64() stores it to regs->ax once more. */
@@ -191,9 +204,22 @@ void ub_gate_detach(void)
 }
 EXPORT_SYMBOL_GPL(ub_gate_detach);
 
+/* A thread ended in the loop, by its filter's verdict. */
+static void leave_loop(void)
+{
+	this_cpu_dec(inside_loop);
+}
+
 static int __init gate_init(void)
 {
-	return ub_hook_init();
+	int err = ub_hook_init();
+
+	if (err)
+		return err;
+	err = ub_filter_init(leave_loop);
+	if (err)
+		ub_hook_exit();
+	return err;
 }
 
 static void __exit gate_exit(void)
@@ -204,6 +230,7 @@ static void __exit gate_exit(void)
 	 * instructions of the loop, behind the counters.
 	 */
 	synchronize_rcu_tasks();
+	ub_filter_exit();
 	ub_hook_exit();
 }
 

@@ -10,6 +10,7 @@
 #include <linux/entry-common.h>
 #include <linux/interrupt.h>
 #include <linux/sched/mm.h>
+#include <linux/seccomp.h>
 #include <linux/thread_info.h>
 #include <linux/types.h>
 #include <asm/debugreg.h>
@@ -62,12 +63,19 @@ static inline bool ub_nothing_pending(void)
 }
 
 /*
- * Whether a system call may be made in a ride right now: no seccomp, ptrace,
- * audit, tracepoints or user dispatch.
+ * Whether a system call may be made in a ride right now: nothing to be done at
+ * its entry or exit, or only a seccomp filter to be asked, which the gate does.
+ * No ptrace, audit, tracepoints or user dispatch. The mode is read again by the
+ * filter: strict mode, where any other call is the thread's end, is not ridden.
  */
-static inline bool ub_no_syscall_work(void)
+static inline bool ub_calls_may_ride(void)
 {
-	return !READ_ONCE(current_thread_info()->syscall_work);
+	unsigned long work = READ_ONCE(current_thread_info()->syscall_work);
+
+	if (likely(!work))
+		return true;
+	return work == SYSCALL_WORK_SECCOMP && !current->ptrace &&
+	       READ_ONCE(current->seccomp.mode) == SECCOMP_MODE_FILTER;
 }
 
 /*
@@ -96,7 +104,7 @@ static inline int ub_may_go_on(struct ub_rider *rider, struct pt_regs *regs)
 {
 	if (READ_ONCE(rider->session->ended))
 		return UB_STOP_SESSION_END;
-	if (!ub_no_syscall_work())
+	if (!ub_calls_may_ride())
 		return UB_STOP_SYSCALL_WORK;
 	/* exec in another thread, or a space that belongs to another session. */
 	if (!rider->space || rider->space->mm != current->mm || READ_ONCE(rider->space->gone))

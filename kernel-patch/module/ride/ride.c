@@ -179,7 +179,7 @@ static __always_inline int next_call(struct ub_rider *rider, struct pt_regs *reg
 {
 	unsigned int nr = regs->ax;
 
-	if (!ub_call_allowed(nr) || !ub_no_syscall_work())
+	if (!ub_call_allowed(nr) || !ub_calls_may_ride())
 		return -1;
 	rider->counters.syscalls++;
 	rider->counters.ridden++;

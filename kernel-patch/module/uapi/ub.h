@@ -144,7 +144,7 @@ enum ub_stop {
 	UB_STOP_POLL,			/* signal, reschedule or softirq pending */
 	UB_STOP_SYSCALL_REFUSED,	/* the next call is not run in a ride */
 	UB_STOP_RESTART,		/* the call must be restarted */
-	UB_STOP_SYSCALL_WORK,		/* seccomp, ptrace, audit or tracing */
+	UB_STOP_SYSCALL_WORK,		/* a filter's refusal, ptrace, audit or tracing */
 	UB_STOP_CONDITION,		/* another run condition does not hold */
 	UB_STOP_SESSION_END,		/* supervisor gone or module leaving */
 	UB_STOP_MAX,
