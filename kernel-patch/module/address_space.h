@@ -17,6 +17,7 @@
 #include "code_files.h"
 #include "fragment.h"
 #include "gaps.h"
+#include "misses.h"
 #include "session.h"
 
 struct inode;
@@ -54,7 +55,7 @@ struct ub_space {
 	struct hlist_head buckets[1 << UB_SPACE_BUCKET_BITS];
 
 	struct ub_gaps gaps;		/* by resume address */
-	struct ub_gaps misses;		/* by address a fragment was left for, and branch */
+	struct ub_misses misses;	/* by address a fragment was left for, and branch */
 };
 
 static inline struct hlist_head *ub_space_bucket(struct ub_space *space, u64 entry)

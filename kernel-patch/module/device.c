@@ -7,6 +7,7 @@
 #include <linux/poll.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <asm/tsc.h>
 
 #include "address_space.h"
 #include "arena.h"
@@ -43,21 +44,27 @@ static long get_info(void __user *to)
 		.max_sources = UB_MAX_SOURCES,
 		.sessions = ub_session_count(),
 		.fragments = ub_fragment_count(),
+		.cycles_khz = tsc_khz,
 	};
 
 	return copy_to_user(to, &info, sizeof(info)) ? -EFAULT : 0;
 }
 
-static long create_session(struct file *file, const void __user *from)
+static long create_session(struct file *file, void __user *user)
 {
 	struct ub_session_config config;
 	struct ub_session *session;
 
-	if (copy_from_user(&config, from, sizeof(config)))
+	if (copy_from_user(&config, user, sizeof(config)))
 		return -EFAULT;
 	session = ub_session_create(&config);
 	if (IS_ERR(session))
 		return PTR_ERR(session);
+	if (copy_to_user(user, &config, sizeof(config))) {
+		ub_session_end(session);
+		ub_session_put(session);
+		return -EFAULT;
+	}
 	if (cmpxchg((struct ub_session **)&file->private_data, NULL, session)) {
 		ub_session_end(session);
 		ub_session_put(session);
@@ -126,6 +133,93 @@ static long retire(struct ub_session *session, const void __user *from)
 	return found ? 0 : -ENOENT;
 }
 
+/* The space after the one with this number, pinned; or NULL. */
+static struct ub_space *next_space(struct ub_session *session, u64 after)
+{
+	struct ub_space *space, *next = NULL;
+	unsigned long flags;
+
+	spin_lock_irqsave(&session->lock, flags);
+	list_for_each_entry(space, &session->spaces, in_session)
+		if (space->id > after && !READ_ONCE(space->gone) && (!next || space->id < next->id))
+			next = space;
+	if (next)
+		kref_get(&next->ref);
+	spin_unlock_irqrestore(&session->lock, flags);
+	return next;
+}
+
+/* Appends the gaps of one space to the user's buffer. */
+static int copy_gaps(struct ub_space *space, struct ub_gap_info *infos,
+		     struct ub_gaps_query *query)
+{
+	struct ub_gap_info __user *to = u64_to_user_ptr(query->buffer);
+	u32 room = query->capacity - min(query->count, query->capacity);
+	u32 count = ub_gaps_read(space, infos, UB_GAP_SLOTS);
+	u32 copied = min(count, room);
+
+	if (copied && copy_to_user(to + query->count, infos, copied * sizeof(*infos)))
+		return -EFAULT;
+	query->count += count;
+	return 0;
+}
+
+static long get_gaps(struct ub_session *session, struct ub_gaps_query __user *user)
+{
+	struct ub_gaps_query query;
+	struct ub_gap_info *infos;
+	struct ub_space *space;
+	u64 id;
+	int err = 0;
+
+	if (copy_from_user(&query, user, sizeof(query)))
+		return -EFAULT;
+	query.count = 0;
+	space = query.btc ? ub_space_pin(session, query.btc) : next_space(session, 0);
+	if (!space && query.btc)
+		return -ESRCH;
+	infos = kvmalloc_array(UB_GAP_SLOTS, sizeof(*infos), GFP_KERNEL_ACCOUNT);
+	if (!infos)
+		err = -ENOMEM;
+	while (space) {
+		if (!err)
+			err = copy_gaps(space, infos, &query);
+		id = space->id;
+		ub_space_unpin(space);
+		space = err || query.btc ? NULL : next_space(session, id);
+	}
+	kvfree(infos);
+	if (!err && copy_to_user(user, &query, sizeof(query)))
+		err = -EFAULT;
+	return err;
+}
+
+static long judge(struct ub_session *session, const void __user *from)
+{
+	struct ub_verdict verdict;
+	struct ub_space *space;
+	unsigned long flags;
+	long err = 0;
+
+	if (copy_from_user(&verdict, from, sizeof(verdict)))
+		return -EFAULT;
+	if (verdict.reason >= UB_GAP_REASON_MAX || verdict.reserved || verdict.address <= 1)
+		return -EINVAL;
+	space = ub_space_pin(session, verdict.btc);
+	if (!space)
+		return -ESRCH;
+	/* The retirement first: it makes the gap one that was never seen hot. */
+	if (verdict.hold_ns) {
+		spin_lock_irqsave(&space->lock, flags);
+		ub_fragment_retire_entry(space, verdict.address);
+		spin_unlock_irqrestore(&space->lock, flags);
+	}
+	if (!ub_gaps_judge(&space->gaps, &verdict))
+		err = -ENOSPC;
+	ub_space_unpin(space);
+	return err;
+}
+
 static long get_stats(struct ub_session *session, void __user *to)
 {
 	struct ub_stats stats;
@@ -159,6 +253,10 @@ static long device_ioctl(struct file *file, unsigned int command, unsigned long 
 		return retire(session, user);
 	case UB_IOC_STATS:
 		return get_stats(session, user);
+	case UB_IOC_GAPS:
+		return get_gaps(session, user);
+	case UB_IOC_VERDICT:
+		return judge(session, user);
 	}
 	return -ENOTTY;
 }

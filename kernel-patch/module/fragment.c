@@ -159,6 +159,7 @@ void ub_fragment_publish(struct ub_space *space, struct ub_fragment *fragment)
 	atomic_inc(&live);
 	list_add(&fragment->in_space, &space->fragments);
 	hlist_add_head_rcu(&fragment->in_bucket, ub_space_bucket(space, fragment->entry));
+	ub_gaps_translated(&space->gaps, fragment->entry);
 }
 
 static bool made_from(const struct ub_fragment *fragment, u64 start, u64 end)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * How long a thread takes from the end of one system call to the start of
- * the next, for sessions with UB_SESSION_TIME_GAPS. What is timed includes
- * the way to user mode and back, or what a ride does in its place, from the
- * return of the call's function to the entry of the next one's.
+ * the next: of sampled passages, and of all for sessions with
+ * UB_SESSION_TIME_GAPS. What is timed includes the way to user mode and back,
+ * or what a ride does in its place, from the return of the call's function to
+ * the entry of the next one's.
  */
 #ifndef UB_GAP_TIMER_H
 #define UB_GAP_TIMER_H
@@ -37,21 +38,29 @@ static inline void ub_gap_timer_start(struct ub_gap_timer *timer)
 }
 
 /*
- * The next call starts; the gap was of this kind. A thread that is preempted
- * stays runnable, so the time it did not run is the time it waited.
+ * Cycles since the start. A thread that is preempted stays runnable, so the
+ * time it did not run is the time it waited.
  */
+static inline u64 ub_gap_timer_read(const struct ub_gap_timer *timer)
+{
+	u64 cycles = rdtsc() - timer->start;
+	u64 waited = ub_gap_waited() - timer->waited;
+
+	if (likely(!waited))
+		return cycles;
+	waited = mul_u64_u32_div(waited, tsc_khz, 1000000);
+	return cycles - min(waited, cycles);
+}
+
+/* The next call starts; the gap was of this kind. */
 static inline void ub_gap_timer_stop(struct ub_gap_timer *timer, struct ub_counters *counters,
 				     enum ub_gap kind)
 {
-	u64 cycles, waited;
-
 	if (!timer->start)
 		return;
-	cycles = rdtsc() - timer->start;
-	waited = mul_u64_u32_div(ub_gap_waited() - timer->waited, tsc_khz, 1000000);
-	timer->start = 0;
 	counters->gaps[kind]++;
-	counters->gap_cycles[kind] += cycles - min(waited, cycles);
+	counters->gap_cycles[kind] += ub_gap_timer_read(timer);
+	timer->start = 0;
 }
 
 #endif

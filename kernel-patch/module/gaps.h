@@ -1,36 +1,79 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Counters by user address: how often a gap starts there, or how often a
- * ride ends there for want of a fragment. Fixed size, no locks; when a
- * neighbourhood is full, new addresses wear down the rarest in it.
+ * What is known about the gaps of one address space, by resume address: how
+ * often they are short, how long they take natively and in rides, and what was
+ * decided about them. Fixed size, no locks. Only sampled passages get here.
  */
 #ifndef UB_GAPS_H
 #define UB_GAPS_H
 
 #include <linux/types.h>
 
-#define UB_GAP_SLOTS 2048
+#include "uapi/ub.h"
 
-struct ub_gap_slot {
-	u64 address;
-	u32 count;
-	u32 unused;
-	u64 cycles;		/* sum over count */
-};
+#define UB_GAP_SLOTS 256
 
-struct ub_gaps {
-	struct ub_gap_slot slots[UB_GAP_SLOTS];
+struct ub_session;
+struct ub_space;
+
+struct ub_gap_samples {
+	u64 count;			/* so far; the latest is before count % UB_GAP_SAMPLES */
+	u32 cycles[UB_GAP_SAMPLES];
 };
 
 /*
- * Counts one passage. Returns the count each time it reaches threshold or
- * threshold times a power of two (a report may have been lost, or the
- * translation may have failed for a reason that has gone), else 0. *mean is
- * the mean of cycles. Both are values of this moment: another thread may
- * start the slot over at any time.
+ * Threads may lose each other's increments, and a slot may be taken over
+ * while another thread counts in it: these are heuristics. A fragment runs, or
+ * not, correctly whatever is in here.
  */
-u32 ub_gaps_count(struct ub_gaps *gaps, u64 address, u64 cycles, u32 threshold, u64 *mean);
-/* Starts over at this address: its fragment is gone. */
+struct ub_gap_record {
+	u64 address;			/* 0: free */
+	u32 window;			/* that the next three are of */
+	u32 seen;			/* samples, of any kind */
+	u32 near;			/* native ones up to gap_short_ns */
+	u32 far;			/* native ones up to gap_max_ns */
+	bool is_long;			/* the last native sample was beyond that */
+	bool is_reported;
+	u32 reason;			/* enum ub_gap_reason, of the last verdict */
+	u32 retirements;
+	u32 next_call;
+	u64 held_until;			/* in jiffies; no report before */
+	u64 rides;			/* samples, also of earlier fragments */
+	u64 left;
+	u64 on_purpose;
+	s64 saved_ps;
+	u64 saved_error_ps;
+	struct ub_gap_samples native;
+	struct ub_gap_samples ride;
+};
+
+struct ub_gaps {
+	u32 window;			/* counts windows */
+	u32 window_left;		/* samples until the next begins */
+	struct ub_gap_record slots[UB_GAP_SLOTS];
+};
+
+/* The record of the address, made if there is room; or NULL. */
+struct ub_gap_record *ub_gaps_get(struct ub_gaps *gaps, u64 address);
+/*
+ * Adds a native sample of a gap without fragment. True if the gap is (still)
+ * hot and is to be reported; *mean is then the mean of the latest samples.
+ */
+bool ub_gap_add_cold(struct ub_session *session, struct ub_gaps *gaps, struct ub_gap_record *gap,
+		     u32 cycles, u64 *mean);
+/* Adds a native sample of a gap that has a fragment. */
+void ub_gap_add_on_purpose(struct ub_session *session, struct ub_gaps *gaps, struct ub_gap_record *gap,
+			   u32 cycles);
+/* Adds a sample of a ride; left: it did not get to the next call. */
+void ub_gap_add_ride(struct ub_session *session, struct ub_gaps *gaps, struct ub_gap_record *gap,
+		     u32 cycles, bool left);
+/* A fragment was installed at this address: its rides are others than before. */
+void ub_gaps_translated(struct ub_gaps *gaps, u64 address);
+/* The fragment at this address is gone: the gap has to become hot anew. */
 void ub_gaps_forget(struct ub_gaps *gaps, u64 address);
+/* Notes what was decided; a hold begins now. False if there was no room for it. */
+bool ub_gaps_judge(struct ub_gaps *gaps, const struct ub_verdict *verdict);
+/* Fills at most capacity records, returns how many there are. */
+u32 ub_gaps_read(struct ub_space *space, struct ub_gap_info *info, u32 capacity);
 
 #endif

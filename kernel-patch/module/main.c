@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/module.h>
-#include <linux/pid.h>
-#include <asm/ptrace.h>
 #include <asm/tsc.h>
 
 #include "address_space.h"
@@ -12,36 +10,11 @@
 #include "fixup.h"
 #include "fragment.h"
 #include "gate/gate.h"
+#include "measure.h"
 #include "mitigations.h"
 #include "ride/conditions.h"
 #include "ride/ride.h"
 #include "rider.h"
-
-static void count_gap(struct ub_rider *rider)
-{
-	struct ub_session *session = rider->session;
-	u64 address = rider->gap_ip, cycles, mean;
-	u32 count;
-
-	rider->gap_ip = 0;
-	cycles = rdtsc() - rider->gap_start;
-	if (mul_u64_u32_div(cycles, 1000000, tsc_khz) > session->config.gap_max_ns)
-		return;
-	count = ub_gaps_count(&rider->space->gaps, address, cycles, session->config.hot_count,
-			      &mean);
-	if (count) {
-		struct ub_report report = {
-			.kind = UB_REPORT_HOT_GAP,
-			.pid = task_tgid_nr_ns(current, session->pid_namespace),
-			.btc = rider->space->id,
-			.address = address,
-			.count = count,
-			.gap_ns = mul_u64_u32_div(mean, 1000000, tsc_khz),
-		};
-
-		ub_session_report(session, &report);
-	}
-}
 
 /* At the entry of every system call of an enrolled thread, rides excepted. */
 static void *on_enter(struct pt_regs *regs, unsigned int nr)
@@ -69,8 +42,8 @@ static void *on_enter(struct pt_regs *regs, unsigned int nr)
 	rider->counters.syscalls++;
 	if (!ub_rider_space(rider))
 		return NULL;
-	if (rider->gap_ip)
-		count_gap(rider);
+	if (unlikely(rider->gap))
+		ub_measure_end(rider, nr, rider->rode, true);
 	return ub_call_allowed(nr) ? rider : NULL;
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/random.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -24,6 +25,10 @@ static struct ub_rider *rider_add(struct ub_session *session, struct task_struct
 	rider->task = task;
 	rider->session = session;
 	rider->time_gaps = session->config.flags & UB_SESSION_TIME_GAPS;
+	rider->random = get_random_u32() | 1;
+	rider->rate_start = rdtsc();
+	/* No need to wait for the first figure where every rate will do. */
+	rider->busy = session->config.min_rate <= 1;
 	ub_session_get(session);
 
 	spin_lock_irqsave(&session->lock, flags);
@@ -89,7 +94,7 @@ struct ub_space *ub_rider_space(struct ub_rider *rider)
 	if (rider->space)
 		ub_space_put(rider->space);
 	rider->space = NULL;
-	rider->gap_ip = 0;
+	rider->gap = NULL;
 	if (current->mm)
 		rider->space = ub_space_of_current(rider->session);
 	return rider->space;

@@ -12,7 +12,15 @@
 #include "gap_timer.h"
 #include "session.h"
 
+struct ub_gap_record;
 struct ub_space;
+
+/* Why a passage is timed. */
+enum ub_sample {
+	UB_SAMPLE_RIDE,			/* there may be a fragment */
+	UB_SAMPLE_COLD,			/* there is none */
+	UB_SAMPLE_ON_PURPOSE,		/* native although there is one */
+};
 
 #define UB_RIDER_BITS 12
 
@@ -27,9 +35,20 @@ struct ub_rider {
 	struct ub_space *space;		/* NULL until first needed, and after exec */
 	bool riding;			/* at least one fragment since user mode */
 	bool rode;			/* ... since the last system call */
-	u64 gap_ip;			/* resume address of the gap under way, or 0 */
-	u64 gap_start;			/* cycle counter at its start */
+	u64 worked;			/* cycle counter when work was last done in this gap, or 0 */
 	struct ub_gap_timer timer;	/* of sessions that time gaps */
+
+	/* Sampling: measure.h. */
+	s32 until_sample;		/* gaps */
+	u32 random;			/* never 0 */
+	bool busy;			/* makes min_rate calls a second */
+	u64 rate_start;			/* cycle counter */
+	u64 rate_calls;			/* counters.syscalls at that moment */
+	struct ub_gap_record *gap;		/* being timed, in space; or NULL */
+	u64 gap_address;
+	enum ub_sample gap_kind;
+	struct ub_gap_timer gap_timer;
+
 	struct ub_counters counters;
 	struct rcu_head rcu;
 };

@@ -24,12 +24,15 @@ struct ub_counters {
 	u64 refused[UB_STOP_MAX];
 	u64 gaps[UB_GAP_MAX];
 	u64 gap_cycles[UB_GAP_MAX];
+	u64 sampled;
 };
 
 struct ub_session {
 	struct rcu_head rcu;		/* near the start: kvfree_rcu() */
 	struct kref ref;
 	struct ub_session_config config;
+	u64 gap_short_cycles;
+	u64 gap_max_cycles;
 	struct pid_namespace *pid_namespace;
 	/* Set once, read without a lock before every fragment. */
 	bool ended;
@@ -56,8 +59,11 @@ struct ub_session {
 	struct list_head all;
 };
 
-/* A new session, or an ERR_PTR. The caller owns the reference. */
-struct ub_session *ub_session_create(const struct ub_session_config *config);
+/*
+ * A new session, or an ERR_PTR. The caller owns the reference. Fills in
+ * config what it leaves to the module.
+ */
+struct ub_session *ub_session_create(struct ub_session_config *config);
 void ub_session_get(struct ub_session *session);
 void ub_session_put(struct ub_session *session);
 /* Its threads go on natively, its reader sees the end. Idempotent. */

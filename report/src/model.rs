@@ -107,6 +107,9 @@ pub struct Totals {
     pub reports: u64,
     /// Reports lost because the supervisor was too slow.
     pub reports_dropped: u64,
+    /// Passages of gaps that were sampled; those that went native for it are
+    /// `measured` among `exits` and `refused`.
+    pub sampled: u64,
     /// Gaps between two system calls by how they were passed; zeros unless
     /// the session times them (`--time-gaps`).
     pub gaps: BTreeMap<String, u64>,

@@ -11,7 +11,7 @@ use ub_translator::fragment::ExitKind;
 use ub_translator::frame;
 
 /// Revision of the interface that this program speaks (`UB_ABI_VERSION`).
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 /// The device node (`UB_DEVICE_PATH`).
 pub const DEVICE_PATH: &str = "/dev/ub";
 /// First letter of every ioctl number (`UB_IOC_MAGIC`).
@@ -144,28 +144,45 @@ uapi_struct! {
         sessions: u32,
         /// Fragments installed now, of all sessions.
         fragments: u32,
+        /// Frequency of the cycle counter that gaps are timed with, in kHz.
+        cycles_khz: u32,
+        /// Zero.
+        reserved: u32,
     }
 }
 
 uapi_struct! {
-    /// What a session starts with.
+    /// How a session finds gaps that are worth a ride, and measures whether they
+    /// are. What is zero becomes the module's default, and creating the
+    /// session writes back what holds.
     struct ub_session_config = SessionConfig {
         /// [`ABI_VERSION`].
         abi_version: u32,
-        /// Passages after which a gap is hot; 0 for the module's default.
-        hot_count: u32,
-        /// Longer gaps do not count, in nanoseconds; 0 for the default.
-        gap_max_ns: u64,
-        /// Misses at an address before it is reported; 0 for the default.
-        miss_count: u32,
-        /// Most fragments of the session; 0 for the default.
-        max_fragments: u32,
-        /// Most bytes of arena for the session; 0 for the default.
-        max_arena_bytes: u64,
         /// [`TIME_GAPS`] or zero.
         flags: u32,
+        /// Passages of gaps for one that is sampled.
+        sample_interval: u32,
+        /// System calls a second below which a thread is left alone.
+        min_rate: u32,
+        /// Samples of a gap that make it hot.
+        hot_count: u32,
+        /// Samples of all gaps of an address space among which these must be.
+        hot_window: u32,
+        /// Longest native time of gaps that are tried first, in nanoseconds.
+        gap_short_ns: u64,
+        /// Longest native time of gaps that are tried at all, in nanoseconds.
+        gap_max_ns: u64,
+        /// Passages of a translated gap for one that goes native on purpose: at
+        /// least 100, or [`NATIVE_NEVER`].
+        native_interval: u32,
+        /// Misses at an address before it is reported.
+        miss_count: u32,
+        /// Most fragments of the session.
+        max_fragments: u32,
         /// Zero.
         reserved: u32,
+        /// Most bytes of arena for the session.
+        max_arena_bytes: u64,
     }
 }
 
@@ -266,10 +283,97 @@ uapi_struct! {
         reports: u64,
         /// Reports lost because nobody read them in time.
         reports_dropped: u64,
+        /// Passages of gaps that were sampled.
+        sampled: u64,
         /// Gaps between two system calls by [`Gap`]; zero unless [`TIME_GAPS`].
         gaps: [u64; GAP_COUNT],
         /// Cycles in them, without those in which the thread did not run.
         gap_cycles: [u64; GAP_COUNT],
+    }
+}
+
+uapi_struct! {
+    /// What is known about the gaps that start at one address.
+    ///
+    /// Times are those of sampled passages, from the end of one system call to
+    /// the start of the next: natively with both switches, or what the ride
+    /// does in their place. A passage that began in a ride and ended natively
+    /// counts as a ride's.
+    struct ub_gap_info = GapInfo {
+        /// Which address space.
+        btc: u64,
+        /// Resume address: where the gap begins.
+        address: u64,
+        /// Passages so far, estimated from the samples.
+        passages: u64,
+        /// Of these, those that began in a ride.
+        ridden: u64,
+        /// Native samples so far.
+        native_sampled: u64,
+        /// Samples of rides with the present fragment, or the last one.
+        ride_sampled: u64,
+        /// Of these, rides that ended before the next call.
+        left_sampled: u64,
+        /// Of the native samples, those that had a fragment.
+        native_on_purpose: u64,
+        /// Mean of the latest native samples in nanoseconds; 0: none.
+        native_ns: u64,
+        /// Mean of the latest samples of rides in nanoseconds; 0: none.
+        ride_ns: u64,
+        /// What a ride saves, by the last verdict, in picoseconds a passage.
+        saved_ps: i64,
+        /// The standard error of that.
+        saved_error_ps: u64,
+        /// Time until a retired gap may be tried again, in nanoseconds.
+        held_ns: u64,
+        /// [`GapState`] as a number.
+        state: u32,
+        /// [`GapReason`] as a number.
+        reason: u32,
+        /// Retirements by verdict so far.
+        retirements: u32,
+        /// Number of the system call that the last sample led to, or
+        /// [`NO_CALL`].
+        next_call: u32,
+        /// The latest native samples in cycles, newest first, then zeros.
+        native_cycles: [u32; GAP_SAMPLES],
+        /// The latest samples of rides in cycles, newest first, then zeros.
+        ride_cycles: [u32; GAP_SAMPLES],
+    }
+}
+
+uapi_struct! {
+    /// Request for what is known about gaps.
+    struct ub_gaps_query = GapsQuery {
+        /// Of which address space; 0 for all of the session.
+        btc: u64,
+        /// Address of an array of [`GapInfo`].
+        buffer: u64,
+        /// Elements of the array.
+        capacity: u32,
+        /// How many there are, which may be more than fit.
+        count: u32,
+    }
+}
+
+uapi_struct! {
+    /// What the supervisor decided about a gap.
+    struct ub_verdict = Verdict {
+        /// Of which address space.
+        btc: u64,
+        /// Resume address of the gap.
+        address: u64,
+        /// If not 0: the fragment is retired, and the gap is not reported for so
+        /// long.
+        hold_ns: u64,
+        /// [`GapInfo::saved_ps`] from now on.
+        saved_ps: i64,
+        /// [`GapInfo::saved_error_ps`] from now on.
+        saved_error_ps: u64,
+        /// [`GapReason`] as a number.
+        reason: u32,
+        /// Zero.
+        reserved: u32,
     }
 }
 
@@ -305,6 +409,9 @@ pub const LAYOUTS: &[Layout] = &[
     Install::LAYOUT,
     Retire::LAYOUT,
     Stats::LAYOUT,
+    GapInfo::LAYOUT,
+    GapsQuery::LAYOUT,
+    Verdict::LAYOUT,
     Report::LAYOUT,
 ];
 
@@ -370,11 +477,15 @@ uapi_enum! {
         UB_STOP_CONDITION = Condition = 10, "condition";
         /// Supervisor gone or module leaving.
         UB_STOP_SESSION_END = SessionEnd = 11, "session_end";
+        /// Native on purpose, to compare.
+        UB_STOP_MEASURED = Measured = 12, "measured";
+        /// The gap took longer than [`SessionConfig::gap_max_ns`].
+        UB_STOP_LONG = Long = 13, "long_gap";
     }
 }
 
 /// Length of [`Stats::stops`] (`UB_STOP_MAX`).
-pub const STOP_COUNT: usize = 12;
+pub const STOP_COUNT: usize = 14;
 
 uapi_enum! {
     /// How a program got from one system call to the next; index into
@@ -395,6 +506,56 @@ pub const GAP_COUNT: usize = 3;
 /// [`SessionConfig::flags`]: count gaps and their cycles
 /// (`UB_SESSION_TIME_GAPS`).
 pub const TIME_GAPS: u32 = 1 << 0;
+
+/// [`SessionConfig::native_interval`]: nothing is measured, nothing judged
+/// (`UB_NATIVE_NEVER`).
+pub const NATIVE_NEVER: u32 = u32::MAX;
+
+/// Latest samples kept of each gap and kind (`UB_GAP_SAMPLES`).
+pub const GAP_SAMPLES: usize = 32;
+
+/// [`GapInfo::next_call`] of a gap that led to no call yet (`UB_NO_CALL`).
+pub const NO_CALL: u32 = u32::MAX;
+
+uapi_enum! {
+    /// Where a gap stands; [`GapInfo::state`].
+    enum GapState: u32 {
+        /// Seen, and not worth a translation.
+        UB_GAP_STATE_COLD = Cold = 0, "cold";
+        /// Reported; no fragment (yet).
+        UB_GAP_STATE_HOT = Hot = 1, "hot";
+        /// There is a fragment at its resume address.
+        UB_GAP_STATE_TRANSLATED = Translated = 2, "translated";
+        /// Goes native for [`GapInfo::held_ns`] at least.
+        UB_GAP_STATE_RETIRED = Retired = 3, "retired";
+    }
+}
+
+uapi_enum! {
+    /// Why a gap stands there; [`GapInfo::reason`] and [`Verdict::reason`].
+    enum GapReason: u32 {
+        /// Cold: not often enough, or of slow threads only.
+        UB_GAP_REASON_RARE = Rare = 0, "rare";
+        /// Cold: mostly longer than [`SessionConfig::gap_max_ns`].
+        UB_GAP_REASON_LONG = Long = 1, "long";
+        /// Hot: it is the supervisor's turn.
+        UB_GAP_REASON_REPORTED = Reported = 2, "reported";
+        /// Hot: long; tried when shorter ones have paid.
+        UB_GAP_REASON_WAITS = Waits = 3, "waits";
+        /// Hot: the supervisor could not translate it.
+        UB_GAP_REASON_REFUSED = Refused = 4, "refused";
+        /// Translated: too few samples to tell.
+        UB_GAP_REASON_MEASURING = Measuring = 5, "measuring";
+        /// Translated: saves time, with confidence.
+        UB_GAP_REASON_PAYS = Pays = 6, "pays";
+        /// Retired: costs time, with confidence.
+        UB_GAP_REASON_SLOWER = Slower = 7, "slower";
+        /// Retired: no saving could be shown.
+        UB_GAP_REASON_NO_GAIN = NoGain = 8, "no_gain";
+        /// Translated: the session does not measure.
+        UB_GAP_REASON_UNMEASURED = Unmeasured = 9, "unmeasured";
+    }
+}
 
 uapi_enum! {
     /// What a [`Report`] is about.
@@ -509,6 +670,11 @@ const OTHER_CONSTANTS: &[(&str, u64)] = &[
     ("UB_STOP_MAX", STOP_COUNT as u64),
     ("UB_GAP_MAX", GAP_COUNT as u64),
     ("UB_SESSION_TIME_GAPS", TIME_GAPS as u64),
+    ("UB_NATIVE_NEVER", NATIVE_NEVER as u64),
+    ("UB_GAP_SAMPLES", GAP_SAMPLES as u64),
+    ("UB_NO_CALL", NO_CALL as u64),
+    ("UB_GAP_STATE_MAX", GapState::ALL.len() as u64),
+    ("UB_GAP_REASON_MAX", GapReason::ALL.len() as u64),
     ("UB_IOC_MAGIC", IOC_MAGIC as u64),
     ("UB_IOC_INFO", IOC_INFO),
     ("UB_IOC_SESSION_CREATE", IOC_SESSION_CREATE),
@@ -517,6 +683,8 @@ const OTHER_CONSTANTS: &[(&str, u64)] = &[
     ("UB_IOC_INSTALL", IOC_INSTALL),
     ("UB_IOC_RETIRE", IOC_RETIRE),
     ("UB_IOC_STATS", IOC_STATS),
+    ("UB_IOC_GAPS", IOC_GAPS),
+    ("UB_IOC_VERDICT", IOC_VERDICT),
 ];
 
 /// Every number of the interface, by its name in C.
@@ -525,6 +693,8 @@ pub fn constants() -> impl Iterator<Item = (&'static str, u64)> {
         OTHER_CONSTANTS,
         Stop::CONSTANTS,
         Gap::CONSTANTS,
+        GapState::CONSTANTS,
+        GapReason::CONSTANTS,
         ReportKind::CONSTANTS,
         Refusal::CONSTANTS,
         Action::CONSTANTS,
@@ -538,9 +708,9 @@ const _: () = assert!(Stop::ALL.len() == STOP_COUNT && Gap::ALL.len() == GAP_COU
 
 /// `UB_IOC_INFO`: fills an [`Info`].
 pub const IOC_INFO: u64 = nix::request_code_read!(IOC_MAGIC, 1, size_of::<Info>());
-/// `UB_IOC_SESSION_CREATE`: takes a [`SessionConfig`].
+/// `UB_IOC_SESSION_CREATE`: takes and completes a [`SessionConfig`].
 pub const IOC_SESSION_CREATE: u64 =
-    nix::request_code_write!(IOC_MAGIC, 2, size_of::<SessionConfig>());
+    nix::request_code_readwrite!(IOC_MAGIC, 2, size_of::<SessionConfig>());
 /// `UB_IOC_ENROLL`: enrols the caller.
 pub const IOC_ENROLL: u64 = nix::request_code_none!(IOC_MAGIC, 3);
 /// `UB_IOC_READ_CODE`: takes and fills a [`ReadCode`].
@@ -551,16 +721,22 @@ pub const IOC_INSTALL: u64 = nix::request_code_write!(IOC_MAGIC, 5, size_of::<In
 pub const IOC_RETIRE: u64 = nix::request_code_write!(IOC_MAGIC, 6, size_of::<Retire>());
 /// `UB_IOC_STATS`: fills a [`Stats`].
 pub const IOC_STATS: u64 = nix::request_code_read!(IOC_MAGIC, 7, size_of::<Stats>());
+/// `UB_IOC_GAPS`: takes and fills a [`GapsQuery`].
+pub const IOC_GAPS: u64 = nix::request_code_readwrite!(IOC_MAGIC, 8, size_of::<GapsQuery>());
+/// `UB_IOC_VERDICT`: takes a [`Verdict`].
+pub const IOC_VERDICT: u64 = nix::request_code_write!(IOC_MAGIC, 9, size_of::<Verdict>());
 
 /// The raw calls. [`crate::device`] makes them safe.
 pub(crate) mod raw {
-    use super::{Info, Install, ReadCode, Retire, SessionConfig, Stats};
+    use super::{GapsQuery, Info, Install, ReadCode, Retire, SessionConfig, Stats, Verdict};
 
     nix::ioctl_read_bad!(info, super::IOC_INFO, Info);
-    nix::ioctl_write_ptr_bad!(session_create, super::IOC_SESSION_CREATE, SessionConfig);
+    nix::ioctl_readwrite_bad!(session_create, super::IOC_SESSION_CREATE, SessionConfig);
     nix::ioctl_none_bad!(enroll, super::IOC_ENROLL);
     nix::ioctl_readwrite_bad!(read_code, super::IOC_READ_CODE, ReadCode);
     nix::ioctl_write_ptr_bad!(install, super::IOC_INSTALL, Install);
     nix::ioctl_write_ptr_bad!(retire, super::IOC_RETIRE, Retire);
     nix::ioctl_read_bad!(stats, super::IOC_STATS, Stats);
+    nix::ioctl_readwrite_bad!(gaps, super::IOC_GAPS, GapsQuery);
+    nix::ioctl_write_ptr_bad!(verdict, super::IOC_VERDICT, Verdict);
 }

@@ -65,6 +65,12 @@ pub enum OpenError {
         /// [`abi::Info::refusals`].
         u32,
     ),
+    /// The module does not accept the session's thresholds.
+    #[error(
+        "the kernel module refuses these thresholds: a native interval is at least 100, a sample \
+         interval at most 2^30; look at the options and at /sys/module/ub/parameters"
+    )]
+    Config,
     /// Anything else, with the operation that failed.
     #[error("{operation}: {}", .errno.desc())]
     Io {
@@ -139,21 +145,23 @@ impl Device {
         &self.info
     }
 
-    /// Turns the device into a session that nobody has joined yet.
+    /// Turns the device into a session that nobody has joined yet. `config` is
+    /// completed with the module's defaults.
     ///
     /// # Errors
     /// [`OpenError::Refused`] when no ride can happen on this CPU, or what the
     /// module answers.
-    pub fn create_session(self, config: &abi::SessionConfig) -> Result<Session, OpenError> {
+    pub fn create_session(self, config: &mut abi::SessionConfig) -> Result<Session, OpenError> {
         if self.info.refusals != 0 {
             return Err(OpenError::Refused(self.info.refusals));
         }
-        // SAFETY: `config` is a valid `struct ub_session_config`, which
-        // UB_IOC_SESSION_CREATE only reads.
-        match unsafe { raw::session_create(self.fd.as_raw_fd(), config) } {
+        // SAFETY: `config` is a valid, writable `struct ub_session_config`, the
+        // type that UB_IOC_SESSION_CREATE reads and fills.
+        match unsafe { raw::session_create(self.fd.as_raw_fd(), &raw mut *config) } {
             Ok(_) => Ok(Session { fd: self.fd }),
             Err(Errno::EPERM | Errno::EACCES) => Err(OpenError::NoPermission),
             Err(Errno::EPROTO) => Err(OpenError::AbiMismatch { module: None }),
+            Err(Errno::EINVAL) => Err(OpenError::Config),
             Err(errno) => Err(OpenError::io("creating a session", errno)),
         }
     }
@@ -295,6 +303,31 @@ impl Kernel for Session {
         // UB_IOC_STATS fills.
         unsafe { raw::stats(self.fd.as_raw_fd(), &raw mut stats) }?;
         Ok(stats)
+    }
+
+    fn gaps(&self) -> io::Result<Vec<abi::GapInfo>> {
+        // Enough for most; a session of many processes is asked again.
+        let mut gaps = vec![abi::GapInfo::default(); 256];
+        loop {
+            let capacity = u32::try_from(gaps.len()).unwrap_or(u32::MAX);
+            let mut query =
+                abi::GapsQuery { btc: 0, buffer: gaps.as_mut_ptr() as u64, capacity, count: 0 };
+            // SAFETY: `query` is a valid `struct ub_gaps_query`; the module writes
+            // at most `capacity` records to `gaps`, which has that many and is
+            // exclusively ours. Every bit pattern is a `GapInfo`.
+            unsafe { raw::gaps(self.fd.as_raw_fd(), &raw mut query) }?;
+            if query.count <= capacity {
+                gaps.truncate(query.count as usize);
+                return Ok(gaps);
+            }
+            gaps.resize(query.count as usize + 64, abi::GapInfo::default());
+        }
+    }
+
+    fn judge(&self, verdict: &abi::Verdict) -> io::Result<()> {
+        // SAFETY: `verdict` is a valid `struct ub_verdict`, only read.
+        unsafe { raw::verdict(self.fd.as_raw_fd(), &raw const *verdict) }?;
+        Ok(())
     }
 
     fn read_reports(&self, reports: &mut Vec<abi::Report>) -> io::Result<Reading> {

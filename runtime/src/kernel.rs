@@ -106,6 +106,19 @@ pub trait Kernel {
     /// Only when the session is unusable.
     fn stats(&self) -> io::Result<abi::Stats>;
 
+    /// What is known about the gaps of all address spaces of the session.
+    ///
+    /// # Errors
+    /// Only when the session is unusable.
+    fn gaps(&self) -> io::Result<Vec<abi::GapInfo>>;
+
+    /// Tells the module what was decided about a gap.
+    ///
+    /// # Errors
+    /// `ESRCH` when the address space is gone, `ENOSPC` when the module keeps
+    /// no record of the gap and has no room for one.
+    fn judge(&self, verdict: &abi::Verdict) -> io::Result<()>;
+
     /// Appends the pending reports to `reports` without blocking.
     ///
     /// # Errors
@@ -137,6 +150,14 @@ impl<K: Kernel + ?Sized> Kernel for &K {
 
     fn stats(&self) -> io::Result<abi::Stats> {
         (**self).stats()
+    }
+
+    fn gaps(&self) -> io::Result<Vec<abi::GapInfo>> {
+        (**self).gaps()
+    }
+
+    fn judge(&self, verdict: &abi::Verdict) -> io::Result<()> {
+        (**self).judge(verdict)
     }
 
     fn read_reports(&self, reports: &mut Vec<abi::Report>) -> io::Result<Reading> {

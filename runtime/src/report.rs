@@ -102,6 +102,7 @@ impl From<&Stats> for Totals {
             arena_bytes: stats.arena_bytes,
             reports: stats.reports,
             reports_dropped: stats.reports_dropped,
+            sampled: stats.sampled,
             gaps: by_name(Gap::ALL, Gap::name, &stats.gaps),
             gap_cycles: by_name(Gap::ALL, Gap::name, &stats.gap_cycles),
             ..Self::default()

@@ -17,6 +17,7 @@
 #include "allowed.h"
 #include "compat/compat.h"
 #include "fragment.h"
+#include "measure.h"
 #include "ride/conditions.h"
 #include "ride/ride.h"
 #include "ride/run_fragment.h"
@@ -148,9 +149,13 @@ static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs,
 		fpregs_unlock();
 		if (++attempts == PENDING_ATTEMPTS)
 			return UB_STOP_POLL;
+		/* Longer than a gap may be: a long computation, maybe without end. */
+		if (rider->worked && rdtsc() - rider->worked > rider->session->gap_max_cycles)
+			return UB_STOP_LONG;
 		stop = ub_do_pending_work(regs);
 		if (stop != UB_GO)
 			return stop;
+		rider->worked = rdtsc();
 		first = true;
 		fpregs_lock();
 	}
@@ -195,12 +200,12 @@ static __always_inline int next_call(struct ub_rider *rider, struct pt_regs *reg
 static void count_exit(struct ub_rider *rider, enum ub_report_kind kind, u64 address, u64 from)
 {
 	struct ub_session *session = rider->session;
-	u64 unused;
 	u32 count;
 
 	/* One counter for each of them; that two share one is unlikely and harmless. */
-	count = ub_gaps_count(&rider->space->misses, address ^ rol64(from, 23) ^ ((u64)kind << 56),
-			      0, session->config.miss_count, &unused);
+	count = ub_misses_count(&rider->space->misses,
+				address ^ rol64(from, 23) ^ ((u64)kind << 56),
+				session->config.miss_count);
 	if (count) {
 		struct ub_report report = {
 			.kind = kind,
@@ -233,6 +238,11 @@ int ub_ride(void *thread, struct pt_regs *regs)
 		stop = UB_STOP_RESTART;
 		goto out;
 	}
+	rider->worked = 0;
+	if (ub_measure(rider, regs->ip)) {
+		stop = UB_STOP_MEASURED;
+		goto out;
+	}
 	for (;;) {
 		struct ub_exit exit;
 
@@ -257,6 +267,8 @@ int ub_ride(void *thread, struct pt_regs *regs)
 				if (unlikely(rider->time_gaps))
 					ub_gap_timer_stop(&rider->timer, &rider->counters,
 							  UB_GAP_RIDDEN);
+				if (unlikely(rider->gap))
+					ub_measure_end(rider, nr, true, false);
 				return nr;
 			}
 			stop = UB_STOP_SYSCALL_REFUSED;
@@ -290,9 +302,9 @@ out:
 	} else {
 		rider->counters.refused[stop]++;
 	}
-	/* A gap that starts natively here is one to learn about. */
-	rider->gap_ip = in_gap && stop == UB_STOP_NO_FRAGMENT ? regs->ip : 0;
 	rider->rode = !in_gap;
-	rider->gap_start = rdtsc();
+	/* A gap that starts natively here is one to learn about. */
+	if (unlikely(rider->gap) && in_gap)
+		ub_measure_native(rider, stop == UB_STOP_NO_FRAGMENT);
 	return -1;
 }

@@ -11,7 +11,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define UB_ABI_VERSION 2
+#define UB_ABI_VERSION 3
 #define UB_DEVICE_PATH "/dev/ub"
 
 /*
@@ -75,6 +75,8 @@ struct ub_info {
 	__u32 max_sources;		/* per fragment */
 	__u32 sessions;
 	__u32 fragments;
+	__u32 cycles_khz;		/* of the cycle counter in ub_gap_info */
+	__u32 reserved;			/* zero */
 };
 
 #define UB_REFUSE_LEGACY_IBRS	(1u << 0)	/* kernel writes IBRS on entry */
@@ -89,18 +91,35 @@ struct ub_info {
 #define UB_ACT_UNTRAIN		(1u << 2)	/* returns untrained after each fragment */
 #define UB_ACT_IBPB		(1u << 3)	/* branch predictions flushed after each fragment */
 
+/*
+ * How a session finds gaps that are worth a ride, and measures whether they
+ * are. What is zero becomes the module's default (its parameter of the same
+ * name). SESSION_CREATE writes back what holds.
+ *
+ * A passage of a gap is sampled: one of sample_interval, at random. Only
+ * threads that make min_rate system calls a second are looked at. A gap is
+ * hot when hot_count of the last hot_window samples of an address space led from
+ * it to the next call within gap_short_ns, or within gap_max_ns. Once there is a
+ * fragment, one of native_interval passages goes native on purpose.
+ */
 struct ub_session_config {
 	__u32 abi_version;
-	__u32 hot_count;		/* passages after which a gap is hot; 0: default */
-	__u64 gap_max_ns;		/* longer gaps do not count; 0: default */
-	__u32 miss_count;		/* times a fragment is left for an address before that is reported; 0: default */
-	__u32 max_fragments;		/* 0: default */
-	__u64 max_arena_bytes;		/* 0: default */
 	__u32 flags;			/* UB_SESSION_* */
+	__u32 sample_interval;		/* passages for one that is sampled */
+	__u32 min_rate;			/* system calls of a thread in a second */
+	__u32 hot_count;		/* samples of a gap that make it hot ... */
+	__u32 hot_window;		/* ... among so many of all gaps */
+	__u64 gap_short_ns;		/* gaps that are tried first */
+	__u64 gap_max_ns;		/* gaps that are tried at all */
+	__u32 native_interval;		/* >= 100 or UB_NATIVE_NEVER: no measuring, no judging */
+	__u32 miss_count;		/* times a fragment is left for an address before that is reported */
+	__u32 max_fragments;
 	__u32 reserved;			/* zero */
+	__u64 max_arena_bytes;
 };
 
 #define UB_SESSION_TIME_GAPS	(1u << 0)	/* fill ub_stats.gaps and .gap_cycles */
+#define UB_NATIVE_NEVER		0xffffffffu
 
 struct ub_read_code {
 	__u64 btc;
@@ -147,6 +166,8 @@ enum ub_stop {
 	UB_STOP_SYSCALL_WORK,		/* a filter's refusal, ptrace, audit or tracing */
 	UB_STOP_CONDITION,		/* another run condition does not hold */
 	UB_STOP_SESSION_END,		/* supervisor gone or module leaving */
+	UB_STOP_MEASURED,		/* native on purpose, to compare */
+	UB_STOP_LONG,			/* the gap took longer than gap_max_ns */
 	UB_STOP_MAX,
 };
 
@@ -178,6 +199,7 @@ struct ub_stats {
 	__u64 arena_bytes;		/* in use now */
 	__u64 reports;
 	__u64 reports_dropped;
+	__u64 sampled;			/* passages of gaps that were sampled */
 	/*
 	 * Of sessions with UB_SESSION_TIME_GAPS, else zero: how many, and their
 	 * cycles in sum, without time in which the thread was not running.
@@ -185,6 +207,81 @@ struct ub_stats {
 	 */
 	__u64 gaps[UB_GAP_MAX];
 	__u64 gap_cycles[UB_GAP_MAX];
+};
+
+/* Where a gap stands. Value of ub_gap_info.state. */
+enum ub_gap_state {
+	UB_GAP_STATE_COLD = 0,		/* seen, and not worth a translation */
+	UB_GAP_STATE_HOT,		/* reported; no fragment (yet) */
+	UB_GAP_STATE_TRANSLATED,	/* there is a fragment at its resume address */
+	UB_GAP_STATE_RETIRED,		/* goes native for held_ns at least */
+	UB_GAP_STATE_MAX,
+};
+
+/* Why it stands there. Value of ub_gap_info.reason and ub_verdict.reason. */
+enum ub_gap_reason {
+	UB_GAP_REASON_RARE = 0,		/* COLD: not often enough, or of slow threads only */
+	UB_GAP_REASON_LONG,		/* COLD: mostly longer than gap_max_ns */
+	UB_GAP_REASON_REPORTED,		/* HOT: it is the supervisor's turn */
+	UB_GAP_REASON_WAITS,		/* HOT: long; tried when shorter ones have paid */
+	UB_GAP_REASON_REFUSED,		/* HOT: the supervisor could not translate it */
+	UB_GAP_REASON_MEASURING,	/* TRANSLATED: too few samples to tell */
+	UB_GAP_REASON_PAYS,		/* TRANSLATED: saves time, with confidence */
+	UB_GAP_REASON_SLOWER,		/* RETIRED: costs time, with confidence */
+	UB_GAP_REASON_NO_GAIN,		/* RETIRED: no saving could be shown */
+	UB_GAP_REASON_UNMEASURED,	/* TRANSLATED: the session does not measure */
+	UB_GAP_REASON_MAX,
+};
+
+/* Latest samples kept of each gap and kind. */
+#define UB_GAP_SAMPLES 32
+/* ub_gap_info.next_call of a gap that led to no call yet. */
+#define UB_NO_CALL 0xffffffffu
+
+/*
+ * What is known about the gaps that start at one address. Times are those of
+ * sampled passages, from the end of one call to the start of the next: natively
+ * with both switches, or what the ride does in their place. A passage that
+ * began in a ride and ended natively is a ride's.
+ */
+struct ub_gap_info {
+	__u64 btc;
+	__u64 address;			/* resume address */
+	__u64 passages;			/* estimate, by samples; all kinds */
+	__u64 ridden;			/* of these: began in a ride */
+	__u64 native_sampled;		/* so far, as all counts here */
+	__u64 ride_sampled;		/* of the present fragment, or the last one */
+	__u64 left_sampled;		/* of these: did not get to the next call in the ride */
+	__u64 native_on_purpose;	/* of native_sampled: there was a fragment */
+	__u64 native_ns;		/* mean of the latest samples; 0: none */
+	__u64 ride_ns;			/* mean of the latest samples; 0: none */
+	__s64 saved_ps;			/* the last verdict's, picoseconds a passage */
+	__u64 saved_error_ps;		/* its standard error */
+	__u64 held_ns;			/* RETIRED: time left until it may be tried again */
+	__u32 state;			/* enum ub_gap_state */
+	__u32 reason;			/* enum ub_gap_reason */
+	__u32 retirements;		/* by verdicts, so far */
+	__u32 next_call;		/* number of the call that the last sample led to */
+	__u32 native_cycles[UB_GAP_SAMPLES];	/* the latest, newest first, then zeros */
+	__u32 ride_cycles[UB_GAP_SAMPLES];	/* the same in rides */
+};
+
+struct ub_gaps_query {
+	__u64 btc;			/* an address space, or 0: all of the session */
+	__u64 buffer;			/* user pointer to struct ub_gap_info[] */
+	__u32 capacity;			/* how many fit */
+	__u32 count;			/* out: how many there are, which may be more */
+};
+
+/* What the supervisor decided about a gap, by its measurements. */
+struct ub_verdict {
+	__u64 btc;
+	__u64 address;
+	__u64 hold_ns;			/* not 0: retire the fragment, and keep it away for so long */
+	__s64 saved_ps;
+	__u64 saved_error_ps;
+	__u32 reason;			/* enum ub_gap_reason, for whoever asks */
+	__u32 reserved;			/* zero */
 };
 
 enum ub_report_kind {
@@ -219,11 +316,13 @@ struct ub_report {
  */
 #define UB_IOC_MAGIC		0xb5
 #define UB_IOC_INFO		_IOR(UB_IOC_MAGIC, 1, struct ub_info)
-#define UB_IOC_SESSION_CREATE	_IOW(UB_IOC_MAGIC, 2, struct ub_session_config)
+#define UB_IOC_SESSION_CREATE	_IOWR(UB_IOC_MAGIC, 2, struct ub_session_config)
 #define UB_IOC_ENROLL		_IO(UB_IOC_MAGIC, 3)
 #define UB_IOC_READ_CODE	_IOWR(UB_IOC_MAGIC, 4, struct ub_read_code)
 #define UB_IOC_INSTALL		_IOW(UB_IOC_MAGIC, 5, struct ub_install)
 #define UB_IOC_RETIRE		_IOW(UB_IOC_MAGIC, 6, struct ub_retire)
 #define UB_IOC_STATS		_IOR(UB_IOC_MAGIC, 7, struct ub_stats)
+#define UB_IOC_GAPS		_IOWR(UB_IOC_MAGIC, 8, struct ub_gaps_query)
+#define UB_IOC_VERDICT		_IOW(UB_IOC_MAGIC, 9, struct ub_verdict)
 
 #endif /* _UAPI_UB_H */

@@ -57,13 +57,19 @@ pub(super) struct Options {
     pub settle_ms: u64,
     /// An option for `ub run`; can be repeated
     ///
-    /// The default finds hot gaps early and admits long ones, as the whole demo
-    /// is short and an emulated CPU slow.
+    /// The default finds hot gaps early, admits long ones and slow threads, as
+    /// the whole demo is short and an emulated CPU slow.
     #[arg(
         long = "ub-option",
         value_name = "OPTION",
         allow_hyphen_values = true,
-        default_values = ["--hot-count=32", "--gap-max-us=1000", "--miss-count=3"]
+        default_values = [
+            "--hot-count=16",
+            "--gap-short-us=1000",
+            "--gap-max-us=1000",
+            "--miss-count=3",
+            "--min-rate=1000",
+        ]
     )]
     pub ub_options: Vec<String>,
     /// Also fail when a figure falls short of what is promised for it

@@ -20,7 +20,7 @@ const PROMISED_SHARE: f64 = 0.95;
 const REQUESTS: u64 = 4000;
 /// Limit for settling, in milliseconds of the guest's clock, which runs by
 /// instructions: 1 ms is a million.
-const SETTLE_MS: u64 = 40_000;
+const SETTLE_MS: u64 = 28_000;
 /// Looks without any new translation after which there is none to come.
 const SETTLE_LOOKS: u32 = 2;
 /// Reasons and refused entries that are printed of each cell.
@@ -69,7 +69,9 @@ fn plan(options: &Options, guest: &Guest) -> Plan {
     plan.operations = (REQUESTS, REQUESTS);
     plan.settle_ms = SETTLE_MS;
     plan.settle_looks = SETTLE_LOOKS;
-    plan.ub_options.push("--time-gaps".into());
+    // What every gap costs in a ride, also of those that do not pay.
+    let options = ["--time-gaps", "--native-interval=4294967295"];
+    plan.ub_options.extend(options.map(String::from));
     plan
 }
 

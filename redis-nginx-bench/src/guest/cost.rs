@@ -12,7 +12,7 @@ use crate::plan::{Plan, Workload};
 /// Requests before the timed part and between two looks while settling, as a
 /// multiple of the timed ones. Code becomes known one stretch after the other,
 /// and each has to be translated by the CPU that also serves the requests.
-const WARMUP: u64 = 1;
+const WARMUP: u64 = 2;
 
 /// Runs `plan`, whose smallest number of operations is what is timed.
 ///

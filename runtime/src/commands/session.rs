@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tracing::Level;
 
-use crate::abi::{ABI_VERSION, SessionConfig, TIME_GAPS};
+use crate::abi::{ABI_VERSION, NATIVE_NEVER, SessionConfig, TIME_GAPS};
 use crate::device::{Device, OpenError};
 use crate::host::Environment;
 use crate::logging;
@@ -22,15 +22,8 @@ pub(super) struct Options {
     /// session
     #[arg(long)]
     pub(super) require: bool,
-    /// Passages after which a gap is hot [default: the module's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    hot_count: Option<u32>,
-    /// Longest gap that counts, in microseconds [default: the module's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    gap_max_us: Option<u64>,
-    /// Misses at an address before it is translated [default: the module's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    miss_count: Option<u32>,
+    #[command(flatten)]
+    thresholds: Thresholds,
     /// Count the cycles between system calls, for the report; makes each call
     /// a little slower
     #[arg(long)]
@@ -44,6 +37,66 @@ pub(super) struct Options {
     /// The program to run and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
+}
+
+/// How hot gaps are found and judged. What is not given is the module's, see
+/// `/sys/module/ub/parameters`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Thresholds {
+    /// Look at one passage of a gap in N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    sample_interval: Option<u32>,
+    /// Leave threads alone that make fewer system calls a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    min_rate: Option<u32>,
+    /// Samples of a gap that make it hot
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    hot_count: Option<u32>,
+    /// Samples of all gaps among which these must be
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    hot_window: Option<u32>,
+    /// Longest gap that is tried before others have paid, in microseconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    gap_short_us: Option<u64>,
+    /// Longest gap that is tried at all, in microseconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    gap_max_us: Option<u64>,
+    /// Misses at an address before it is translated
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    miss_count: Option<u32>,
+    /// Let one passage of a translated gap in N go natively, to compare
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
+    native_interval: Option<u32>,
+    /// Translate whatever is seen a few times and keep it, whether it pays or
+    /// not: for tests and for measuring rides themselves
+    #[arg(long)]
+    eager: bool,
+}
+
+/// Passages that make a gap hot with `--eager`.
+const EAGER_COUNT: u32 = 64;
+/// Longest gap with `--eager`.
+const EAGER_GAP_NS: u64 = 1_000_000_000;
+
+impl Thresholds {
+    /// What the module is asked for; zeros are its defaults.
+    fn config(&self) -> SessionConfig {
+        let eager = |value| if self.eager { value } else { 0 };
+        let eager_ns = if self.eager { EAGER_GAP_NS } else { 0 };
+        let ns = |micros: Option<u64>| micros.map_or(eager_ns, |micros| micros * 1000);
+        SessionConfig {
+            abi_version: ABI_VERSION,
+            sample_interval: self.sample_interval.unwrap_or(eager(1)),
+            min_rate: self.min_rate.unwrap_or(eager(1)),
+            hot_count: self.hot_count.unwrap_or(eager(EAGER_COUNT)),
+            hot_window: self.hot_window.unwrap_or(0),
+            gap_short_ns: ns(self.gap_short_us),
+            gap_max_ns: ns(self.gap_max_us),
+            native_interval: self.native_interval.unwrap_or(eager(NATIVE_NEVER)),
+            miss_count: self.miss_count.unwrap_or(0),
+            ..Default::default()
+        }
+    }
 }
 
 /// A mistake in how `ub` was called; the program is not run.
@@ -99,12 +152,8 @@ impl Options {
             .transpose()?;
         let plan = Plan {
             config: SessionConfig {
-                abi_version: ABI_VERSION,
-                hot_count: self.hot_count.unwrap_or(0),
-                gap_max_ns: self.gap_max_us.unwrap_or(0) * 1000,
-                miss_count: self.miss_count.unwrap_or(0),
                 flags: if self.time_gaps { TIME_GAPS } else { 0 },
-                ..Default::default()
+                ..self.thresholds.config()
             },
             log,
             level: match self.verbose {
@@ -147,7 +196,8 @@ impl Plan {
     pub(super) fn open(&self) -> Result<Supervision, OpenError> {
         let device = Device::open()?;
         let info = *device.info();
-        let session = device.create_session(&self.config)?;
+        let mut config = self.config;
+        let session = device.create_session(&mut config)?;
         let report =
             self.report.as_ref().zip(self.environment.as_ref()).map(|(path, environment)| {
                 (Recorder::new(&self.command, environment), path.clone())

@@ -11,7 +11,7 @@ use ub_translator::{CodeSource, Predictions};
 
 use super::space::HOT_EDGE;
 use super::*;
-use crate::abi::Stats;
+use crate::abi::{GapInfo, Stats, Verdict};
 use crate::kernel::{CodeRead, Sequence};
 
 const BTC: Btc = Btc(7);
@@ -37,6 +37,10 @@ struct State {
     /// What was handed in.
     installs: Vec<(Btc, Sequence, Parts)>,
     reads: u64,
+    /// What the module has measured.
+    gaps: Vec<GapInfo>,
+    /// What was decided about it.
+    verdicts: Vec<Verdict>,
     reports: VecDeque<Vec<Report>>,
     ended: bool,
 }
@@ -95,6 +99,15 @@ impl Kernel for FakeKernel {
 
     fn stats(&self) -> io::Result<Stats> {
         Ok(Stats::default())
+    }
+
+    fn gaps(&self) -> io::Result<Vec<GapInfo>> {
+        Ok(self.0.borrow().gaps.clone())
+    }
+
+    fn judge(&self, verdict: &Verdict) -> io::Result<()> {
+        self.0.borrow_mut().verdicts.push(*verdict);
+        Ok(())
     }
 
     fn read_reports(&self, reports: &mut Vec<Report>) -> io::Result<Reading> {

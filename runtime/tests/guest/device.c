@@ -155,6 +155,8 @@ static void without_session(void)
 
 	EXPECT(ENOTCONN, "no session: enroll", ioctl(device, UB_IOC_ENROLL));
 	EXPECT(ENOTCONN, "no session: stats", ioctl(device, UB_IOC_STATS, &stats));
+	EXPECT(ENOTCONN, "no session: gaps", ioctl(device, UB_IOC_GAPS, &stats));
+	EXPECT(ENOTCONN, "no session: verdict", ioctl(device, UB_IOC_VERDICT, &stats));
 	EXPECT(ENOTCONN, "no session: read", read(device, &stats, sizeof(stats)));
 	EXPECT(EFAULT, "info to null", ioctl(device, UB_IOC_INFO, NULL));
 	EXPECT(EFAULT, "info to the kernel", ioctl(device, UB_IOC_INFO, 0xffff888000000000));
@@ -170,7 +172,17 @@ static void without_session(void)
 	config.reserved = 1;
 	EXPECT(EINVAL, "create with reserved", ioctl(device, UB_IOC_SESSION_CREATE, &config));
 	config.reserved = 0;
+	config.native_interval = 99;
+	EXPECT(EINVAL, "create to measure too much",
+	       ioctl(device, UB_IOC_SESSION_CREATE, &config));
+	config.native_interval = 0;
+	config.sample_interval = -1;
+	EXPECT(EINVAL, "create to sample too little",
+	       ioctl(device, UB_IOC_SESSION_CREATE, &config));
+	config.sample_interval = 0;
 	EXPECT(0, "create", ioctl(device, UB_IOC_SESSION_CREATE, &config));
+	check(config.sample_interval && config.hot_count && config.native_interval,
+	      "create: says what holds", "zeros");
 	EXPECT(EEXIST, "create twice", ioctl(device, UB_IOC_SESSION_CREATE, &config));
 	EXPECT(EINVAL, "read less than a report", read(device, &stats, sizeof(struct ub_report) - 1));
 	EXPECT(EFAULT, "stats to null", ioctl(device, UB_IOC_STATS, NULL));
@@ -374,6 +386,70 @@ static void installing(struct victim *victim)
 	check(stats_of(victim->session).fragments == 0, "retire: it counts", "it does not");
 }
 
+/* The record of the victim's gap; one with address 0 if there is none. */
+static struct ub_gap_info gap_of(const struct victim *victim)
+{
+	static struct ub_gap_info infos[256];
+	struct ub_gaps_query query = {
+		.btc = victim->btc, .buffer = (uint64_t)infos, .capacity = 256,
+	};
+
+	MUST(ioctl(victim->session, UB_IOC_GAPS, &query));
+	for (uint32_t i = 0; i < query.count; i++)
+		if (infos[i].address == victim->gap)
+			return infos[i];
+	return (struct ub_gap_info){ 0 };
+}
+
+static void judging(struct victim *victim)
+{
+	struct ub_gap_info guarded[2] = { { .btc = 0 }, { .btc = 77 } };
+	struct ub_gaps_query query = { .buffer = (uint64_t)guarded, .capacity = 1 };
+	struct ub_verdict verdict = {
+		.btc = victim->btc, .address = victim->gap, .reason = UB_GAP_REASON_SLOWER,
+		.hold_ns = 3600ull * 1000 * 1000 * 1000, .saved_ps = -5000, .saved_error_ps = 7,
+	};
+	struct ub_gap_info gap = gap_of(victim);
+
+	check(gap.state == UB_GAP_STATE_HOT && gap.reason == UB_GAP_REASON_REPORTED &&
+	      gap.native_sampled >= UB_GAP_SAMPLES && gap.passages && gap.native_ns &&
+	      gap.native_cycles[UB_GAP_SAMPLES - 1] && gap.next_call == 102,
+	      "gaps: the victim's is hot", "state %u, reason %u, %llu samples, next %u",
+	      gap.state, gap.reason, (unsigned long long)gap.native_sampled, gap.next_call);
+	EXPECT(EFAULT, "gaps to null", ioctl(victim->session, UB_IOC_GAPS, NULL));
+	MUST(ioctl(victim->session, UB_IOC_GAPS, &query));
+	check(query.count >= 1 && guarded[0].btc && guarded[1].btc == 77,
+	      "gaps: not beyond the buffer", "%u of them", query.count);
+	query.btc = 99;
+	EXPECT(ESRCH, "gaps of an unknown btc", ioctl(victim->session, UB_IOC_GAPS, &query));
+	query.btc = victim->btc;
+	query.buffer = 0xffff888000000000;
+	EXPECT(EFAULT, "gaps to the kernel", ioctl(victim->session, UB_IOC_GAPS, &query));
+
+	EXPECT(EFAULT, "verdict from null", ioctl(victim->session, UB_IOC_VERDICT, NULL));
+	verdict.btc = 99;
+	EXPECT(ESRCH, "verdict elsewhere", ioctl(victim->session, UB_IOC_VERDICT, &verdict));
+	verdict.btc = victim->btc;
+	verdict.reason = UB_GAP_REASON_MAX;
+	EXPECT(EINVAL, "verdict without sense", ioctl(victim->session, UB_IOC_VERDICT, &verdict));
+	verdict.reason = UB_GAP_REASON_SLOWER;
+	verdict.reserved = 1;
+	EXPECT(EINVAL, "verdict with reserved", ioctl(victim->session, UB_IOC_VERDICT, &verdict));
+	verdict.reserved = 0;
+	REFUSED(0, "one to be judged", (void)0);
+	gap = gap_of(victim);
+	check(gap.state == UB_GAP_STATE_TRANSLATED, "gaps: now it is translated", "state %u",
+	      gap.state);
+	EXPECT(0, "verdict", ioctl(victim->session, UB_IOC_VERDICT, &verdict));
+	gap = gap_of(victim);
+	check(gap.state == UB_GAP_STATE_RETIRED && gap.reason == UB_GAP_REASON_SLOWER &&
+	      gap.retirements == 1 && gap.saved_ps == -5000 && gap.saved_error_ps == 7 &&
+	      gap.held_ns > verdict.hold_ns / 2,
+	      "verdict: it holds", "state %u, reason %u, held %llu", gap.state, gap.reason,
+	      (unsigned long long)gap.held_ns);
+	check(stats_of(victim->session).fragments == 0, "verdict: retires", "it does not");
+}
+
 static long read_code(const struct victim *victim, uint64_t address, uint32_t length)
 {
 	static unsigned char bytes[64 << 10];
@@ -487,6 +563,7 @@ static void random_request(const struct victim *victim)
 {
 	static const unsigned long numbers[] = {
 		UB_IOC_INFO, UB_IOC_SESSION_CREATE, UB_IOC_READ_CODE, UB_IOC_RETIRE, UB_IOC_STATS,
+		UB_IOC_GAPS, UB_IOC_VERDICT,
 	};
 	unsigned long number = numbers[random_below(sizeof(numbers) / sizeof(numbers[0]))];
 	uint64_t argument = (uint64_t)scratch;
@@ -534,6 +611,7 @@ int main(int argc, char **argv)
 	enrolling();
 	victim = new_victim();
 	installing(&victim);
+	judging(&victim);
 	reading(&victim);
 	end_victim(&victim);
 	victim = new_victim();

@@ -14,6 +14,12 @@ use ub_vm_lab::{ExitStatus, Job, Kernel, KernelVersion, Lab, Module, Outcome};
 /// What the shell scripts of the tests use besides `ub` and the shell.
 const TOOLS: [&str; 6] = ["cat", "cp", "grep", "rm", "sleep", "timeout"];
 
+/// Parameters of ub.ko for tests of the ride itself: whatever is seen a few
+/// times rides and goes on riding, also where an emulator makes it slower. `module`
+/// takes them from the environment.
+pub const EAGER: &str = "sample_interval=1 min_rate=1 hot_count=64 gap_short_ns=1000000000 \
+                         gap_max_ns=1000000000 native_interval=4294967295";
+
 /// Folder of the guest whose files come back.
 pub const RESULTS: &str = "/results";
 
@@ -37,7 +43,8 @@ impl Machine {
             .kpti(self.kpti)
             .timeout(Duration::from_secs(300))
             .file(env!("CARGO_BIN_EXE_ub"), "/usr/bin/ub")
-            .collect(RESULTS);
+            .collect(RESULTS)
+            .env("UB_PARAMETERS", EAGER);
         // Both settings are covered without doubling the number of guests.
         job.la57 = self.kpti;
         job.programs.extend(TOOLS.iter().map(PathBuf::from));
@@ -45,6 +52,9 @@ impl Machine {
         job.modules = modules(&self.kernel(lab));
         for module in &mut job.modules {
             module.load = load;
+        }
+        if let Some(ub) = job.modules.last_mut() {
+            ub.parameters = EAGER.into();
         }
         job
     }

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/math64.h>
+#include <linux/pid.h>
+#include <linux/sched.h>
+#include <asm/tsc.h>
+
+#include "address_space.h"
+#include "measure.h"
+
+/* Time over which a thread's rate of system calls is taken. */
+#define RATE_MS 20
+
+/* Marsaglia's xorshift; what depends on it is only which passage is sampled. */
+static u32 random_below(struct ub_rider *rider, u32 limit)
+{
+	u32 x = rider->random;
+
+	x ^= x << 13;
+	x ^= x >> 17;
+	x ^= x << 5;
+	rider->random = x;
+	return ((u64)x * limit) >> 32;
+}
+
+/* Whether the thread makes system calls often enough to be looked at. */
+static bool is_busy(struct ub_rider *rider)
+{
+	u64 now = rdtsc(), elapsed = now - rider->rate_start, calls;
+
+	if (elapsed >= (u64)tsc_khz * RATE_MS) {
+		calls = rider->counters.syscalls - rider->rate_calls;
+		rider->busy = calls * 1000 >=
+			      div_u64(elapsed, tsc_khz) * rider->session->config.min_rate;
+		rider->rate_start = now;
+		rider->rate_calls = rider->counters.syscalls;
+	}
+	return rider->busy;
+}
+
+static bool has_fragment(struct ub_space *space, u64 address)
+{
+	bool found;
+
+	preempt_disable();
+	found = ub_space_find(space, address) != NULL;
+	preempt_enable();
+	return found;
+}
+
+bool ub_measure_begin(struct ub_rider *rider, u64 address)
+{
+	const struct ub_session_config *config = &rider->session->config;
+	struct ub_space *space = rider->space;
+	bool busy = is_busy(rider), translated;
+
+	/* With this mean; at random, or a program's own rhythm would hide gaps. */
+	rider->until_sample = 1 + random_below(rider, 2 * config->sample_interval - 1);
+	/* exec in another thread, or exec in this one just now. */
+	if (!space || space->mm != current->mm)
+		return false;
+	translated = has_fragment(space, address);
+	if (!translated && !busy)
+		return false;
+	rider->gap = ub_gaps_get(&space->gaps, address);
+	if (!rider->gap)
+		return false;
+	rider->gap_address = address;
+	rider->gap_kind = UB_SAMPLE_RIDE;
+	rider->counters.sampled++;
+	ub_gap_timer_start(&rider->gap_timer);
+	if (!translated || config->native_interval == UB_NATIVE_NEVER)
+		return false;
+	if (random_below(rider, config->native_interval) >= config->sample_interval)
+		return false;
+	rider->gap_kind = UB_SAMPLE_ON_PURPOSE;
+	return true;
+}
+
+void ub_measure_native(struct ub_rider *rider, bool is_cold)
+{
+	if (rider->gap_kind != UB_SAMPLE_ON_PURPOSE) {
+		if (!is_cold) {
+			/* Neither what a ride costs nor what none costs. */
+			rider->gap = NULL;
+			return;
+		}
+		rider->gap_kind = UB_SAMPLE_COLD;
+	}
+	/* Without the look for a fragment. */
+	ub_gap_timer_start(&rider->gap_timer);
+}
+
+static void report(struct ub_rider *rider, u64 mean)
+{
+	struct ub_session *session = rider->session;
+	struct ub_report report = {
+		.kind = UB_REPORT_HOT_GAP,
+		.pid = task_tgid_nr_ns(current, session->pid_namespace),
+		.btc = rider->space->id,
+		.address = rider->gap_address,
+		.count = READ_ONCE(rider->gap->far),
+		.gap_ns = mul_u64_u32_div(mean, 1000000, tsc_khz),
+	};
+
+	ub_session_report(session, &report);
+}
+
+void ub_measure_end(struct ub_rider *rider, unsigned int nr, bool rode, bool left)
+{
+	struct ub_gaps *gaps = &rider->space->gaps;
+	struct ub_gap_record *gap = rider->gap;
+	u32 cycles = min_t(u64, ub_gap_timer_read(&rider->gap_timer), U32_MAX);
+	u64 mean;
+
+	/* Somebody else's by now, if the thread slept in the gap. */
+	if (READ_ONCE(gap->address) == rider->gap_address) {
+		WRITE_ONCE(gap->next_call, nr);
+		if (rode)
+			ub_gap_add_ride(rider->session, gaps, gap, cycles, left);
+		else if (rider->gap_kind == UB_SAMPLE_ON_PURPOSE)
+			ub_gap_add_on_purpose(rider->session, gaps, gap, cycles);
+		else if (ub_gap_add_cold(rider->session, gaps, gap, cycles, &mean))
+			report(rider, mean);
+	}
+	rider->gap = NULL;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * How often a fragment is left for an address, or by a guard. Fixed size, no
+ * locks; when a neighbourhood is full, new keys wear down the rarest in it.
+ */
+#ifndef UB_MISSES_H
+#define UB_MISSES_H
+
+#include <linux/types.h>
+
+#define UB_MISS_SLOTS 2048
+
+struct ub_miss_slot {
+	u64 key;
+	u32 count;
+	u32 unused;
+};
+
+struct ub_misses {
+	struct ub_miss_slot slots[UB_MISS_SLOTS];
+};
+
+/*
+ * Counts one. Returns the count each time it reaches threshold or threshold
+ * times a power of two (a report may have been lost, or the translation may
+ * have failed for a reason that has gone), else 0: a value of this moment, as
+ * another thread may start the slot over at any time.
+ */
+u32 ub_misses_count(struct ub_misses *misses, u64 key, u32 threshold);
+
+#endif
