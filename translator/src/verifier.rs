@@ -6,21 +6,25 @@
 //! nothing changes. It shares the types of [`fragment`](crate::fragment) and
 //! the numbers of [`frame`](crate::frame) with the emitter, and no code.
 //!
-//! * `code`: the bytes become instructions; jumps, fixups and relocations
-//!   are resolved; the fixed sequences (poll, lock guard, `rep` guard) are found.
 //! * `allowed`, `features`: what may appear at all.
+//! * `form`: what instructions of one kind have in common.
+//! * `operands`, `encoding`: which operands and bytes an instruction may have.
 //! * `effects`: which registers it reads and writes.
-//! * `operands`: which operands it may have.
+//! * `code`: the bytes become lines; jumps, fixups and relocations are resolved.
+//! * `sequences`: the fixed sequences (poll, lock guard, `rep` bound) are found.
 //! * `value`, `transfer`: ranges of registers, and what instructions make of them.
-//! * `step`: what one instruction does to the state, and what it demands.
-//! * `flow`: the fixpoint, and the walks behind fixups and polls.
+//! * `state`, `step`: what one instruction does to the state, and what it demands.
+//! * `flow`: the fixpoint over all paths.
 
 mod allowed;
 mod code;
 mod effects;
+mod encoding;
 mod features;
 mod flow;
+mod form;
 mod operands;
+mod sequences;
 mod state;
 mod step;
 #[cfg(test)]
@@ -204,7 +208,7 @@ fn number(register: iced_x86::Register) -> usize {
     register.full_register().number()
 }
 
-fn table_error(rule: Rule, detail: &'static str) -> Box<VerifyError> {
+fn table_error((rule, detail): Violation) -> Box<VerifyError> {
     Box::new(VerifyError { offset: 0, instruction: String::from("tables"), rule, detail })
 }
 
@@ -218,7 +222,7 @@ pub fn verify(
     policy: &Policy,
 ) -> Result<Fragment<Verified>, Box<VerifyError>> {
     let parts = fragment.parts();
-    tables(parts, policy).map_err(|(rule, detail)| table_error(rule, detail))?;
+    tables(parts, policy).map_err(table_error)?;
     let code = code::Code::new(parts, policy)?;
     flow::prove(&code, policy)?;
     Ok(fragment.into_verified())

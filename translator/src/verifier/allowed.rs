@@ -5,52 +5,49 @@
 //! refused, whatever the emitter believes. Names alone do not make an
 //! instruction harmless; `operands.rs` restricts its operands.
 
-use iced_x86::{FlowControl, Instruction, Mnemonic as M};
+use iced_x86::{Code, FlowControl, Mnemonic as M};
 
-/// Whether the instruction may appear in a fragment at all.
+/// Whether instructions of `code` may appear in a fragment at all.
 ///
 /// Stops: privileged instructions, changes of segments, flags as a whole,
 /// stacks, control flow other than direct jumps, and state that the kernel
 /// owns (x87 and MMX record kernel instruction pointers; XSAVE and the FS/GS
 /// base are the kernel's to check). `ldmxcsr` is the user's to execute: what
 /// it unmasks only instructions with fixups can raise.
-pub(super) fn allowed(instruction: &Instruction) -> bool {
+pub(super) fn allowed(code: Code) -> bool {
+    let mnemonic = code.mnemonic();
     // Belt and braces: whatever the lists below say.
-    let flows = match instruction.flow_control() {
+    let flows = match code.flow_control() {
         FlowControl::Next | FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
             true
         }
-        FlowControl::Interrupt => instruction.mnemonic() == M::Int3,
+        FlowControl::Interrupt => mnemonic == M::Int3,
         _ => false,
     };
     if !flows
-        || instruction.is_privileged()
-        || instruction.is_stack_instruction()
-        || instruction.is_save_restore_instruction()
+        || code.is_privileged()
+        || code.is_stack_instruction()
+        || code.is_save_restore_instruction()
     {
         return false;
     }
-    if instruction.is_string_instruction() {
-        return string(instruction.mnemonic());
+    if code.is_string_instruction() {
+        return string(mnemonic);
     }
-    let mnemonic = instruction.mnemonic();
-    mnemonic == M::Jmp
-        || mnemonic == M::Jrcxz
-        || instruction.is_jcc_short_or_near()
+    matches!(mnemonic, M::Jmp | M::Jrcxz | M::Endbr64 | M::Int3)
+        || code.is_jcc_short_or_near()
         || integer(mnemonic)
         || other(mnemonic)
-        || matches!(mnemonic, M::Endbr64 | M::Int3)
-        || raises(instruction)
+        || raises(code)
         || vector(mnemonic)
 }
 
-/// Whether the instruction can raise #DE or #XM by its operands' values. In
-/// ring 0 these are fatal without a fixup.
-pub(super) fn raises(instruction: &Instruction) -> bool {
+/// Whether instructions of `code` can raise #DE or #XM by their operands'
+/// values. In ring 0 these are fatal without a fixup.
+pub(super) fn raises(code: Code) -> bool {
     // `cmpsd` is also a string instruction.
-    let mnemonic = instruction.mnemonic();
-    matches!(mnemonic, M::Div | M::Idiv)
-        || (!instruction.is_string_instruction() && float(mnemonic))
+    let mnemonic = code.mnemonic();
+    matches!(mnemonic, M::Div | M::Idiv) || (!code.is_string_instruction() && float(mnemonic))
 }
 
 /// A hint: names memory but neither faults nor reads it into a register.
@@ -61,29 +58,13 @@ pub(super) fn prefetch(mnemonic: M) -> bool {
     )
 }
 
+#[rustfmt::skip]
 fn string(mnemonic: M) -> bool {
     matches!(
         mnemonic,
-        M::Movsb
-            | M::Movsw
-            | M::Movsd
-            | M::Movsq
-            | M::Stosb
-            | M::Stosw
-            | M::Stosd
-            | M::Stosq
-            | M::Lodsb
-            | M::Lodsw
-            | M::Lodsd
-            | M::Lodsq
-            | M::Scasb
-            | M::Scasw
-            | M::Scasd
-            | M::Scasq
-            | M::Cmpsb
-            | M::Cmpsw
-            | M::Cmpsd
-            | M::Cmpsq
+        M::Movsb | M::Movsw | M::Movsd | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq |
+        M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq |
+        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq
     )
 }
 

@@ -1,12 +1,12 @@
-//! Which general registers an instruction reads and writes, implicit ones
+//! Which general registers an instruction reads and writes, implied ones
 //! included, as sets by register number.
 
-use super::{Rule, Violation, state};
-use iced_x86::{
-    Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind,
-};
+use super::form::Form;
+use super::state::RSP;
+use super::{Rule, Violation, number, transfer};
+use iced_x86::{Instruction, OpAccess, Register};
 
-/// The effects of one instruction.
+/// What an instruction does to the general registers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Effects {
     /// Read as a value or as part of an address.
@@ -17,60 +17,80 @@ pub(super) struct Effects {
     pub patches: u16,
     /// Overwritten in any other way, or perhaps not at all.
     pub perhaps: u16,
-    /// The memory operand is read, or keeps some of its contents.
-    pub memory_read: bool,
-    /// The memory operand is written.
-    pub memory_write: bool,
-    /// The memory operand is accessed in any case: it is not masked, and the
-    /// instruction is not just a hint.
-    pub accesses: bool,
+}
+
+/// What it does to one of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Access {
+    /// It is a general register at all.
+    general: bool,
+    reads: bool,
+    write: Write,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Write {
+    #[default]
+    None,
+    Whole,
+    Low,
+    Perhaps,
+}
+
+impl Access {
+    /// Of a general register, by what iced says. It may keep its value even
+    /// so if `keeps`.
+    pub fn new(register: Register, access: OpAccess, keeps: bool) -> Self {
+        let (reads, writes, always) = kinds(access);
+        let write = match writes {
+            false => Write::None,
+            true if register.is_gpr8() || register.is_gpr16() => Write::Low,
+            true if always && !keeps => Write::Whole,
+            true => Write::Perhaps,
+        };
+        Self { general: true, reads, write }
+    }
+
+    /// Whether all 64 bits are, in any case.
+    pub fn overwrites(self) -> bool {
+        self.write == Write::Whole
+    }
 }
 
 impl Effects {
-    /// Those of `instruction`.
-    pub fn of(factory: &mut InstructionInfoFactory, instruction: &Instruction) -> Self {
-        let info = factory.info_options(instruction, InstructionInfoOptions::NO_MEMORY_USAGE);
-        let mut effects = Self::default();
-        // With a zero source these leave the destination as it was.
-        let keeps = matches!(instruction.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
-        for used in info.used_registers() {
-            let register = used.register();
-            if !register.is_gpr() {
-                continue;
-            }
-            let bit = 1 << register.full_register().number();
-            let (reads, writes, always) = kinds(used.access());
-            if reads {
-                effects.reads |= bit;
-            }
-            if writes {
-                let set = if register.is_gpr8() || register.is_gpr16() {
-                    &mut effects.patches
-                } else if always && !keeps {
-                    &mut effects.writes
-                } else {
-                    &mut effects.perhaps
-                };
-                *set |= bit;
+    /// Those of `instruction`, which has `form`.
+    pub fn of(instruction: &Instruction, form: &Form) -> Result<Self, Violation> {
+        let mut effects = form.implied;
+        for (operand, access) in form.registers.iter().enumerate() {
+            if access.general {
+                let register = number(instruction.op_register(operand as u32));
+                if register == RSP {
+                    return Err((Rule::StackPointer, "rsp as an operand"));
+                }
+                effects.add(register, *access);
             }
         }
-        for (operand, kind) in instruction.op_kinds().enumerate() {
-            if kind == OpKind::Memory {
-                let (reads, writes, always) = kinds(info.op_access(operand as u32));
-                // What is perhaps not written keeps its old contents.
-                effects.memory_read |= reads || !always || instruction.has_op_mask();
-                effects.memory_write |= writes;
-                effects.accesses = !instruction.has_op_mask()
-                    && matches!(
-                        info.op_access(operand as u32),
-                        OpAccess::Read
-                            | OpAccess::Write
-                            | OpAccess::ReadWrite
-                            | OpAccess::ReadCondWrite
-                    );
+        if form.clears && transfer::same(instruction) {
+            effects.reads = 0;
+        }
+        if form.memory {
+            for part in [instruction.memory_base(), instruction.memory_index()] {
+                effects.reads |= u16::from(part.is_gpr()) << (number(part) & 15);
             }
         }
-        effects
+        Ok(effects)
+    }
+
+    /// Adds an access to the register of that number.
+    pub fn add(&mut self, register: usize, access: Access) {
+        self.reads |= u16::from(access.reads) << register;
+        let set = match access.write {
+            Write::None => return,
+            Write::Whole => &mut self.writes,
+            Write::Low => &mut self.patches,
+            Write::Perhaps => &mut self.perhaps,
+        };
+        *set |= 1 << register;
     }
 
     /// All registers that may change.
@@ -78,17 +98,14 @@ impl Effects {
         self.writes | self.patches | self.perhaps
     }
 
-    /// No instruction may write `rsp`, implicitly or not.
-    pub fn check(self) -> Result<(), Violation> {
-        if self.changed() >> state::RSP & 1 == 1 {
-            return Err((Rule::StackPointer, "rsp is written"));
-        }
-        Ok(())
+    /// All registers that it has to do with.
+    pub fn all(self) -> u16 {
+        self.reads | self.changed()
     }
 }
 
 /// (reads, writes, writes in any case)
-fn kinds(access: OpAccess) -> (bool, bool, bool) {
+pub(super) fn kinds(access: OpAccess) -> (bool, bool, bool) {
     match access {
         OpAccess::None | OpAccess::NoMemAccess => (false, false, false),
         OpAccess::Read | OpAccess::CondRead => (true, false, false),

@@ -1,11 +1,11 @@
 //! Which instruction-set extensions a fragment may use.
 
-use iced_x86::{CpuidFeature, Instruction};
+use iced_x86::{Code, CpuidFeature};
 
 /// Extensions beyond baseline x86-64 that exist where the fragment will run.
 ///
 /// An instruction the CPU does not have is #UD, which ring 0 does not survive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Features(u64);
 
 macro_rules! table {
@@ -73,6 +73,8 @@ table! {
     AVX_IFMA, "avxifma";
 }
 
+const _: () = assert!(TABLE.len() < 63);
+
 impl Features {
     /// Baseline x86-64 only.
     pub const BASELINE: Self = Self(0);
@@ -100,12 +102,17 @@ impl Features {
         }
     }
 
-    /// Whether a CPU with this set executes `instruction`.
-    pub(super) fn execute(self, instruction: &Instruction) -> bool {
-        instruction.cpuid_features().iter().all(|feature| {
-            baseline(*feature)
-                || TABLE.iter().position(|f| f == feature).is_some_and(|bit| self.0 >> bit & 1 == 1)
-        })
+    /// What a CPU must have to execute instructions of `code`.
+    pub(super) fn needed(code: Code) -> Self {
+        // No set has the highest bit: of what is not in the table nobody knows.
+        let bit = |feature| TABLE.iter().position(|f| *f == feature).unwrap_or(63);
+        let features = code.cpuid_features().iter().filter(|feature| !baseline(**feature));
+        Self(features.fold(0, |set, feature| set | 1 << bit(*feature)))
+    }
+
+    /// Whether everything in `needed` is in this set.
+    pub(super) fn include(self, needed: Self) -> bool {
+        needed.0 & !self.0 == 0
     }
 }
 

@@ -1,156 +1,172 @@
-//! Follows every path: the fixpoint over the whole code, and the walks that
-//! show where fault landings and poll exits lead.
+//! Follows every path until nothing changes: the fixpoint over the whole code.
 
-use super::code::{Code, Jump, Role, frame_offset};
-use super::state::{Exits, State};
-use super::step::{Stepper, accesses_user};
+use super::code::{Code, Jump, Line, Role};
+use super::state::{Origin, Paths, State};
+use super::step::Stepper;
 use super::{Policy, Rule, VerifyError, Violation};
-use crate::fragment::ExitKind;
-use crate::frame;
-use iced_x86::{Code as Op, Mnemonic};
+use iced_x86::Mnemonic;
 
-/// How often the state before one instruction may change. Loops widen, so that
-/// each register changes a few times at most; no compiler's code comes near.
+/// How often the state at one label may change. Loops widen, so that each
+/// register changes a few times at most; no compiler's code comes near.
 const MAX_CHANGES: usize = 64;
 
 /// Proves every rule that depends on paths.
 pub(super) fn prove(code: &Code, policy: &Policy) -> Result<(), Box<VerifyError>> {
-    let states = fixpoint(code, policy)?;
-    for (i, state) in states.iter().enumerate() {
-        let padding = matches!(code.instructions[i].mnemonic(), Mnemonic::Int3 | Mnemonic::Nop);
-        if state.is_none() && !padding {
+    let mut proof = Proof::new(code, policy);
+    proof.run()?;
+    let mut reached = false;
+    for (i, line) in code.lines.iter().enumerate() {
+        if let Some(label) = proof.label_at(i) {
+            reached |= proof.states[label].is_some();
+        }
+        let padding = matches!(line.instruction.mnemonic(), Mnemonic::Int3 | Mnemonic::Nop);
+        if !reached && !padding {
             return Err(code.error(i, (Rule::Unreachable, "no path leads here")));
         }
-    }
-    let mut walk = Walk { seen: vec![None; code.instructions.len()] };
-    let mut landings: Vec<usize> = code.landings.iter().flatten().copied().collect();
-    landings.sort_unstable();
-    landings.dedup();
-    for landing in landings {
-        walk.leads_out(code, landing, ExitKind::Fault)
-            .map_err(|detail| code.error(landing, (Rule::Landing, detail)))?;
-    }
-    let mut walk = Walk { seen: vec![None; code.instructions.len()] };
-    for &exit in &code.poll_exits {
-        walk.leads_out(code, exit, ExitKind::Poll)
-            .map_err(|detail| code.error(exit, (Rule::Loop, detail)))?;
+        reached &= line.falls_through();
     }
     Ok(())
 }
 
-/// The state before each instruction; `None` where no path leads.
-fn fixpoint(code: &Code, policy: &Policy) -> Result<Vec<Option<State>>, Box<VerifyError>> {
-    let count = code.instructions.len();
-    let mut states: Vec<Option<State>> = vec![None; count];
-    let stepper = Stepper { code, policy };
-    // In the order of the code, which nearly all edges follow: what joins
-    // there is joined before it is executed.
-    let mut pending = vec![false; count];
-    let mut next = 0;
-    let mut lowest_behind = count;
-    states[0] = Some(State::entry());
-    pending[0] = true;
-    let mut budget = count * MAX_CHANGES;
-    loop {
-        let Some(i) = (next..count).find(|&i| pending[i]) else {
-            if lowest_behind == count {
+/// States are kept where paths join: at labels. In between each follows from
+/// the one before it.
+struct Proof<'a> {
+    lines: &'a [Line],
+    code: &'a Code<'a>,
+    stepper: Stepper<'a>,
+    /// The label of each line, or [`NO_LABEL`].
+    labels: Vec<u32>,
+    /// The line of each label: the entry, and what jumps and faults lead to.
+    starts: Vec<usize>,
+    /// The state before each label; `None` where no path leads so far.
+    states: Vec<Option<State>>,
+    /// The state has changed since the lines behind the label were executed.
+    pending: Vec<bool>,
+    /// The first pending label that a jump backward led to.
+    behind: Option<usize>,
+}
+
+const NO_LABEL: u32 = u32::MAX;
+
+impl<'a> Proof<'a> {
+    fn new(code: &'a Code, policy: &'a Policy) -> Self {
+        let lines = &code.lines[..];
+        let is_label = |i: usize| i == 0 || lines[i].target;
+        let starts: Vec<usize> = (0..lines.len()).filter(|i| is_label(*i)).collect();
+        let mut labels = vec![NO_LABEL; lines.len()];
+        for (label, start) in starts.iter().enumerate() {
+            labels[*start] = label as u32;
+        }
+        let mut this = Self {
+            lines,
+            code,
+            stepper: Stepper { exits: &code.parts.exits, policy },
+            labels,
+            states: vec![None; starts.len()],
+            pending: vec![false; starts.len()],
+            starts,
+            behind: None,
+        };
+        this.states[0] = Some(State::entry());
+        this.pending[0] = true;
+        this
+    }
+
+    fn label_at(&self, line: usize) -> Option<usize> {
+        let label = *self.labels.get(line)?;
+        (label != NO_LABEL).then_some(label as usize)
+    }
+
+    /// Executes in the order of the code, which nearly all edges follow: what
+    /// joins there is joined before it is executed.
+    fn run(&mut self) -> Result<(), Box<VerifyError>> {
+        let mut next = 0;
+        let mut budget = self.starts.len() * MAX_CHANGES;
+        loop {
+            let Some(label) = (next..self.pending.len()).find(|&label| self.pending[label]) else {
+                match self.behind.take() {
+                    Some(label) => next = label,
+                    None => return Ok(()),
+                }
+                continue;
+            };
+            self.pending[label] = false;
+            next = label + 1;
+            budget = budget.checked_sub(1).ok_or_else(|| {
+                let violation = (Rule::Size, "the fixpoint takes longer than it can");
+                self.code.error(self.starts[label], violation)
+            })?;
+            self.follow(label)?;
+        }
+    }
+
+    /// Executes the lines from `label` up to the next label or jump away.
+    fn follow(&mut self, label: usize) -> Result<(), Box<VerifyError>> {
+        let mut state = self.states[label].expect("only labels with a state are pending");
+        for i in self.starts[label].. {
+            let more =
+                self.line(i, &mut state).map_err(|violation| self.code.error(i, violation))?;
+            if !more {
                 break;
             }
-            next = std::mem::replace(&mut lowest_behind, count);
-            continue;
-        };
-        pending[i] = false;
-        next = i + 1;
-        budget = budget
-            .checked_sub(1)
-            .ok_or_else(|| code.error(i, (Rule::Size, "the fixpoint takes longer than it can")))?;
-        let before = states[i].expect("only points with a state are put on the list");
-        let after = stepper.step(i, &before).map_err(|violation| code.error(i, violation))?;
-        let mut flow = |to: usize, state: State| {
-            let joined = states[to].map_or(state, |old| {
-                let joined = old.join(&state);
-                if to <= i { old.widen(&joined) } else { joined }
-            });
-            if states[to] != Some(joined) {
-                states[to] = Some(joined);
-                pending[to] = true;
-                if to <= i {
-                    lowest_behind = lowest_behind.min(to);
-                }
-            }
-        };
-        if let Some(landing) = code.landings[i] {
-            // A repeated instruction may have got part of the way.
-            let partly = code.instructions[i].is_string_instruction();
-            flow(landing, if partly { before.join(&after) } else { before });
-        }
-        match code.jumps[i] {
-            Jump::Out => {
-                stepper.leave(&after).map_err(|violation| code.error(i, violation))?;
-                continue;
-            }
-            Jump::To(target) => {
-                backward(code, i, target).map_err(|violation| code.error(i, violation))?;
-                flow(target, after);
-                if code.instructions[i].mnemonic() == Mnemonic::Jmp {
-                    continue;
-                }
-            }
-            Jump::None => {}
-        }
-        if i + 1 == count {
-            return Err(code.error(i, (Rule::JumpTarget, "the code runs off its end")));
-        }
-        flow(i + 1, after);
-    }
-    Ok(states)
-}
-
-/// A jump to a lower address, or to itself, ends a poll.
-fn backward(code: &Code, i: usize, target: usize) -> Result<(), Violation> {
-    if target <= i && code.roles[i] != Role::BackEdge {
-        return Err((Rule::Loop, "a jump backward that is not the end of a poll"));
-    }
-    Ok(())
-}
-
-/// Walks paths that must lead straight to exits of one kind.
-struct Walk {
-    /// With which exits each instruction was reached.
-    seen: Vec<Option<Exits>>,
-}
-
-impl Walk {
-    fn leads_out(&mut self, code: &Code, start: usize, kind: ExitKind) -> Result<(), &'static str> {
-        let mut work = vec![(start, Exits::UNSET)];
-        while let Some((i, mut exits)) = work.pop() {
-            let joined = self.seen[i].map_or(exits, |old| old.join(exits));
-            if self.seen[i] == Some(joined) {
-                continue;
-            }
-            self.seen[i] = Some(joined);
-            exits = joined;
-            let instruction = &code.instructions[i];
-            if accesses_user(instruction) || code.landings[i].is_some() {
-                return Err("may fault again before it leaves");
-            }
-            if instruction.code() == Op::Mov_rm32_imm32
-                && frame_offset(instruction) == Some(frame::EXIT_ID)
-            {
-                let exit = code.parts.exits.get(instruction.immediate32() as usize);
-                exits = exit.map_or(Exits::UNSET, |exit| Exits::of(exit.kind));
-            }
-            match code.jumps[i] {
-                Jump::Out if exits == Exits::of(kind) => continue,
-                Jump::Out => return Err("leaves through an exit of another kind"),
-                Jump::To(target) if target <= i => return Err("jumps backward before it leaves"),
-                Jump::To(target) => work.push((target, exits)),
-                Jump::None => {}
-            }
-            if instruction.mnemonic() != Mnemonic::Jmp && i + 1 < code.instructions.len() {
-                work.push((i + 1, exits));
+            if self.label_at(i + 1).is_some() {
+                self.flow(i, i + 1, &state);
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Executes line `i`, and tells whether the next one may follow.
+    fn line(&mut self, i: usize, state: &mut State) -> Result<bool, Violation> {
+        let line = &self.lines[i];
+        self.stepper.leads_out(i, line, state.paths)?;
+        if let Some(landing) = line.landing {
+            let mut landed = *state;
+            self.stepper.step(line, state)?;
+            // A repeated instruction may have got part of the way.
+            if line.form.string {
+                landed = landed.join(state);
+            }
+            landed.paths = Paths::from(Origin::Fault);
+            self.flow(i, landing, &landed);
+        } else {
+            self.stepper.step(line, state)?;
+        }
+        match line.jump {
+            Jump::None => {}
+            Jump::Out => self.stepper.leave(state)?,
+            Jump::To(target) => {
+                if target <= i && line.role != Role::BackEdge {
+                    return Err((Rule::Loop, "a jump backward that is not the end of a poll"));
+                }
+                let mut there = *state;
+                if line.role == Role::Poll {
+                    there.paths = Paths::from(Origin::Poll);
+                }
+                self.flow(i, target, &there);
+            }
+        }
+        if line.falls_through() && i + 1 == self.lines.len() {
+            return Err((Rule::JumpTarget, "the code runs off its end"));
+        }
+        Ok(line.falls_through())
+    }
+
+    /// Joins `state` into that of line `to`, a label, to which line `from` leads.
+    fn flow(&mut self, from: usize, to: usize, state: &State) {
+        let label = self.label_at(to).expect("all lines that others lead to have labels");
+        let place = &mut self.states[label];
+        let joined = place.map_or(*state, |old| {
+            let joined = old.join(state);
+            if to <= from { old.widen(&joined) } else { joined }
+        });
+        if *place != Some(joined) {
+            *place = Some(joined);
+            self.pending[label] = true;
+            if to <= from {
+                self.behind = Some(self.behind.map_or(label, |behind| behind.min(label)));
+            }
+        }
     }
 }

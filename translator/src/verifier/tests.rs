@@ -4,6 +4,7 @@
 mod control;
 mod faults;
 mod form;
+mod iced;
 mod memory;
 #[cfg(feature = "planted-bugs")]
 mod planted;

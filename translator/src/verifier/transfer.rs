@@ -2,19 +2,17 @@
 //!
 //! What is not listed here yields [`Value::ANY`].
 
+use super::sequences::immediate;
 use super::state::State;
 use super::value::Value;
 use super::{Policy, number};
 use crate::frame;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
-/// What the general register `op0` of 32 or 64 bits holds behind
-/// `instruction`, which overwrites it.
+/// What the general register `op0` holds behind `instruction`, which
+/// overwrites it.
 pub(super) fn result(instruction: &Instruction, state: &State, policy: &Policy) -> Value {
     let wide = instruction.op0_register().is_gpr64();
-    if !wide && !zero_extends(instruction) {
-        return Value::ANY;
-    }
     let value = computed(instruction, wide, state, policy);
     // Below, 32-bit operations are computed with 64 bits: sums, products,
     // left shifts and masks agree in their lower halves.
@@ -33,7 +31,7 @@ fn computed(instruction: &Instruction, wide: bool, state: &State, policy: &Polic
         _ => Value::ANY,
     };
     let immediate = |operand| {
-        let value = instruction.try_immediate(operand).ok()? as i64;
+        let value = immediate(instruction, operand)?;
         Some(if wide { value } else { i64::from(value as i32) })
     };
     let count = || immediate(1).map(|n| n as u32 & if wide { 63 } else { 31 });
@@ -100,7 +98,7 @@ fn computed(instruction: &Instruction, wide: bool, state: &State, policy: &Polic
                 Value::CONFINED
             }
         }
-        _ if is_cmov(instruction) => own().join(register1()),
+        mnemonic if is_cmov(mnemonic) => own().join(register1()),
         _ => Value::ANY,
     }
 }
@@ -113,37 +111,24 @@ pub(super) fn same(instruction: &Instruction) -> bool {
 }
 
 /// A conditional move: by data, not by a branch, so it is not speculated.
-pub(super) fn is_cmov(instruction: &Instruction) -> bool {
+#[rustfmt::skip]
+pub(super) fn is_cmov(mnemonic: M) -> bool {
     use M::*;
     matches!(
-        instruction.mnemonic(),
-        Cmova
-            | Cmovae
-            | Cmovb
-            | Cmovbe
-            | Cmove
-            | Cmovg
-            | Cmovge
-            | Cmovl
-            | Cmovle
-            | Cmovne
-            | Cmovno
-            | Cmovnp
-            | Cmovns
-            | Cmovo
-            | Cmovp
-            | Cmovs
+        mnemonic,
+        Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovg | Cmovge | Cmovl | Cmovle | Cmovne
+            | Cmovno | Cmovnp | Cmovns | Cmovo | Cmovp | Cmovs
     )
 }
 
-/// Whether the instruction, with a 32-bit `op0`, always clears the upper
-/// half. Not so `bsf`, `bsr` (with a zero source) and `cmpxchg`, for instance.
-fn zero_extends(instruction: &Instruction) -> bool {
+/// Whether an instruction with a 32-bit `op0` and that many operands always
+/// clears the upper half. Not so `bsf`, `bsr` (with a zero source) and
+/// `cmpxchg`, for instance.
+pub(super) fn zero_extends(mnemonic: M, operands: u32) -> bool {
     use M::*;
-    let mnemonic = instruction.mnemonic();
-    is_cmov(instruction)
+    is_cmov(mnemonic)
         // With one operand it writes eax and edx.
-        || (mnemonic == Imul && instruction.op_count() > 1)
+        || (mnemonic == Imul && operands > 1)
         || matches!(
             mnemonic,
             Mov | Movzx | Movsx | Movsxd | Movbe | Lea | Add | Adc | Sub | Sbb | And | Andn | Or

@@ -29,8 +29,6 @@ const INDEX_BITS: u32 = 55;
 const ADDRESS_BITS: u8 = 57;
 /// `high` of a value without an upper bound.
 const UNBOUNDED: u8 = 64;
-/// `high` of what may be kernel data; being the highest it wins every join.
-const SECRET: u8 = 65;
 /// Where upper bounds go that grow around a loop.
 const WIDENED: [u8; 3] = [32, ADDRESS_BITS, BASE_BITS];
 /// Where lower bounds go that fall around a loop, before [`LOWEST`].
@@ -41,17 +39,15 @@ const WIDENED_LOW: i16 = -256;
 pub(super) struct Value {
     /// Lower bound. Without meaning if there is no upper one.
     pub low: i16,
-    /// Binary logarithm of the upper bound; [`UNBOUNDED`] or [`SECRET`].
+    /// Binary logarithm of the upper bound, or [`UNBOUNDED`].
     pub high: u8,
     /// The range rests on an access that did not fault.
     pub soft: bool,
 }
 
 impl Value {
-    /// Anything the user could have computed.
+    /// Anything.
     pub const ANY: Self = Self { low: 0, high: UNBOUNDED, soft: false };
-    /// Maybe kernel data: the entry address, or what a poll loaded.
-    pub const KERNEL: Self = Self { low: 0, high: SECRET, soft: false };
     /// Bit 63 is clear.
     pub const CONFINED: Self = Self::bits(BASE_BITS as u32);
 
@@ -72,10 +68,6 @@ impl Value {
             return Self::ANY;
         }
         Self { low: low.min(0) as i16, high: high as u8, soft }
-    }
-
-    pub fn is_kernel(self) -> bool {
-        self.high == SECRET
     }
 
     /// Whether `[self + window]` reaches no kernel memory.
@@ -197,13 +189,7 @@ impl Value {
 
     /// With the lower 8 or 16 bits replaced by anything.
     pub fn patched(self) -> Self {
-        if self.is_kernel() {
-            self
-        } else if self.is_natural() {
-            Self::bits(u32::from(self.high.max(16)))
-        } else {
-            Self::ANY
-        }
+        if self.is_natural() { Self::bits(u32::from(self.high.max(16))) } else { Self::ANY }
     }
 
     /// The lower 32 bits, zero-extended.

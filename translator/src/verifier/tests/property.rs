@@ -14,16 +14,16 @@ const SEQUENCES: usize = 4000;
 const LENGTH: usize = 10;
 
 /// Linear congruential: the same sequences in every run.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % n
     }
 
-    fn of<T: Copy>(&mut self, list: &[T]) -> T {
+    pub fn of<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len())]
     }
 }
@@ -147,8 +147,7 @@ fn instruction(random: &mut Random) -> Instruction {
 }
 
 fn contains(value: Value, number: u64) -> bool {
-    value.is_kernel()
-        || value.high >= 64
+    value.high >= 64
         || number < 1 << value.high
         || (number as i64) < 0 && number as i64 >= i64::from(value.low)
 }
@@ -170,7 +169,7 @@ fn registers_lie_in_their_ranges() {
             .chain((0..LENGTH).map(|_| instruction(&mut random)))
             // Not `bh` with a REX prefix.
             .filter(|i| iced_x86::Encoder::new(64).encode(i, 0).is_ok())
-            .filter(|i| policy.features.execute(i))
+            .filter(|i| policy.features.include(Features::needed(i.code())))
             .collect();
         let parts = parts(|b| {
             body.iter().try_for_each(|i| {
@@ -180,14 +179,17 @@ fn registers_lie_in_their_ranges() {
         });
         let Ok(code) = Code::new(&parts, &policy) else { panic!("{body:?} is in a listed form") };
         // The states before each instruction, up to the first that is refused.
-        let stepper = Stepper { code: &code, policy: &policy };
+        let stepper = Stepper { exits: &parts.exits, policy: &policy };
         let mut states = vec![State::entry()];
-        for i in 0..2 + body.len() {
-            let Ok(state) = stepper.step(i, &states[i]) else { break };
+        for line in &code.lines[..2 + body.len()] {
+            let mut state = states[states.len() - 1];
+            if stepper.step(line, &mut state).is_err() {
+                break;
+            }
             states.push(state);
         }
         // `states[2]` holds where the body begins.
-        let offset = |i: usize| code.instructions[i].ip() as usize;
+        let offset = |i: usize| code.lines[i].instruction.ip() as usize;
         let start = offset(2);
         let length = offset(states.len() - 1) - start;
         let mut native = parts.code[start..start + length].to_vec();
