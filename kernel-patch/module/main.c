@@ -37,7 +37,7 @@ static void *on_enter(struct pt_regs *regs, unsigned int nr)
 	if (unlikely(rider->riding)) {
 		rider->riding = false;
 		rider->counters.stops[UB_STOP_SYSCALL_WORK]++;
-		rider->gap_ip = 0;
+		rider->gap = NULL;
 	}
 	rider->counters.syscalls++;
 	if (!ub_rider_space(rider))
