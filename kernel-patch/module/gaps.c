@@ -162,8 +162,10 @@ bool ub_gap_add_cold(struct ub_session *session, struct ub_gaps *gaps, struct ub
 	if (cycles <= session->gap_short_cycles)
 		hot |= reaches(&gap->near, session->config.hot_count);
 	if (hot) {
+		/* What the supervisor said the first time is worth more. */
+		if (!READ_ONCE(gap->is_reported))
+			WRITE_ONCE(gap->reason, UB_GAP_REASON_REPORTED);
 		WRITE_ONCE(gap->is_reported, true);
-		WRITE_ONCE(gap->reason, UB_GAP_REASON_REPORTED);
 		*mean = mean_of(&gap->native);
 	}
 	return hot;

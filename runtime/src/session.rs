@@ -9,11 +9,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{info, warn};
 
-use crate::abi::{Info, Stats};
+use crate::abi::{Info, SessionConfig, Stats};
 use crate::device::Session;
 use crate::kernel::{Kernel, Reading};
 use crate::report::Recorder;
-use crate::supervisor::{Counters, Supervisor, Translator};
+use crate::supervisor::{Counters, Slowed, Supervisor, Translator};
 
 /// Time between two writes of the report file.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
@@ -37,12 +37,19 @@ pub struct Supervision {
 }
 
 impl Supervision {
-    /// Takes over `session`. Fragments keep to the limits in `info`.
-    /// `report` is written to its path every second and at the end.
+    /// Takes over `session`, which holds to `config`. Fragments keep to the limits
+    /// in `info`. `report` is written to its path every second and at the end; `slowed` is for tests.
     #[must_use]
-    pub fn new(session: Session, info: &Info, report: Option<(Recorder, PathBuf)>) -> Self {
+    pub fn new(
+        session: Session,
+        info: &Info,
+        config: &SessionConfig,
+        slowed: Option<Slowed>,
+        report: Option<(Recorder, PathBuf)>,
+    ) -> Self {
+        let translator = Translator::new(info).slow_down(slowed);
         Self {
-            supervisor: Supervisor::new(session, Translator::new(info)),
+            supervisor: Supervisor::new(session, translator).judge(config, info.cycles_khz),
             report,
             next_report: Instant::now(),
             ended: false,

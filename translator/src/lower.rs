@@ -103,13 +103,14 @@ struct Labels {
 
 /// Lowers every block of the layout. Err names the instructions that this
 /// choice of displaced registers cannot express; the region has to be
-/// discovered again without them.
+/// discovered again without them. `pauses` is as in [`Options`](crate::Options).
 pub(crate) fn lower(
     graph: &Graph,
     layout: &Layout,
     liveness: &Liveness,
     steps: &Steps,
     displaced: Displaced,
+    pauses: u32,
 ) -> Result<Lowered, Refused> {
     let blocks = || layout.order.iter().map(|&block| graph.block(block));
     let instructions: usize = blocks().map(Block::len).sum();
@@ -135,6 +136,9 @@ pub(crate) fn lower(
         info: InstructionInfoFactory::new(),
     };
     lowerer.prologue();
+    for _ in 0..pauses {
+        lowerer.emit.push(Instruction::with(Code::Pause));
+    }
     let mut refused = Refused::new();
     let mut live = Vec::new();
     for (position, &block) in layout.order.iter().enumerate() {

@@ -42,6 +42,9 @@ pub struct Options {
     pub max_code_bytes: usize,
     /// What was seen to happen.
     pub predictions: Predictions,
+    /// `pause` instructions on the way in. They make a fragment slow on purpose,
+    /// for tests of what finds out whether fragments pay.
+    pub pauses: u32,
     /// A mistake to make.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::PlantedBug>,
@@ -57,6 +60,7 @@ impl Options {
             max_instructions: 512,
             max_code_bytes: 32 * 1024,
             predictions: Predictions::default(),
+            pauses: 0,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }
@@ -103,8 +107,8 @@ pub fn translate_predicted(
         let layout = layout(&graph);
         let liveness = liveness::analyse(&graph, &layout, &steps);
         let displaced = displace::choose(&graph, &layout, &steps);
-        let Lowered { emitter, exits } = match lower(&graph, &layout, &liveness, &steps, displaced)
-        {
+        let lowered = lower(&graph, &layout, &liveness, &steps, displaced, options.pauses);
+        let Lowered { emitter, exits } = match lowered {
             Ok(lowered) => lowered,
             Err(refused) => {
                 let mut news = false;

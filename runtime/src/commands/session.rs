@@ -14,6 +14,7 @@ use crate::host::Environment;
 use crate::logging;
 use crate::report::{self, Recorder};
 use crate::session::Supervision;
+use crate::supervisor::Slowed;
 
 /// Options about a session.
 #[derive(Debug, Args)]
@@ -71,6 +72,20 @@ pub(super) struct Thresholds {
     /// not: for tests and for measuring rides themselves
     #[arg(long)]
     eager: bool,
+    /// Make the fragment at an address slow with so many pause instructions: a
+    /// test of what retires it
+    #[arg(long, value_name = "ADDRESS:PAUSES", value_parser = slowed, hide = true)]
+    debug_slow: Option<Slowed>,
+}
+
+/// Reads the value of `--debug-slow`.
+fn slowed(text: &str) -> Result<Slowed, String> {
+    let parse = || {
+        let (entry, pauses) = text.split_once(':')?;
+        let entry = u64::from_str_radix(entry.strip_prefix("0x")?, 16).ok()?;
+        Some(Slowed { entry, pauses: pauses.parse().ok()? })
+    };
+    parse().ok_or_else(|| format!("{text}: must be like 0x401234:500"))
 }
 
 /// Passages that make a gap hot with `--eager`.
@@ -117,6 +132,7 @@ pub(super) enum UsageError {
 #[derive(Debug)]
 pub(super) struct Plan {
     config: SessionConfig,
+    slowed: Option<Slowed>,
     pub(super) log: Option<File>,
     pub(super) level: Level,
     report: Option<PathBuf>,
@@ -155,6 +171,7 @@ impl Options {
                 flags: if self.time_gaps { TIME_GAPS } else { 0 },
                 ..self.thresholds.config()
             },
+            slowed: self.thresholds.debug_slow,
             log,
             level: match self.verbose {
                 0 => Level::INFO,
@@ -202,6 +219,6 @@ impl Plan {
             self.report.as_ref().zip(self.environment.as_ref()).map(|(path, environment)| {
                 (Recorder::new(&self.command, environment), path.clone())
             });
-        Ok(Supervision::new(session, &info, report))
+        Ok(Supervision::new(session, &info, &config, self.slowed, report))
     }
 }

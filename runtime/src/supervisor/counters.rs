@@ -79,6 +79,8 @@ pub struct Counters {
     pub installed: u64,
     /// Installs that were repeated because the code had changed.
     pub stale_retries: u64,
+    /// Fragments retired because they did not pay.
+    pub retired_unpaid: u64,
     /// Code bytes installed.
     pub code_bytes: u64,
     /// User instructions in the installed fragments.

@@ -6,6 +6,8 @@
 
 mod code;
 mod counters;
+mod judging;
+mod payoff;
 mod pipeline;
 mod rebuilds;
 mod space;
@@ -18,11 +20,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, trace, warn};
 
-use crate::abi::{Report, ReportKind};
+use crate::abi::{Report, ReportKind, SessionConfig};
 use crate::kernel::{Btc, InstallError, Kernel, Reading};
 use code::Source;
 pub use counters::{Counters, Failure, RefusedEntry};
-pub use pipeline::{Pipeline, Refused, Translator};
+use judging::Judging;
+pub use pipeline::{Pipeline, Refused, Slowed, Translator};
 use rebuilds::Rebuilds;
 use space::{AddressSpace, Decision};
 
@@ -44,10 +47,13 @@ pub struct Supervisor<K, P> {
     counters: Counters,
     room: Room,
     rebuilds: Rebuilds,
+    /// Of sessions that measure whether rides pay.
+    judging: Option<Judging>,
 }
 
 impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
-    /// A supervisor that installs into `kernel` what `pipeline` makes.
+    /// A supervisor that installs into `kernel` what `pipeline` makes, and keeps
+    /// it whether it pays or not; see [`judge`](Self::judge).
     pub fn new(kernel: K, pipeline: P) -> Self {
         Self {
             kernel,
@@ -56,7 +62,17 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             counters: Counters::default(),
             room: Room::default(),
             rebuilds: Rebuilds::default(),
+            judging: None,
         }
+    }
+
+    /// Retires what does not pay, in a session that holds to `config` and
+    /// measures: see [`SessionConfig::native_interval`]. `cycles_khz` is
+    /// [`crate::abi::Info::cycles_khz`].
+    #[must_use]
+    pub fn judge(mut self, config: &SessionConfig, cycles_khz: u32) -> Self {
+        self.judging = Judging::new(config, cycles_khz);
+        self
     }
 
     /// The session.
@@ -73,7 +89,8 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     /// reported by then; `None` if nothing else is to be done.
     #[must_use]
     pub fn next_work(&self) -> Option<Instant> {
-        self.rebuilds.next()
+        let look = self.judging.as_ref().and_then(Judging::next);
+        self.rebuilds.next().into_iter().chain(look).min()
     }
 
     /// Reads and handles pending reports, as many as can be handled without
@@ -89,6 +106,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             for report in &reports {
                 self.handle(report);
             }
+            self.judge_gaps(Instant::now());
             // Code without any fragment comes first.
             let rebuilt = reading == Reading::Empty && self.rebuild_one();
             // See CodeCache: bytes are trusted for one batch only.
@@ -118,7 +136,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         trace!(?report, "report");
         let btc = Btc(report.btc);
         match ReportKind::from_number(report.kind) {
-            Some(ReportKind::HotGap) => self.extend(btc, report.address, report.pid),
+            Some(ReportKind::HotGap) => self.hot(report),
             Some(ReportKind::Miss) => {
                 if report.from == 0 {
                     self.space(btc).learn_exit(report.address);
@@ -129,9 +147,15 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             }
             Some(ReportKind::BtcGone) => {
                 self.spaces.remove(&btc);
+                if let Some(judging) = &mut self.judging {
+                    judging.forget(btc);
+                }
                 self.room.appeared();
             }
             Some(ReportKind::Retired) => {
+                if let Some(judging) = &mut self.judging {
+                    judging.payoff.forget_range(btc, &(report.address..report.from));
+                }
                 if let Some(space) = self.spaces.get_mut(&btc) {
                     space.forget(report.address..report.from);
                 }
@@ -186,6 +210,11 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
 
     /// Makes the code at `address` part of the BTC, if that is worth trying.
     fn extend(&mut self, btc: Btc, address: u64, pid: u32) {
+        let held = |judging: &Judging| judging.payoff.is_held(btc, address, Instant::now());
+        if self.judging.as_ref().is_some_and(held) {
+            self.counters.repeated_reports += 1;
+            return;
+        }
         match self.space(btc).decide(address) {
             Decision::Translate => {}
             Decision::AlreadyInstalled | Decision::KnownUseless => {
@@ -306,6 +335,9 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         match result {
             Ok(()) => {
                 space.installed(parts);
+                if let Some(judging) = &mut self.judging {
+                    judging.installed(btc, address, Instant::now());
+                }
                 self.room.appeared();
                 self.counters.installed += 1;
                 self.counters.code_bytes += parts.code.len() as u64;

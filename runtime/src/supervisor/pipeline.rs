@@ -34,18 +34,33 @@ pub trait Pipeline {
     ) -> Result<Fragment<Verified>, Refused>;
 }
 
+/// A fragment to be made slow on purpose: for tests of what finds out whether
+/// fragments pay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slowed {
+    /// The user address that it stands for.
+    pub entry: u64,
+    /// `pause` instructions on the way in.
+    pub pauses: u32,
+}
+
 /// The translator and the verifier of this project.
 #[derive(Debug)]
 pub struct Translator {
     options: Options,
     policy: Policy,
+    slowed: Option<Slowed>,
 }
 
 impl Default for Translator {
     fn default() -> Self {
         // 4-level paging also where there is 5-level: a fragment with constant
         // addresses beyond 47 bits is refused, and such programs are rare.
-        Self { options: Options::new(CpuFeatures::host()), policy: Policy::new(Features::host()) }
+        Self {
+            options: Options::new(CpuFeatures::host()),
+            policy: Policy::new(Features::host()),
+            slowed: None,
+        }
     }
 }
 
@@ -53,13 +68,19 @@ impl Translator {
     /// Fragments for this machine within the limits of the module.
     #[must_use]
     pub fn new(info: &Info) -> Self {
-        let Self { mut options, mut policy } = Self::default();
+        let Self { mut options, mut policy, slowed } = Self::default();
         options.max_code_bytes = options.max_code_bytes.min(info.max_code_bytes as usize);
         policy.max_code_bytes = policy.max_code_bytes.min(info.max_code_bytes as usize);
         policy.max_exits = policy.max_exits.min(info.max_exits as usize);
         policy.max_fixups = policy.max_fixups.min(info.max_fixups as usize);
         policy.max_sources = policy.max_sources.min(info.max_sources as usize);
-        Self { options, policy }
+        Self { options, policy, slowed }
+    }
+
+    /// Makes one fragment slow.
+    #[must_use]
+    pub fn slow_down(self, slowed: Option<Slowed>) -> Self {
+        Self { slowed, ..self }
     }
 }
 
@@ -70,6 +91,8 @@ impl Pipeline for Translator {
         source: &mut dyn CodeSource,
         predicted: &Predictions,
     ) -> Result<Fragment<Verified>, Refused> {
+        let slowed = self.slowed.filter(|slowed| slowed.entry == entry);
+        self.options.pauses = slowed.map_or(0, |slowed| slowed.pauses);
         let fragment = ub_translator::translate_predicted(entry, source, &self.options, predicted);
         let fragment = fragment.map_err(|error| {
             let failure = match &error {

@@ -163,6 +163,16 @@ impl AddressSpace {
         self.installed.contains_key(&entry)
     }
 
+    /// The fragment for `entry` was retired because it does not pay.
+    pub(super) fn retired(&mut self, entry: u64) {
+        self.installed.remove(&entry);
+    }
+
+    /// Whether nothing can be made of the code at `address`.
+    pub(super) fn is_useless(&self, address: u64) -> bool {
+        self.useless.contains(&address)
+    }
+
     /// Remembers that nothing can be made of the code at `address`.
     pub(super) fn mark_useless(&mut self, address: u64) {
         if self.useless.len() >= USELESS {
