@@ -60,36 +60,17 @@ impl Shape {
         };
         let (mut reg, mut rm, mut low) = (false, false, false);
         for kind in info.op_kinds() {
+            #[rustfmt::skip]
             match kind {
                 K::r8_reg | K::r16_reg | K::r32_reg | K::r64_reg | K::xmm_reg => reg = true,
-                K::r8_or_mem
-                | K::r16_or_mem
-                | K::r32_or_mem
-                | K::r64_or_mem
-                | K::xmm_or_mem
-                | K::xmm_rm
-                | K::r32_rm
-                | K::r64_rm
-                | K::mem => rm = true,
+                K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::xmm_or_mem
+                | K::r32_rm | K::r64_rm | K::xmm_rm | K::mem => rm = true,
                 K::r8_opcode | K::r16_opcode | K::r32_opcode | K::r64_opcode => low = true,
-                K::al
-                | K::ax
-                | K::eax
-                | K::rax
-                | K::cl
-                | K::imm8
-                | K::imm8_const_1
-                | K::imm8sex16
-                | K::imm8sex32
-                | K::imm8sex64
-                | K::imm16
-                | K::imm32
-                | K::imm32sex64
-                | K::imm64
-                | K::br64_1
-                | K::br64_4 => {}
+                K::al | K::ax | K::eax | K::rax | K::cl | K::imm8 | K::imm8_const_1 | K::imm8sex16
+                | K::imm8sex32 | K::imm8sex64 | K::imm16 | K::imm32 | K::imm32sex64 | K::imm64
+                | K::br64_1 | K::br64_4 => {}
                 _ => return None,
-            }
+            };
         }
         let registers = match (reg, rm, low, info.is_group()) {
             (false, false, false, false) => Registers::None,
