@@ -41,6 +41,9 @@ impl Undo {
 /// What was emitted already, and where it begins.
 type Known<Key> = HashMap<Key, Label, BuildHasherDefault<AddressHasher>>;
 
+/// Address, kind, reason, and by how much `rsp` is above S there.
+type StubKey = (u64, u16, u16, i16);
+
 /// Exits of a fragment of some size.
 const EXPECTED: usize = 100;
 
@@ -48,9 +51,11 @@ const EXPECTED: usize = 100;
 #[derive(Debug)]
 pub(crate) struct Exits {
     list: Vec<Exit>,
-    stubs: Known<(u64, u16, u16)>,
-    last_stub: Option<((u64, u16, u16), Label)>,
-    undos: Known<(u64, u16, Undo)>,
+    stubs: Known<StubKey>,
+    last_stub: Option<(StubKey, Label)>,
+    undos: Known<(StubKey, Undo)>,
+    /// By how much the user's `rsp` is above S.
+    ahead: i64,
     restore: Label,
     /// INDIRECT exits restore apart: only they have written `target`, and
     /// the verifier wants that to be plain at the jump to the runner.
@@ -65,10 +70,26 @@ impl Exits {
             stubs: Known::with_capacity_and_hasher(EXPECTED, Default::default()),
             last_stub: None,
             undos: Known::default(),
+            ahead: 0,
             restore: emit.label(),
             restore_indirect: emit.label(),
             displaced,
         }
+    }
+
+    /// From now on, exits find the user's `rsp` this far above S.
+    pub(crate) fn set_ahead(&mut self, ahead: i64) {
+        self.ahead = ahead;
+    }
+
+    /// By how much the user's `rsp` is above S.
+    pub(crate) fn ahead(&self) -> i64 {
+        self.ahead
+    }
+
+    fn key(&self, user_ip: u64, kind: ExitKind, reason: Unsupported) -> StubKey {
+        let ahead = i16::try_from(self.ahead).expect("S follows before it is far");
+        (user_ip, kind as u16, reason as u16, ahead)
     }
 
     /// The stub that leaves at `user_ip` with all registers but the displaced
@@ -80,7 +101,7 @@ impl Exits {
         kind: ExitKind,
         reason: Unsupported,
     ) -> Label {
-        let key = (user_ip, kind as u16, reason as u16);
+        let key = self.key(user_ip, kind, reason);
         // Mostly the instruction before asked for the same.
         if let Some((last, label)) = self.last_stub
             && last == key
@@ -95,6 +116,9 @@ impl Exits {
         self.list.push(Exit { user_ip, kind, reason });
         let former = emit.select(Section::Exits);
         let label = emit.here();
+        if self.ahead != 0 {
+            emit.lea(self.displaced.s, memory(self.displaced.s, self.ahead));
+        }
         let id = i32::try_from(id).expect("fewer exits than code bytes");
         emit.push(
             Instruction::with2(Code::Mov_rm32_imm32, frame_field(frame::EXIT_ID), id)
@@ -123,7 +147,7 @@ impl Exits {
         if undo == Undo::NOTHING {
             return exit;
         }
-        let key = (user_ip, kind as u16, undo);
+        let key = (self.key(user_ip, kind, Unsupported::None), undo);
         if let Some(&label) = self.undos.get(&key) {
             return label;
         }

@@ -248,10 +248,13 @@ impl Solver<'_, '_> {
                 maker.unpark();
                 ranges.lose(Register::RAX);
             }
+            if ranges.must_settle(guest, live[i + 1]) {
+                ranges.settle();
+            }
             let (steps, displaced) = (self.steps, self.displaced);
             let flags = FlagsState::before(guest, &block.end, live[i], &maker, steps, displaced);
             let narrowed = self.advances.behind(guest, latch, live[i + 1], &ranges, steps);
-            let parks = ranges.step(guest, &flags, displaced);
+            let parks = ranges.step(guest, &flags, live[i + 1], displaced);
             if let Some(register) = narrowed {
                 ranges.narrow(register);
             }
@@ -260,12 +263,17 @@ impl Solver<'_, '_> {
                 maker.park();
             }
         }
-        if let Some(terminator) = block.terminator {
+        let guest = block.terminator.map(|number| self.steps.guest(number));
+        if ranges.must_settle_before_end(&block.end, guest) {
+            ranges.settle();
+        }
+        if let Some(guest) = guest {
             let live = live[block.body.len()];
             let (steps, displaced) = (self.steps, self.displaced);
-            let guest = steps.guest(terminator);
             let flags = FlagsState::before(guest, &block.end, live, &maker, steps, displaced);
-            ranges.end(block, guest, &flags, displaced);
+            maker.end(&block.end, guest);
+            let by_rcx = maker.recipe(steps).is_none();
+            ranges.end(block, guest, &flags, displaced, by_rcx);
         }
         ranges
     }

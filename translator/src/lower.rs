@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Register};
 
 use crate::displace::{Displaced, SPILL_FLAGS};
-use crate::emit::{Emitter, Label, Section, frame as frame_field};
+use crate::emit::{Emitter, Label, Section, frame as frame_field, memory};
 use crate::exits::{Exits, Saved, Undo};
 use crate::facts::{self, Advances, Facts, Guards};
 use crate::flags::Flags;
@@ -198,14 +198,18 @@ impl Lowerer<'_, '_> {
             if self.maker.must_unpark(guest) {
                 self.unpark();
             }
+            if self.ranges.must_settle(guest, live[i + 1]) {
+                self.settle();
+            }
             self.flags = self.flags_before(guest, &block.end, live[i]);
+            self.exits.set_ahead(self.ranges.ahead());
             if let Err(reason) = self.instruction(guest, around(i)) {
                 refused.insert(guest.ip(), reason);
             }
             let parked = self.maker.is_parked();
             let (live, ranges) = (live[i + 1], &self.ranges);
             let narrowed = self.advances.behind(guest, latch, live, ranges, steps);
-            let parks = self.ranges.step(guest, &self.flags, &self.displaced);
+            let parks = self.ranges.step(guest, &self.flags, live, &self.displaced);
             debug_assert_eq!(self.maker.is_parked(), parked || parks);
             self.maker.advance(number, guest);
             if parks {
@@ -217,6 +221,10 @@ impl Lowerer<'_, '_> {
             }
         }
         let terminator = block.terminator.map(|number| steps.guest(number));
+        if self.ranges.must_settle_before_end(&block.end, terminator) {
+            self.settle();
+        }
+        self.exits.set_ahead(self.ranges.ahead());
         let ip = terminator.map_or(block.start, Guest::ip);
         let mut maker = self.maker;
         if let Some(guest) = terminator {
@@ -250,6 +258,14 @@ impl Lowerer<'_, '_> {
 
     fn flags_before(&self, guest: &Guest, end: &End, live: Flags) -> FlagsState {
         FlagsState::before(guest, end, live, &self.maker, self.steps, &self.displaced)
+    }
+
+    /// Lets S follow the user's `rsp`. Keeps the flags.
+    fn settle(&mut self) {
+        let s = self.displaced.s;
+        self.emit.lea(s, memory(s, self.ranges.ahead()));
+        self.ranges.settle();
+        self.exits.set_ahead(0);
     }
 
     /// Takes the flags back out of their slot.

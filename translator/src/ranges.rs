@@ -6,9 +6,10 @@
 //! rules of `docs/fragment.md`, or refuses the fragment. So it is harmless to
 //! know too little here, and useless to know too much.
 
-use iced_x86::{ConditionCode, Mnemonic, OpKind, Register};
+use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
 
 use crate::displace::Displaced;
+use crate::flags::Flags;
 use crate::forms::{self, Class};
 use crate::frame::WINDOW_HIGH;
 use crate::graph::{Block, End};
@@ -81,22 +82,101 @@ impl Range {
     }
 }
 
-/// The ranges of all registers, by number. That of `rsp` is confined always.
+/// The ranges of all registers, by number, and where the user's `rsp` is.
+///
+/// Moves of `rsp` by constants are put off within a block: the operands over
+/// it take them along, and S follows at the end. That of `rsp` is the range of
+/// S, which is confined always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ranges([Range; 16]);
+pub(crate) struct Ranges {
+    of: [Range; 16],
+    /// By how much `rsp` is above S; 0 between blocks.
+    ahead: i64,
+}
 
 const RSP: usize = 4;
+/// `rsp` is never further from S: no access on the way may widen its range.
+const FAR: i64 = NEAR - 64;
+/// So far apart they may come by other moves than those of `push` and `pop`:
+/// further, the operands over `rsp` would grow.
+const NEARBY: i64 = 128;
 
 impl Ranges {
     /// At the entry of a fragment.
     pub(crate) fn entry() -> Self {
         let mut ranges = [Range::ANY; 16];
         ranges[RSP] = Range::CONFINED;
-        Self(ranges)
+        Self { of: ranges, ahead: 0 }
     }
 
     fn get(&self, register: Register) -> Range {
-        self.0[regs::index(register)]
+        self.of[regs::index(register)]
+    }
+
+    /// By how much the user's `rsp` is above S.
+    pub(crate) fn ahead(&self) -> i64 {
+        self.ahead
+    }
+
+    /// The operand's address, over S if it is one over `rsp`.
+    pub(crate) fn address(&self, instruction: &Instruction) -> Address {
+        let mut address = Address::of(instruction);
+        if address.base.full_register() == Register::RSP {
+            address.displacement = address.displacement.saturating_add(self.ahead);
+        }
+        address
+    }
+
+    /// Whether S has to follow `rsp` before `guest`, which stands inside a
+    /// block, with these flags live behind it.
+    pub(crate) fn must_settle(&self, guest: &Guest, after: Flags) -> bool {
+        let instruction = &guest.instruction;
+        let names_rsp = || {
+            (0..instruction.op_count()).any(|i| {
+                instruction.op_kind(i) == OpKind::Register
+                    && instruction.op_register(i).full_register() == Register::RSP
+            })
+        };
+        self.ahead != 0
+            && match guest.class {
+                Class::Hint | Class::Lea => false,
+                Class::Plain => names_rsp(),
+                Class::Push | Class::Pop => {
+                    !is_put_off(guest) || names_rsp() || self.ahead.abs() > FAR - 8
+                }
+                Class::WritesRsp => !self.puts_off(guest, after),
+                _ => true,
+            }
+    }
+
+    /// Whether S has to follow `rsp` before the `guest` that ends a block
+    /// like this.
+    pub(crate) fn must_settle_before_end(&self, end: &End, guest: Option<&Guest>) -> bool {
+        let register = |guest: &Guest| guest.instruction.op0_kind() == OpKind::Register;
+        self.ahead != 0
+            && match end {
+                End::Call { .. } | End::Return(_) => false,
+                End::IndirectCall { .. } => guest.is_none_or(register),
+                _ => true,
+            }
+    }
+
+    /// Whether the instruction, which writes `rsp`, only moves it, by so
+    /// little that S need not follow at once, and none of its flags is live
+    /// behind it.
+    pub(crate) fn puts_off(&self, guest: &Guest, after: Flags) -> bool {
+        let ahead = |by: i64| self.ahead.saturating_add(by);
+        (after.is_empty() || guest.effects.touches.is_empty())
+            && stack_move(guest).is_some_and(|by| {
+                ahead(by).abs() <= NEARBY && self.of[RSP].moved(ahead(by)).is_confined()
+            })
+    }
+
+    /// S has followed `rsp`.
+    pub(crate) fn settle(&mut self) {
+        self.of[RSP] = self.of[RSP].moved(self.ahead);
+        self.ahead = 0;
+        debug_assert!(self.of[RSP].is_confined());
     }
 
     pub(crate) fn is_confined(&self, register: Register) -> bool {
@@ -108,41 +188,43 @@ impl Ranges {
         self.get(register).is_index(scale)
     }
 
-    /// Whether `rsp` stays confined when it moves by `by`.
+    /// Whether S stays confined when it moves by `by`.
     pub(crate) fn rsp_may_move(&self, by: i64) -> bool {
-        self.0[RSP].moved(by).is_confined()
+        self.of[RSP].moved(by).is_confined()
     }
 
     /// A guard confined `register`.
     pub(crate) fn confine(&mut self, register: Register) {
-        self.0[regs::index(register)] = Range::CONFINED;
+        self.of[regs::index(register)] = Range::CONFINED;
     }
 
     /// A guard proved `register` to be below 2 to the power of 32.
     pub(crate) fn narrow(&mut self, register: Register) {
-        self.0[regs::index(register)] = Range::below(32);
+        self.of[regs::index(register)] = Range::below(32);
     }
 
     /// An access through `[base+displacement]` did not fault.
     fn accessed(&mut self, base: Register, displacement: i64) {
-        let range = &mut self.0[regs::index(base)];
+        let range = &mut self.of[regs::index(base)];
         *range = range.accessed(displacement);
     }
 
-    fn rsp_moved(&mut self, by: i64) {
-        self.0[RSP] = self.0[RSP].moved(by);
-        debug_assert!(self.0[RSP].is_confined());
+    /// An access on the stack, then a move of `rsp`.
+    fn stacked(&mut self, at: i64, by: i64) {
+        self.accessed(Register::RSP, self.ahead + at);
+        self.ahead += by;
     }
 
     /// Nothing is known of `register` any more.
     pub(crate) fn lose(&mut self, register: Register) {
-        self.0[regs::index(register)] = Range::ANY;
+        self.of[regs::index(register)] = Range::ANY;
     }
 
     /// What holds if either may be the case.
     pub(crate) fn join(&self, other: &Self) -> Self {
         let mut joined = *self;
-        for (mine, theirs) in joined.0.iter_mut().zip(other.0) {
+        debug_assert_eq!(self.ahead, other.ahead);
+        for (mine, theirs) in joined.of.iter_mut().zip(other.of) {
             *mine = mine.join(theirs);
         }
         joined
@@ -153,25 +235,27 @@ impl Ranges {
     /// and may see something grow around the loop that stays as it is here.
     pub(crate) fn widen(&self, other: &Self) -> Self {
         let mut arriving = *other;
-        for range in &mut arriving.0 {
+        for range in &mut arriving.of {
             if range.low < 0 {
                 range.low = LOWEST as i16;
             }
             range.high = match range.high {
                 0..=32 => 32,
-                33..=63 => 63,
+                33..=USER_BITS => USER_BITS,
+                58..=CONFINED_BITS => CONFINED_BITS,
                 _ => 64,
             };
         }
         self.join(&arriving)
     }
 
-    /// Behind `guest`, which stands inside a block. Returns whether a guard
-    /// parked the flags.
+    /// Behind `guest`, which stands inside a block with the flags `after` live
+    /// behind it. Returns whether a guard parked the flags.
     pub(crate) fn step(
         &mut self,
         guest: &Guest,
         flags: &FlagsState,
+        after: Flags,
         displaced: &Displaced,
     ) -> bool {
         let mut parks = false;
@@ -189,8 +273,10 @@ impl Ranges {
                     self.access(guest, flags, displaced);
                 }
                 let by = i64::from(instruction.stack_pointer_increment());
-                self.accessed(Register::RSP, by);
-                self.rsp_moved(by);
+                self.stacked(by, by);
+                if !is_put_off(guest) {
+                    self.settle();
+                }
             }
             Class::Pop => {
                 if forms::memory_operand(instruction).is_some()
@@ -198,27 +284,35 @@ impl Ranges {
                 {
                     // By way of a guard.
                     self.lose(Register::RAX);
-                    self.0[RSP] = Range::CONFINED;
+                    self.of[RSP] = Range::CONFINED;
                 } else {
-                    self.accessed(Register::RSP, 0);
-                    self.rsp_moved(i64::from(instruction.stack_pointer_increment()));
+                    self.stacked(0, i64::from(instruction.stack_pointer_increment()));
+                    if !is_put_off(guest) {
+                        self.settle();
+                    }
                 }
             }
             Class::Leave => {
                 if flags_live {
                     self.lose(Register::RAX);
                 }
-                self.0[RSP] = Range::CONFINED;
+                self.of[RSP] = Range::CONFINED;
+            }
+            Class::WritesRsp if self.puts_off(guest, after) => {
+                self.ahead += stack_move(guest).unwrap_or_default();
             }
             Class::WritesRsp => match stack_move(guest).filter(|&by| self.rsp_may_move(by)) {
-                Some(by) => self.rsp_moved(by),
+                Some(by) => {
+                    self.ahead += by;
+                    self.settle();
+                }
                 None => {
                     // With a register or memory as the source the flags
                     // behind it may have to pass the guard.
                     if flags_live || instruction.try_immediate(1).is_err() {
                         self.lose(Register::RAX);
                     }
-                    self.0[RSP] = Range::CONFINED;
+                    self.of[RSP] = Range::CONFINED;
                 }
             },
             _ => {}
@@ -227,19 +321,21 @@ impl Ranges {
         parks
     }
 
-    /// Behind the control-flow instruction of `block`.
+    /// Behind the control-flow instruction of `block`; `by_rcx` if it may
+    /// compare its targets by way of `rcx`.
     pub(crate) fn end(
         &mut self,
         block: &Block,
         guest: &Guest,
         flags: &FlagsState,
         displaced: &Displaced,
+        by_rcx: bool,
     ) {
         let memory = forms::memory_operand(&guest.instruction).is_some();
         match &block.end {
             End::Call { .. } => {
-                self.accessed(Register::RSP, -8);
-                self.rsp_moved(-8);
+                self.stacked(-8, -8);
+                self.settle();
             }
             End::IndirectJump(_) | End::IndirectCall { .. } => {
                 if memory {
@@ -247,15 +343,19 @@ impl Ranges {
                 }
                 self.lose(Register::RAX);
                 if matches!(block.end, End::IndirectCall { .. }) {
-                    self.accessed(Register::RSP, -8);
-                    self.rsp_moved(-8);
+                    self.stacked(-8, -8);
+                    self.settle();
                 }
-                self.lose(Register::RCX);
+                if by_rcx {
+                    self.lose(Register::RCX);
+                }
             }
             End::Return(_) => {
-                self.accessed(Register::RSP, 0);
-                self.rsp_moved(8 + i64::from(popped(guest)));
-                self.lose(Register::RCX);
+                self.stacked(0, 8 + i64::from(popped(guest)));
+                self.settle();
+                if by_rcx {
+                    self.lose(Register::RCX);
+                }
                 // Where parked flags are needed they come back by rax.
                 self.lose(Register::RAX);
             }
@@ -274,7 +374,7 @@ impl Ranges {
     /// Returns whether its guard parks the flags.
     fn access(&mut self, guest: &Guest, flags: &FlagsState, displaced: &Displaced) -> bool {
         let flags_live = flags.need_rax();
-        let address = Address::of(&guest.instruction);
+        let address = self.address(&guest.instruction);
         let how = How { flags_live, exact: false, wide: guest.wide };
         let Ok(access) = Access::choose(&address, self, displaced, how) else {
             return false;
@@ -306,11 +406,11 @@ impl Ranges {
         let result = self.result(guest, displaced);
         for number in guest.writes.numbers() {
             if number != RSP {
-                self.0[number] = Range::ANY;
+                self.of[number] = Range::ANY;
             }
         }
         if let Some((register, range)) = result {
-            self.0[regs::index(register)] = range;
+            self.of[regs::index(register)] = range;
         }
         // A high byte may have changed places with the low one for a while.
         let instruction = &guest.instruction;
@@ -375,7 +475,7 @@ impl Ranges {
                 _ => return None,
             },
             M::Lea => {
-                let address = Address::of(instruction);
+                let address = self.address(instruction);
                 let constant = address.displacement as u64;
                 if address.is_narrow() || address.index != Register::None {
                     return None;
@@ -432,6 +532,12 @@ pub(crate) fn stack_move(guest: &Guest) -> Option<i64> {
         }
         _ => None,
     }
+}
+
+/// Whether S need not follow this `push` or `pop` at once.
+pub(crate) fn is_put_off(guest: &Guest) -> bool {
+    let instruction = &guest.instruction;
+    instruction.stack_pointer_increment().abs() == 8 && forms::memory_operand(instruction).is_none()
 }
 
 /// Bytes that a return drops besides its address.

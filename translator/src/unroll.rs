@@ -1,85 +1,102 @@
-//! Copies the bodies of small inner loops a few times, so that most turns
-//! pass without a poll: only the last copy jumps backward.
+//! Copies the bodies of small loops a few times, so that most turns pass
+//! without a poll: only the last copy jumps backward.
+//!
+//! The body of a loop is what leads from its header back to it without
+//! passing the header of another loop: all of an inner loop, and the short
+//! ways through an outer one. State machines mostly are loops of the latter
+//! kind, and entered in several places.
 
 use crate::graph::{Block, BlockId, Graph};
 
-/// Loops of at most this many instructions are unrolled ...
+/// Bodies of at most this many instructions are unrolled ...
 const MAX_BODY: usize = 64;
 /// ... to about this many, ...
 const UNROLLED: usize = 128;
-/// ... in at most this many copies.
-const MAX_COPIES: usize = 8;
+/// ... in at most this many copies; ...
+const MAX_COPIES: usize = 16;
+/// ... those that are only the short ways through an outer loop in fewer: it
+/// may go the long way all the time.
+const OUTER_COPIES: usize = 4;
 
-/// A natural loop.
+/// A loop whose body is small.
 #[derive(Debug, PartialEq, Eq)]
 struct Loop {
     header: BlockId,
-    /// All its blocks, the header first.
+    /// The blocks of its body, the header first.
     blocks: Vec<BlockId>,
     instructions: usize,
+    /// There is no other loop inside.
+    innermost: bool,
 }
 
-/// Unrolls the small innermost loops of `graph`.
+/// Unrolls the small loops of `graph`.
 pub(crate) fn unroll(graph: &mut Graph) {
-    for found in inner_loops(graph) {
+    for found in loops(graph) {
         for &block in &found.blocks {
             let inside = |target: Option<BlockId>| {
                 target.is_some_and(|target| found.blocks.contains(&target))
             };
             graph.blocks[block.index()].prefer(inside);
         }
-        let copies = (UNROLLED / found.instructions.max(1)).clamp(1, MAX_COPIES);
+        let most = if found.innermost { MAX_COPIES } else { OUTER_COPIES };
+        let copies = (UNROLLED / found.instructions.max(1)).clamp(1, most);
         if copies > 1 {
             copy(graph, &found, copies);
         }
     }
 }
 
-/// The innermost loops with at most [`MAX_BODY`] instructions.
-fn inner_loops(graph: &Graph) -> Vec<Loop> {
-    let (edges, back) = edges(graph);
-    if back.is_empty() {
+/// The loops whose bodies have at most [`MAX_BODY`] instructions.
+fn loops(graph: &Graph) -> Vec<Loop> {
+    let walk = Walk::new(graph);
+    if walk.back.is_empty() {
         return Vec::new();
     }
-    let predecessors = Predecessors::new(graph, &edges);
-    let mut headers: Vec<BlockId> = back.iter().map(|&(_, header)| header).collect();
+    let predecessors = Predecessors::new(graph, &walk.edges);
+    let mut headers: Vec<BlockId> = walk.back.iter().map(|&(_, header)| header).collect();
     headers.sort_unstable();
     headers.dedup();
-    let mut loops = Vec::new();
-    for &header in &headers {
-        let latches = back.iter().filter(|edge| edge.1 == header).map(|edge| edge.0);
-        let Some(found) = natural_loop(graph, &predecessors, header, latches) else { continue };
-        let inner = !found.blocks[1..].iter().any(|block| headers.binary_search(block).is_ok());
-        if inner {
-            loops.push(found);
-        }
-    }
-    loops
+    let body = |&header: &BlockId| body(graph, &walk, &predecessors, &headers, header);
+    headers.iter().filter_map(body).collect()
 }
 
-/// The blocks from which `latches` are reached without passing `header`;
-/// none if they are too many or can be entered elsewhere.
-fn natural_loop(
+/// The blocks from which control comes back to `header` without passing any
+/// of the `headers`; none if they are too many, or only the header's own.
+fn body(
     graph: &Graph,
+    walk: &Walk,
     predecessors: &Predecessors,
+    headers: &[BlockId],
     header: BlockId,
-    latches: impl Iterator<Item = BlockId>,
 ) -> Option<Loop> {
+    let mut innermost = true;
     let mut blocks = vec![header];
     let mut instructions = graph.block(header).len();
+    let latches = walk.back.iter().filter(|edge| edge.1 == header).map(|edge| edge.0);
     let mut stack: Vec<BlockId> = latches.collect();
+    let mut comes_back = false;
     while let Some(block) = stack.pop() {
-        if blocks.contains(&block) {
+        if block == header {
+            comes_back = true;
+            continue;
+        }
+        // What the header does not lead to only enters the loop elsewhere.
+        if blocks.contains(&block) || !walk.is_below(block, header) {
+            continue;
+        }
+        if headers.binary_search(&block).is_ok() {
+            innermost = false;
             continue;
         }
         instructions += graph.block(block).len();
-        if block == BlockId::ENTRY || instructions > MAX_BODY {
+        if instructions > MAX_BODY {
             return None;
         }
         blocks.push(block);
         stack.extend(predecessors.of(block));
     }
-    (instructions <= MAX_BODY).then_some(Loop { header, blocks, instructions })
+    let small = comes_back && instructions <= MAX_BODY;
+    small.then_some(Loop { header, blocks, instructions, innermost })
 }
 
 type Edge = (BlockId, BlockId);
@@ -117,40 +134,56 @@ impl Predecessors {
     }
 }
 
-/// The edges that are reached, and those of them that close a cycle in a
-/// depth-first walk.
-fn edges(graph: &Graph) -> (Vec<Edge>, Vec<Edge>) {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Mark {
-        New,
-        Open,
-        Done,
-    }
-    let count = graph.blocks.len();
-    let mut edges = Vec::with_capacity(2 * count);
-    let mut back = Vec::new();
-    let mut marks = vec![Mark::New; count];
-    let mut stack = vec![(BlockId::ENTRY, false)];
-    while let Some((block, done)) = stack.pop() {
-        if done {
-            marks[block.index()] = Mark::Done;
-            continue;
-        }
-        if marks[block.index()] != Mark::New {
-            continue;
-        }
-        marks[block.index()] = Mark::Open;
-        stack.push((block, true));
-        graph.block(block).for_successors(|to| {
-            edges.push((block, to));
-            match marks[to.index()] {
-                Mark::New => stack.push((to, false)),
-                Mark::Open => back.push((block, to)),
-                Mark::Done => {}
+/// A depth-first walk from the entry.
+struct Walk {
+    /// The edges that are reached.
+    edges: Vec<Edge>,
+    /// Those of them that close a cycle.
+    back: Vec<Edge>,
+    /// When each block was entered, and when it was left; in one count.
+    times: Vec<(u32, u32)>,
+}
+
+impl Walk {
+    fn new(graph: &Graph) -> Self {
+        const NEVER: u32 = u32::MAX;
+        let count = graph.blocks.len();
+        let mut edges = Vec::with_capacity(2 * count);
+        let mut back = Vec::new();
+        let mut times = vec![(NEVER, NEVER); count];
+        let mut time = 0;
+        let mut stack = vec![(BlockId::ENTRY, false)];
+        while let Some((block, done)) = stack.pop() {
+            let (entered, left) = &mut times[block.index()];
+            time += 1;
+            if done {
+                *left = time;
+                continue;
             }
-        });
+            if *entered != NEVER {
+                continue;
+            }
+            *entered = time;
+            stack.push((block, true));
+            graph.block(block).for_successors(|to| {
+                edges.push((block, to));
+                match times[to.index()] {
+                    (NEVER, _) => stack.push((to, false)),
+                    (_, NEVER) => back.push((block, to)),
+                    _ => {}
+                }
+            });
+        }
+        Self { edges, back, times }
     }
-    (edges, back)
+
+    /// Whether the walk entered `block` by way of `above`. So it does all
+    /// blocks of a loop by way of the header it found.
+    fn is_below(&self, block: BlockId, above: BlockId) -> bool {
+        let ((entered, left), (first, last)) =
+            (self.times[block.index()], self.times[above.index()]);
+        first <= entered && left <= last
+    }
 }
 
 /// Appends copies to the graph, `copies` in all with the original.
@@ -213,6 +246,7 @@ mod tests {
                 block(9, End::Branch { taken: to(1), next: out() }),
             ],
         };
+        graph.blocks[1].body = 0..UNROLLED / MAX_COPIES;
         unroll(&mut graph);
         assert_eq!(graph.blocks.len(), 1 + MAX_COPIES);
         let last = MAX_COPIES as u32;
@@ -224,8 +258,8 @@ mod tests {
     }
 
     #[test]
-    fn an_outer_loop_stays() {
-        // 1 { 2 }: only 2 is innermost.
+    fn an_outer_loop_stays_if_it_always_passes_the_inner_one() {
+        // 1 { 2 }: only 2 has a body of its own.
         let mut graph = Graph {
             blocks: vec![
                 block(1, End::Next(to(1))),
@@ -234,7 +268,7 @@ mod tests {
                 block(1, End::Branch { taken: to(1), next: out() }),
             ],
         };
-        let loops = inner_loops(&graph);
+        let loops = loops(&graph);
         assert_eq!(loops.len(), 1);
         assert_eq!(loops[0].header, BlockId(2));
         unroll(&mut graph);
@@ -243,16 +277,37 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_entered_in_the_middle_is_none() {
+    fn the_way_past_an_inner_loop_is_copied() {
+        // 1 { perhaps 2, 3 }
+        let mut graph = Graph {
+            blocks: vec![
+                block(1, End::Next(to(1))),
+                block(2, End::Branch { taken: to(2), next: to(3) }),
+                block(UNROLLED, End::Branch { taken: to(2), next: to(3) }),
+                block(1, End::Branch { taken: to(1), next: out() }),
+            ],
+        };
+        unroll(&mut graph);
+        assert_eq!(graph.blocks.len(), 4 + 2 * (OUTER_COPIES - 1));
+        // Behind the inner loop the first copy goes on.
+        assert_eq!(successors(&graph, 2), [2, 3]);
+    }
+
+    #[test]
+    fn a_loop_entered_in_the_middle_is_copied() {
         // 0 -> 1 -> 2 -> 1 and 0 -> 2: neither dominates the other.
-        let graph = Graph {
+        let mut graph = Graph {
             blocks: vec![
                 block(1, End::Branch { taken: to(2), next: to(1) }),
                 block(1, End::Next(to(2))),
                 block(1, End::Branch { taken: to(1), next: out() }),
             ],
         };
-        assert_eq!(inner_loops(&graph), []);
+        unroll(&mut graph);
+        let count = graph.blocks.len() as u32;
+        assert_eq!(count, 1 + 2 * MAX_COPIES as u32);
+        let walk = Walk::new(&graph);
+        assert_eq!(walk.back.len(), 1);
     }
 
     #[test]
@@ -269,7 +324,8 @@ mod tests {
         };
         unroll(&mut graph);
         let count = graph.blocks.len() as u32;
-        assert_eq!(count, 5 + 4 * (MAX_COPIES as u32 - 1));
+        let copies = UNROLLED as u32 / 12;
+        assert_eq!(count, 5 + 4 * (copies - 1));
         let back = (0..count).filter(|&from| from != 0 && successors(&graph, from).contains(&1));
         assert_eq!(back.count(), 1);
     }

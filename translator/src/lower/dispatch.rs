@@ -2,9 +2,10 @@
 //!
 //! The user's flags are live where no prediction holds, and comparing costs
 //! flags. Where the flags can be made again from what registers still hold,
-//! or are parked in their slot, that is undone on a miss, and the comparison
-//! is an ordinary one; otherwise `jrcxz` has to do, which keeps the flags and
-//! wants `rcx`.
+//! or are in their slot, that is undone on a miss and before the targets that
+//! need them, and the comparison is an ordinary one. Otherwise a few targets
+//! are compared by `jrcxz`, which keeps the flags and wants `rcx`; for more,
+//! the flags go to their slot.
 
 use iced_x86::{Code, Instruction, Register};
 
@@ -19,8 +20,9 @@ use crate::steps::Guest;
 /// Up to this many targets are compared one after the other, the likeliest
 /// first; more are searched by halves.
 const LINEAR: usize = 3;
-/// So many comparisons later a `jrcxz` would no longer reach its end.
-const REACH: usize = 4;
+/// Up to this many targets are compared by `jrcxz`. It would reach the end of
+/// four comparisons.
+const BY_RCX: usize = 2;
 
 impl Lowerer<'_, '_> {
     /// Goes to the predicted target that T equals, else leaves with T as the
@@ -34,27 +36,30 @@ impl Lowerer<'_, '_> {
     ) {
         let exit =
             self.exits.exit(&mut self.emit, guest.ip(), ExitKind::Indirect, Unsupported::None);
-        let flags_live = targets.iter().any(|&to| !self.liveness.at(to).is_empty());
-        if self.maker.is_parked() && (flags_live || targets.is_empty()) {
-            self.unpark();
-        }
         if targets.is_empty() {
+            if self.maker.is_parked() {
+                self.unpark();
+            }
             self.emit.store(frame_field(frame::TARGET), self.displaced.t);
             self.emit.jmp(exit);
             return;
         }
+        let parked = self.maker.is_parked();
         let mut maker = self.maker;
         maker.end(&self.graph.block(from).end, guest);
-        let recipe = if flags_live { None } else { maker.recipe(self.steps) };
-        match recipe {
-            _ if self.maker.is_parked() => self.compare(None, from, targets, next, exit),
-            Some(recipe) => self.compare(Some(recipe), from, targets, next, exit),
-            None => self.compare_by_rcx(from, targets, next, exit),
+        let recipe = maker.recipe(self.steps).filter(|_| !parked);
+        if !parked && recipe.is_none() {
+            if targets.len() <= BY_RCX {
+                self.compare_by_rcx(from, targets, next, exit);
+                return;
+            }
+            self.emit.flags_to_slot();
         }
+        self.compare(recipe, from, targets, next, exit);
     }
 
-    /// With ordinary comparisons. On a miss the `recipe` makes the flags;
-    /// without one they are parked.
+    /// With ordinary comparisons. The `recipe` makes the flags where they are
+    /// needed; without one they are in their slot.
     fn compare(
         &mut self,
         recipe: Option<Recipe>,
@@ -76,10 +81,7 @@ impl Lowerer<'_, '_> {
             self.emit.lea(t, indexed(t, u, 1, 0));
         }
         self.emit.store(frame_field(frame::TARGET), t);
-        match recipe {
-            Some(recipe) => self.remake_flags(&recipe, t, u),
-            None => self.emit.flags_from_slot(),
-        }
+        self.flags_behind_comparison(recipe);
         self.emit.jmp(exit);
         self.emit.select(former);
 
@@ -90,25 +92,61 @@ impl Lowerer<'_, '_> {
                 targets.iter().filter_map(|target| Some((distance(target)?, *target))).collect();
             if list.len() > LINEAR {
                 list.sort_unstable_by_key(|&(distance, _)| distance);
-                self.search(from, &list, miss);
+                let mut found = Vec::new();
+                self.search(from, &list, miss, &mut found);
+                // Not aside: from there they would be backward.
+                for (label, target) in found {
+                    self.emit.bind(label);
+                    self.flags_behind_comparison(recipe);
+                    let edge = self.edge(from, target);
+                    self.emit.jmp(edge);
+                }
                 return;
             }
             for &(distance, target) in list[1..].iter().rev() {
                 self.compare_distance(distance);
-                let label = self.edge(from, target);
-                self.emit.branch(Code::Je_rel32_64, label);
+                self.on_equal(from, target, recipe);
             }
             self.compare_distance(list[0].0);
         } else {
             for target in targets[1..].iter().rev() {
                 self.compare_address(target.address);
-                let label = self.edge(from, *target);
-                self.emit.branch(Code::Je_rel32_64, label);
+                self.on_equal(from, *target, recipe);
             }
             self.compare_address(targets[0].address);
         }
         self.emit.branch(Code::Jne_rel32_64, miss);
+        if self.needs_flags(targets[0]) {
+            self.flags_behind_comparison(recipe);
+        }
         self.go(from, targets[0], next);
+    }
+
+    fn needs_flags(&self, target: Target) -> bool {
+        !self.liveness.at(target).is_empty()
+    }
+
+    /// The user's flags again; see [`Lowerer::compare`].
+    fn flags_behind_comparison(&mut self, recipe: Option<Recipe>) {
+        match recipe {
+            Some(recipe) => self.remake_flags(&recipe, self.displaced.t, self.displaced.u),
+            None => self.emit.flags_from_slot(),
+        }
+    }
+
+    /// Goes to the target if the comparison before found it.
+    fn on_equal(&mut self, from: BlockId, target: Target, recipe: Option<Recipe>) {
+        if !self.needs_flags(target) {
+            let label = self.edge(from, target);
+            self.emit.branch(Code::Je_rel32_64, label);
+            return;
+        }
+        let over = self.emit.label();
+        self.emit.branch(Code::Jne_rel32_64, over);
+        self.flags_behind_comparison(recipe);
+        let label = self.edge(from, target);
+        self.emit.jmp(label);
+        self.emit.bind(over);
     }
 
     fn compare_address(&mut self, address: u64) {
@@ -131,27 +169,40 @@ impl Lowerer<'_, '_> {
         self.emit.push(compare.expect("cmp r,imm"));
     }
 
-    /// Finds the distance that T holds in the sorted `list`.
-    fn search(&mut self, from: BlockId, list: &[(i32, Target)], miss: Label) {
+    /// Finds the distance that T holds in the sorted `list`. Targets that need
+    /// the flags are added to `found`, with the label to put before them.
+    fn search(
+        &mut self,
+        from: BlockId,
+        list: &[(i32, Target)],
+        miss: Label,
+        found: &mut Vec<(Label, Target)>,
+    ) {
         let middle = list.len() / 2;
         let (distance, target) = list[middle];
         let (below, above) = (&list[..middle], &list[middle + 1..]);
         self.compare_distance(distance);
-        let label = self.edge(from, target);
+        let label = if self.needs_flags(target) {
+            let label = self.emit.label();
+            found.push((label, target));
+            label
+        } else {
+            self.edge(from, target)
+        };
         self.emit.branch(Code::Je_rel32_64, label);
         if below.is_empty() && above.is_empty() {
             self.emit.jmp(miss);
         } else if above.is_empty() {
-            self.search(from, below, miss);
+            self.search(from, below, miss, found);
         } else if below.is_empty() {
-            self.search(from, above, miss);
+            self.search(from, above, miss, found);
         } else {
             // A distance below zero is above all of them here, and no match.
             let upper = self.emit.label();
             self.emit.branch(Code::Ja_rel32_64, upper);
-            self.search(from, below, miss);
+            self.search(from, below, miss, found);
             self.emit.bind(upper);
-            self.search(from, above, miss);
+            self.search(from, above, miss, found);
         }
     }
 
@@ -172,25 +223,17 @@ impl Lowerer<'_, '_> {
         self.emit.select(former);
 
         self.emit.mov(self.displaced.u, rcx);
-        let mut groups = targets.chunks(REACH).peekable();
-        while let Some(group) = groups.next() {
-            let hits: Vec<Label> = group.iter().map(|to| self.zero_in_rcx(to.address)).collect();
-            let last = groups.peek().is_none();
-            let otherwise = if last { miss } else { self.emit.label() };
-            self.emit.jmp(otherwise);
-            // The likeliest is the last, where the next block may follow.
-            for (&target, hit) in group.iter().zip(hits).rev() {
-                self.emit.bind(hit);
-                self.emit.mov(rcx, self.displaced.u);
-                if last && target == targets[0] {
-                    self.go(from, target, next);
-                } else {
-                    let label = self.edge(from, target);
-                    self.emit.jmp(label);
-                }
-            }
-            if !last {
-                self.emit.bind(otherwise);
+        let hits: Vec<Label> = targets.iter().map(|to| self.zero_in_rcx(to.address)).collect();
+        self.emit.jmp(miss);
+        // The likeliest is the last, where the next block may follow.
+        for (i, (&target, hit)) in targets.iter().zip(hits).enumerate().rev() {
+            self.emit.bind(hit);
+            self.emit.mov(rcx, self.displaced.u);
+            if i == 0 {
+                self.go(from, target, next);
+            } else {
+                let label = self.edge(from, target);
+                self.emit.jmp(label);
             }
         }
     }

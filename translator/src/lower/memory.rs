@@ -57,7 +57,7 @@ impl Lowerer<'_, '_> {
         protect: Protect,
         exact: bool,
     ) -> Result<Place, Unsupported> {
-        let address = Address::of(instruction);
+        let address = self.ranges.address(instruction);
         let t = self.displaced.t;
         let at_t = |displacement| Place {
             base: t,
@@ -206,7 +206,7 @@ impl Lowerer<'_, '_> {
     /// `lea` to any register but `rsp`.
     pub(super) fn lea(&mut self, guest: &crate::steps::Guest) -> Result<(), Unsupported> {
         let instruction = &guest.instruction;
-        let address = Address::of(instruction);
+        let address = self.ranges.address(instruction);
         let user = instruction.op0_register();
         let slot = self.displaced.slot(user);
         let to = if slot.is_some() { regs::same_part(self.displaced.t, user) } else { user };

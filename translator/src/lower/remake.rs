@@ -42,7 +42,8 @@ impl Lowerer<'_, '_> {
             Remake::Backward => {
                 let result = maker.op0_register();
                 if result == Register::RSP {
-                    self.emit.lea(scratch, memory(self.displaced.s, -recipe.moved));
+                    self.emit
+                        .lea(scratch, memory(self.displaced.s, self.exits.ahead() - recipe.moved));
                 } else {
                     self.fetch(scratch, result);
                 }

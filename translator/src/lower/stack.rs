@@ -1,7 +1,8 @@
 //! The user's stack: `push`, `pop`, `leave` and ordinary writes of `rsp`.
 //!
-//! S stays confined all the time. It moves directly behind an access on the
-//! stack, or by way of T, which is confined first.
+//! S stays confined all the time. It moves behind an access on the stack, once
+//! for all that a block pushes and pops, or by way of T, which is confined
+//! first.
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
@@ -14,26 +15,42 @@ use crate::regs;
 use crate::steps::Guest;
 
 impl Lowerer<'_, '_> {
-    /// Stores `value` below the stack pointer and moves it there.
-    pub(super) fn push_register(&mut self, value: Register, ip: u64) {
-        let s = self.displaced.s;
+    /// Stores `value` below the stack pointer; S does not follow yet.
+    fn store_below(&mut self, value: Register, ip: u64) {
+        let below = memory(self.displaced.s, self.ranges.ahead() - 8);
         let landing = self.fault(ip, Saved::No);
         self.emit.faulting(
-            Instruction::with2(Code::Mov_rm64_r64, memory(s, -8), value).expect("mov m,r"),
+            Instruction::with2(Code::Mov_rm64_r64, below, value).expect("mov m,r"),
             landing,
         );
-        self.emit.lea(s, memory(s, -8));
+    }
+
+    /// Loads the top of the stack; S does not follow yet.
+    fn load_top(&mut self, to: Register, ip: u64) {
+        let top = memory(self.displaced.s, self.ranges.ahead());
+        let landing = self.fault(ip, Saved::No);
+        self.emit
+            .faulting(Instruction::with2(Code::Mov_r64_rm64, to, top).expect("mov r,m"), landing);
+    }
+
+    /// Moves S to the user's `rsp`, and `by` bytes further. Nothing is put off
+    /// behind it.
+    fn follow(&mut self, by: i64) {
+        let s = self.displaced.s;
+        self.emit.lea(s, memory(s, self.ranges.ahead() + by));
+        self.exits.set_ahead(0);
+    }
+
+    /// Stores `value` below the stack pointer and moves it there.
+    pub(super) fn push_register(&mut self, value: Register, ip: u64) {
+        self.store_below(value, ip);
+        self.follow(-8);
     }
 
     /// Loads the top of the stack and drops it and `more` bytes.
     pub(super) fn pop_register(&mut self, to: Register, more: u16, ip: u64) {
-        let s = self.displaced.s;
-        let landing = self.fault(ip, Saved::No);
-        self.emit.faulting(
-            Instruction::with2(Code::Mov_r64_rm64, to, memory(s, 0)).expect("mov r,m"),
-            landing,
-        );
-        self.emit.lea(s, memory(s, 8 + i64::from(more)));
+        self.load_top(to, ip);
+        self.follow(8 + i64::from(more));
     }
 
     pub(super) fn push(&mut self, guest: &Guest, live: Live) -> Result<(), Unsupported> {
@@ -53,7 +70,7 @@ impl Lowerer<'_, '_> {
                 } else {
                     user
                 };
-                self.push_register(value, ip);
+                self.store_below(value, ip);
             }
             OpKind::Memory => {
                 let place = self.place(instruction, Protect::of(live.before), false)?;
@@ -69,14 +86,13 @@ impl Lowerer<'_, '_> {
             _ => {
                 let value = instruction.immediate(0) as i64;
                 let value = i32::try_from(value).map_err(|_| Unsupported::Form)?;
-                let s = self.displaced.s;
+                let below = memory(self.displaced.s, self.ranges.ahead() - 8);
                 let landing = self.fault(ip, Saved::No);
                 self.emit.faulting(
-                    Instruction::with2(Code::Mov_rm64_imm32, memory(s, -8), value)
+                    Instruction::with2(Code::Mov_rm64_imm32, below, value)
                         .map_err(|_| Unsupported::Form)?,
                     landing,
                 );
-                self.emit.lea(s, memory(s, -8));
             }
         }
         Ok(())
@@ -193,9 +209,9 @@ impl Lowerer<'_, '_> {
             return Ok(());
         }
         match self.displaced.slot(user) {
-            None => self.pop_register(user, 0, ip),
+            None => self.load_top(user, ip),
             Some(slot) => {
-                self.pop_register(self.displaced.t, 0, ip);
+                self.load_top(self.displaced.t, ip);
                 self.emit.store(frame_field(slot), self.displaced.t);
             }
         }
@@ -230,6 +246,9 @@ impl Lowerer<'_, '_> {
         let (s, t) = (self.displaced.s, self.displaced.t);
         let ip = guest.ip();
         let protect = Protect::of(live.before);
+        if self.ranges.puts_off(guest, live.after) {
+            return Ok(());
+        }
         if stack_move(guest).is_some_and(|by| self.ranges.rsp_may_move(by)) {
             let mut moved = *instruction;
             moved.set_op0_register(s);
