@@ -13,9 +13,11 @@
 //! | [`text`] | for terminals, in the shape of `perf stat` |
 //! | [`html`] | one self-contained page with plots |
 //! | [`symbols`] | names for addresses of processes |
+//! | [`calls`] | names of system calls |
 //! | [`host`] | the facts about the machine that label every figure |
 //! | [`units`] | numbers as people read them |
 
+pub mod calls;
 pub mod file;
 pub mod host;
 

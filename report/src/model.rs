@@ -39,6 +39,8 @@ pub struct Report {
     pub source: Source,
     /// What was run or watched.
     pub command: Vec<String>,
+    /// The process that was started or watched.
+    pub pid: Option<u32>,
     /// Whether anything was observed; if not, everything below counts nothing.
     pub active: bool,
     /// Why nothing was.
@@ -173,6 +175,8 @@ pub enum GapState {
     /// Runs natively and is only counted.
     #[default]
     Native,
+    /// Worth a fragment; there is none yet.
+    Hot,
     /// A fragment is installed.
     Riding,
     /// No fragment can be made of it.
@@ -187,6 +191,7 @@ impl GapState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
+            Self::Hot => "hot",
             Self::Riding => "riding",
             Self::Refused => "refused",
             Self::Retired => "retired",
@@ -214,6 +219,16 @@ impl Timing {
     }
 }
 
+/// What riding one passage of a gap saves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gain {
+    /// Nanoseconds; negative if riding loses time.
+    pub ns: f64,
+    /// Standard error in nanoseconds, where the spread is known.
+    pub error_ns: Option<f64>,
+}
+
 /// One gap: the user code from a return of the kernel to the next call.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -234,6 +249,8 @@ pub struct GapRow {
     pub native: Timing,
     /// Time of ridden passages.
     pub ride: Timing,
+    /// Nanoseconds that a ridden passage saves, where that was judged.
+    pub gain: Option<Gain>,
     /// What became of it.
     pub state: GapState,
     /// Why, for people.
@@ -251,16 +268,26 @@ impl GapRow {
         }
     }
 
+    /// What a ridden passage saves: as judged, or else the difference of the
+    /// two means; `None` if it was not timed both ways.
+    #[must_use]
+    pub fn gain(&self) -> Option<Gain> {
+        self.gain.or_else(|| {
+            let (native, ride) = (self.native.mean()?, self.ride.mean()?);
+            let errors = self.native.error_ns.zip(self.ride.error_ns);
+            Some(Gain { ns: native - ride, error_ns: errors.map(|(a, b)| a.hypot(b)) })
+        })
+    }
+
     /// Time that riding this gap has saved, if both ways of passing it were
     /// timed.
     #[must_use]
     pub fn saved(&self) -> Option<TimeSaved> {
-        let (native, ride) = (self.native.mean()?, self.ride.mean()?);
+        let Gain { ns, error_ns } = self.gain()?;
         let count = self.ridden as f64;
-        let errors = self.native.error_ns.zip(self.ride.error_ns);
         Some(TimeSaved {
-            ns: count * (native - ride),
-            margin_ns: errors.map(|(a, b)| CONFIDENCE_95 * count * a.hypot(b)),
+            ns: count * ns,
+            margin_ns: error_ns.map(|error| CONFIDENCE_95 * count * error),
             measured_share: 1.0,
         })
     }

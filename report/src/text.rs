@@ -227,6 +227,7 @@ pub(crate) mod tests {
                 ridden: 2_000_000,
                 native: timing(900.0),
                 ride: timing(400.0),
+                gain: None,
                 state: GapState::Riding,
                 reason: None,
             },

@@ -152,6 +152,7 @@ fn run_supervisor(mut supervision: Supervision, log: Log, mut link: UnixStream) 
         return 0;
     }
     drop(link);
+    supervision.listen();
     let status = match supervision.until(None) {
         Ok(_) => 0,
         Err(error) => {

@@ -8,6 +8,7 @@
 //! | [`device`] | `/dev/ub` |
 //! | [`supervisor`] | reports in, verified fragments out |
 //! | [`session`], [`report`] | the supervisor's loop and what it leaves behind |
+//! | [`inspect`] | asking a running supervisor |
 //! | [`launch`], [`exec`] | starting a supervisor, becoming the program |
 //! | [`host`], [`doctor`] | what kind of machine this is and whether it can ride |
 //! | [`coverage`] | how much of a program the translator knows |
@@ -19,6 +20,7 @@ pub mod coverage;
 pub mod device;
 pub mod doctor;
 pub mod exec;
+pub mod inspect;
 pub mod kernel;
 pub mod launch;
 pub mod logging;

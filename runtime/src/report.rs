@@ -7,11 +7,12 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ub_report::host::Environment;
+use ub_report::host::{Environment, read_line};
 use ub_report::model::{RefusedEntry, Translations};
-use ub_report::{Report, Source, Totals};
+use ub_report::{Process, Report, Source, Totals};
 
 use crate::abi::{Gap, Stats, Stop};
+use crate::kernel::Btc;
 use crate::supervisor::Counters;
 
 /// Collects the report of one session.
@@ -19,14 +20,58 @@ use crate::supervisor::Counters;
 pub struct Recorder {
     report: Report,
     start: Instant,
+    spaces: BTreeMap<Btc, Space>,
+}
+
+/// An address space that was seen.
+#[derive(Debug, Default)]
+struct Space {
+    pid: Option<u32>,
+    name: String,
+}
+
+impl Space {
+    /// Looks at the process of `thread` while there is one: its name is wanted
+    /// after it has ended, too.
+    fn of(thread: Option<u32>) -> Self {
+        let Some(pid) = thread.and_then(process_of) else { return Self::default() };
+        Self { pid: Some(pid), name: read_line(format!("/proc/{pid}/comm")).unwrap_or_default() }
+    }
+}
+
+/// The process that a thread belongs to.
+fn process_of(thread: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 impl Recorder {
-    /// Starts with nothing counted.
+    /// Starts with nothing counted, for a program that this process becomes.
     #[must_use]
     pub fn new(command: &[OsString], environment: &Environment) -> Self {
-        let report = Report::new(Source::Session, words(command), environment.clone());
-        Self { report, start: Instant::now() }
+        let mut report = Report::new(Source::Session, words(command), environment.clone());
+        report.pid = Some(std::process::id());
+        Self { report, start: Instant::now(), spaces: BTreeMap::new() }
+    }
+
+    /// The program runs as the process `pid`.
+    pub fn started(&mut self, pid: u32) {
+        self.report.pid = Some(pid);
+    }
+
+    /// Remembers the address spaces of the session.
+    pub fn observe(&mut self, spaces: impl Iterator<Item = (Btc, Option<u32>)>) {
+        for (btc, thread) in spaces {
+            if self.spaces.get(&btc).is_none_or(|space| space.pid.is_none() && thread.is_some()) {
+                self.spaces.insert(btc, Space::of(thread));
+            }
+        }
+        let process = |(btc, space): (&Btc, &Space)| Process {
+            space: btc.0,
+            pid: space.pid,
+            name: space.name.clone(),
+        };
+        self.report.processes = self.spaces.iter().map(process).collect();
     }
 
     /// Takes over the present counters.
@@ -178,6 +223,21 @@ mod tests {
             };
             assert!(found, "{} is missing", field.name);
         }
+    }
+
+    #[test]
+    fn an_address_space_gets_its_process_once_that_is_known() {
+        let mut recorder = recorder();
+        recorder.observe([(Btc(7), None)].into_iter());
+        assert_eq!(recorder.report().processes[0].pid, None);
+        let thread = nix::unistd::gettid().as_raw() as u32;
+        recorder.observe([(Btc(7), Some(thread))].into_iter());
+        let processes = &recorder.report().processes;
+        assert_eq!(processes.len(), 1);
+        assert_eq!((processes[0].space, processes[0].pid), (7, Some(std::process::id())));
+        // One that ended is still in the report.
+        recorder.observe([].into_iter());
+        assert_eq!(recorder.report().processes.len(), 1);
     }
 
     #[test]

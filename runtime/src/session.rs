@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{info, warn};
+use ub_report::Report;
 
-use crate::abi::{Info, SessionConfig, Stats};
+use crate::abi::{Info, SessionConfig};
 use crate::device::Session;
-use crate::kernel::{Kernel, Reading};
+use crate::inspect::{Answer, Question, Server};
+use crate::kernel::{Btc, Kernel, Reading};
 use crate::report::Recorder;
-use crate::supervisor::{Counters, Slowed, Supervisor, Translator};
+use crate::supervisor::{Slowed, Supervisor, Translator};
 
-/// Time between two writes of the report file.
-const REPORT_PERIOD: Duration = Duration::from_secs(1);
+/// Time between two samples of the counters, and two writes of the report
+/// file.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// Why [`Supervision::until`] came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,33 +30,61 @@ pub enum Wake {
     Caller,
 }
 
-/// A session at work, with the file that tells about it.
+/// What tells about a session.
+#[derive(Debug)]
+pub struct Watched {
+    /// Collects the report.
+    pub recorder: Recorder,
+    /// Where it is written, every second and at the end.
+    pub report: Option<PathBuf>,
+}
+
+/// A session at work, with what tells about it.
 #[derive(Debug)]
 pub struct Supervision {
     supervisor: Supervisor<Session, Translator>,
-    report: Option<(Recorder, PathBuf)>,
-    next_report: Instant,
+    recorder: Recorder,
+    report: Option<PathBuf>,
+    server: Option<Server>,
+    next_sample: Instant,
     ended: bool,
 }
 
 impl Supervision {
     /// Takes over `session`, which holds to `config`. Fragments keep to the limits
-    /// in `info`. `report` is written to its path every second and at the end; `slowed` is for tests.
+    /// in `info`. `slowed` is for tests.
     #[must_use]
     pub fn new(
         session: Session,
         info: &Info,
         config: &SessionConfig,
         slowed: Option<Slowed>,
-        report: Option<(Recorder, PathBuf)>,
+        watched: Watched,
     ) -> Self {
         let translator = Translator::new(info).slow_down(slowed);
+        let Watched { recorder, report } = watched;
         Self {
             supervisor: Supervisor::new(session, translator).judge(config, info.cycles_khz),
+            recorder,
             report,
-            next_report: Instant::now(),
+            server: None,
+            next_sample: Instant::now(),
             ended: false,
         }
+    }
+
+    /// Lets others look into the session, which is served by this process
+    /// from now on. Without that everything else works.
+    pub fn listen(&mut self) {
+        match Server::start() {
+            Ok(server) => self.server = Some(server),
+            Err(error) => warn!(%error, "nobody can look into this session"),
+        }
+    }
+
+    /// The program runs as the process `pid`.
+    pub fn started(&mut self, pid: u32) {
+        self.recorder.started(pid);
     }
 
     /// The session.
@@ -70,25 +101,30 @@ impl Supervision {
     pub fn until(&mut self, caller: Option<BorrowedFd<'_>>) -> io::Result<Wake> {
         let mut more = false;
         loop {
-            let next_report = self.report.is_some().then_some(self.next_report);
-            let next = next_report.into_iter().chain(self.supervisor.next_work()).min();
-            let timeout = match next {
-                _ if more => PollTimeout::ZERO,
-                Some(next) => {
-                    let left = next.saturating_duration_since(Instant::now());
-                    // Rounded up, or the last millisecond would be spent spinning.
-                    PollTimeout::try_from(left.as_millis() as i64 + 1).unwrap_or(PollTimeout::MAX)
-                }
-                None => PollTimeout::NONE,
+            let work = self.supervisor.next_work();
+            let next = work.map_or(self.next_sample, |work| work.min(self.next_sample));
+            let left = next.saturating_duration_since(Instant::now());
+            let timeout = if more {
+                PollTimeout::ZERO
+            } else {
+                // Rounded up, or the last millisecond would be spent spinning.
+                PollTimeout::try_from(left.as_millis() as i64 + 1).unwrap_or(PollTimeout::MAX)
             };
             let session = self.supervisor.kernel().as_fd();
-            let mut fds = vec![PollFd::new(session, PollFlags::POLLIN)];
-            fds.extend(caller.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            let server = self.server.as_ref().map(AsFd::as_fd);
+            let (caller_at, client_at) = (1, 1 + usize::from(caller.is_some()));
+            let mut fds: Vec<_> = [Some(session), caller, server]
+                .into_iter()
+                .flatten()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                .collect();
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            let caller_ready = fds.get(1).and_then(PollFd::any).unwrap_or(false);
+            let ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
+            let caller_ready = caller.is_some() && ready(caller_at);
+            let client_ready = self.server.is_some() && ready(client_at);
 
             let reading = self.supervisor.work()?;
             if reading == Reading::Ended {
@@ -97,22 +133,41 @@ impl Supervision {
                 return Ok(Wake::Ended);
             }
             more = reading == Reading::Some;
+            if client_ready {
+                self.serve();
+            }
             if caller_ready {
                 return Ok(Wake::Caller);
             }
-            if self.report.is_some() && Instant::now() >= self.next_report {
+            if Instant::now() >= self.next_sample {
                 self.write_report();
-                self.next_report = Instant::now() + REPORT_PERIOD;
+                self.next_sample = Instant::now() + PERIOD;
             }
         }
     }
 
-    /// The counters of module and supervisor.
+    /// Answers one question about the session.
+    fn serve(&mut self) {
+        let Some(server) = self.server.take() else { return };
+        server.serve(|question| match question {
+            Question::Report => match self.record() {
+                Ok(()) => Answer::Report(Box::new(self.recorder.report().clone())),
+                Err(error) => Answer::Error(error.to_string()),
+            },
+            Question::Fragment { space, address } => {
+                Answer::Fragment(self.supervisor.fragment(Btc(space), address).map(Box::new))
+            }
+        });
+        self.server = Some(server);
+    }
+
+    /// The report as it is now.
     ///
     /// # Errors
     /// When the session cannot be used any more.
-    pub fn figures(&self) -> io::Result<(Stats, &Counters)> {
-        Ok((self.supervisor.kernel().stats()?, self.supervisor.counters()))
+    pub fn report(&mut self) -> io::Result<&Report> {
+        self.record()?;
+        Ok(self.recorder.report())
     }
 
     /// Writes the report of a session that its supervisor leaves.
@@ -123,13 +178,18 @@ impl Supervision {
         info!(installed = counters.installed, failures = ?counters.failures, "session over");
     }
 
+    /// Takes over the present state of the session.
+    fn record(&mut self) -> io::Result<()> {
+        let stats = self.supervisor.kernel().stats()?;
+        self.recorder.observe(self.supervisor.processes());
+        self.recorder.update(&stats, self.supervisor.counters(), self.ended);
+        Ok(())
+    }
+
     fn write_report(&mut self) {
-        let Some((report, path)) = &mut self.report else { return };
-        let written = self.supervisor.kernel().stats().and_then(|stats| {
-            report.update(&stats, self.supervisor.counters(), self.ended);
-            report.write(path)
-        });
-        if let Err(error) = written {
+        let recorded = self.record();
+        let Some(path) = &self.report else { return };
+        if let Err(error) = recorded.and_then(|()| self.recorder.write(path)) {
             warn!(path = %path.display(), %error, "report not written");
         }
     }

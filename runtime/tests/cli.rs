@@ -249,7 +249,7 @@ fn bad_usage_is_125_and_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let absent = dir.path().join("absent/file");
     let absent = absent.to_str().unwrap();
-    let cases: [&[&str]; 11] = [
+    let cases: [&[&str]; 14] = [
         &[],
         &["no-such-command"],
         &["run"],
@@ -261,6 +261,9 @@ fn bad_usage_is_125_and_one_line() {
         &["run", "--report", absent, "true"],
         &["run", "--log", absent, "true"],
         &["stat", "-v", "true"],
+        &["stat"],
+        &["report"],
+        &["top", "--interval", "0"],
     ];
     for case in cases {
         let output = output(ub().args(case));

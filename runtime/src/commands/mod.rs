@@ -5,9 +5,11 @@ mod coverage;
 mod doctor;
 mod lab;
 mod profile;
+mod report;
 mod run;
 mod session;
 mod stat;
+mod top;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -30,6 +32,8 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Stat(stat::Arguments),
+    Top(top::Arguments),
+    Report(report::Arguments),
     Doctor(doctor::Arguments),
     Lab(lab::Arguments),
     Bench(bench::Arguments),
@@ -48,6 +52,8 @@ pub fn main(words: Vec<OsString>) -> u8 {
     match arguments.command {
         Command::Run(arguments) => run::main(&arguments),
         Command::Stat(arguments) => stat::main(&arguments),
+        Command::Top(arguments) => top::main(&arguments),
+        Command::Report(arguments) => report::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Lab(arguments) => lab::main(arguments),
         Command::Bench(arguments) => bench::main(arguments),
@@ -76,6 +82,11 @@ fn usage(error: &clap::Error) -> u8 {
     let what = what.strip_prefix("error: ").unwrap_or(&what);
     complain(format_args!("{what}; see `ub --help`"));
     EXIT_UB
+}
+
+/// Prints text on standard output. A reader that has gone is no reason to fail.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 /// Prints one line on stderr. A closed or full stderr is no reason to fail.

@@ -13,7 +13,7 @@ use crate::device::{Device, OpenError};
 use crate::host::Environment;
 use crate::logging;
 use crate::report::{self, Recorder};
-use crate::session::Supervision;
+use crate::session::{Supervision, Watched};
 use crate::supervisor::Slowed;
 
 /// Options about a session.
@@ -137,7 +137,7 @@ pub(super) struct Plan {
     pub(super) level: Level,
     report: Option<PathBuf>,
     command: Vec<OsString>,
-    environment: Option<Environment>,
+    environment: Environment,
 }
 
 /// Whether the user turned everything off: UB_DISABLE set, neither empty nor 0.
@@ -178,7 +178,7 @@ impl Options {
                 1 => Level::DEBUG,
                 _ => Level::TRACE,
             },
-            environment: report.is_some().then(Environment::detect),
+            environment: Environment::detect(),
             report,
             command: self.command.clone(),
         };
@@ -198,11 +198,9 @@ impl Plan {
     /// # Errors
     /// What the file system answers.
     pub(super) fn write_inactive(&self, reason: &str) -> io::Result<()> {
-        match (&self.report, &self.environment) {
-            (Some(path), Some(environment)) => {
-                report::write_inactive(path, &self.command, environment, reason)
-            }
-            _ => Ok(()),
+        match &self.report {
+            Some(path) => report::write_inactive(path, &self.command, &self.environment, reason),
+            None => Ok(()),
         }
     }
 
@@ -215,10 +213,8 @@ impl Plan {
         let info = *device.info();
         let mut config = self.config;
         let session = device.create_session(&mut config)?;
-        let report =
-            self.report.as_ref().zip(self.environment.as_ref()).map(|(path, environment)| {
-                (Recorder::new(&self.command, environment), path.clone())
-            });
-        Ok(Supervision::new(session, &info, &config, self.slowed, report))
+        let recorder = Recorder::new(&self.command, &self.environment);
+        let watched = Watched { recorder, report: self.report.clone() };
+        Ok(Supervision::new(session, &info, &config, self.slowed, watched))
     }
 }

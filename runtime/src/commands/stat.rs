@@ -1,34 +1,77 @@
-//! `ub stat`: runs a program in a session and says how it went.
+//! `ub stat`: counters of a program, at its end or while it runs.
 
 mod child;
-mod summary;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ub_report::{Report, text};
 
-use super::complain;
 use super::session::{self, Options};
+use super::{complain, print};
 use crate::exec::{EXIT_UB, exec};
+use crate::inspect;
 use crate::logging;
 use child::{Child, Event};
 
-/// Run a program like `ub run` and print its counters afterwards
+/// Print the counters of a program: of CMD at its end, or of a running one now
 ///
-/// ub stays the parent of the program, passes signals on and ends as the
-/// program does. Counting ends with the program even if it leaves others
-/// running.
+/// With CMD, ub runs it like `ub run`, stays its parent, passes signals on and
+/// ends as the program does. Counting ends with the program even if it leaves
+/// others running. With -p, it prints how the session of a process stands.
 #[derive(Debug, Args)]
+#[command(mut_arg("command", |arg| arg.required(false).required_unless_present("pid")))]
 pub(super) struct Arguments {
-    /// Also write the counters to FILE as JSON
+    /// Look into the running session of process PID
+    #[arg(short, long, value_name = "PID", conflicts_with = "command")]
+    pid: Option<u32>,
+    /// Also write the counters to FILE as JSON; with -p and - as FILE, print
+    /// nothing but JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// How many gaps to print
+    #[arg(long, value_name = "N", default_value_t = text::GAPS)]
+    gaps: usize,
     #[command(flatten)]
     options: Options,
 }
 
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: &Arguments) -> u8 {
+    match arguments.pid {
+        Some(pid) => look(arguments, pid),
+        None => run(arguments),
+    }
+}
+
+/// How the session of the process `pid` stands.
+fn look(arguments: &Arguments, pid: u32) -> u8 {
+    let report = match inspect::of_process(pid) {
+        Ok(found) => found.report,
+        Err(error) => {
+            complain(error);
+            return EXIT_UB;
+        }
+    };
+    match arguments.json.as_deref() {
+        Some(path) if path == Path::new("-") => {
+            print(&String::from_utf8_lossy(&report.to_json()));
+            return 0;
+        }
+        Some(path) => {
+            if let Err(error) = ub_report::write(path, &report.to_json()) {
+                complain(format_args!("cannot write {}: {error}", path.display()));
+                return EXIT_UB;
+            }
+        }
+        None => {}
+    }
+    print(&text::render(&report, arguments.gaps));
+    0
+}
+
+/// Runs the program and prints its counters at the end.
+fn run(arguments: &Arguments) -> u8 {
     let command = &arguments.options.command;
     if session::disabled() {
         let error = exec(command);
@@ -63,6 +106,10 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
         }
     };
     logging::init(plan.log.take(), plan.level);
+    if let Some(active) = &mut supervision {
+        active.started(child.pid());
+        active.listen();
+    }
 
     let status = loop {
         if let Some(active) = &mut supervision {
@@ -87,14 +134,16 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
     };
     if let Some(mut supervision) = supervision {
         supervision.finish();
-        match supervision.figures() {
-            Ok((stats, counters)) => {
-                use std::io::Write;
-                let text = summary::text(command, &stats, counters);
-                let _ = std::io::stderr().write_all(text.as_bytes());
-            }
+        match supervision.report() {
+            Ok(report) => complain_at_length(report, arguments.gaps),
             Err(error) => complain(format_args!("no counters: {error}")),
         }
     }
     status.imitate()
+}
+
+/// Standard output is the program's.
+fn complain_at_length(report: &Report, gaps: usize) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(text::render(report, gaps).as_bytes());
 }

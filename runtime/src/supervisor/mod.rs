@@ -6,6 +6,7 @@
 
 mod code;
 mod counters;
+mod dump;
 mod judging;
 mod payoff;
 mod pipeline;
@@ -166,6 +167,11 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 self.counters.unknown_reports += 1;
                 debug!(kind = report.kind, "unknown kind of report");
             }
+        }
+        if report.pid != 0
+            && let Some(space) = self.spaces.get_mut(&btc)
+        {
+            space.thread.get_or_insert(report.pid);
         }
     }
 

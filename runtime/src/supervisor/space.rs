@@ -44,11 +44,14 @@ pub(super) struct AddressSpace {
     installed: HashMap<u64, Installed>,
     /// Number of the report that last concerned it.
     pub(super) last_used: u64,
+    /// The first thread that a report about it named.
+    pub(super) thread: Option<u32>,
 }
 
 #[derive(Debug)]
 struct Installed {
-    sources: Vec<Range<u64>>,
+    /// Kept for people who ask; the module has its own copy of the code.
+    parts: Parts,
     /// Indirect branches that can leave it, with the targets it predicts.
     sites: BTreeMap<u64, Vec<u64>>,
     /// Instructions at which a guard can leave it.
@@ -138,8 +141,7 @@ impl AddressSpace {
             .filter(|exit| exit.kind == ExitKind::Guard)
             .map(|exit| exit.user_ip)
             .collect();
-        let sources = parts.sources.clone();
-        let installed = Installed { sources, sites, guards, repeats: 0, rebuilds };
+        let installed = Installed { parts: parts.clone(), sites, guards, repeats: 0, rebuilds };
         self.installed.insert(parts.entry, installed);
     }
 
@@ -173,6 +175,20 @@ impl AddressSpace {
         self.useless.contains(&address)
     }
 
+    /// The fragment that stands for `address`, or else the smallest that was
+    /// made from code around it.
+    pub(super) fn fragment(&self, address: u64) -> Option<&Parts> {
+        let contains =
+            |known: &&Installed| known.parts.sources.iter().any(|range| range.contains(&address));
+        self.installed
+            .get(&address)
+            .or_else(|| {
+                let around = self.installed.values().filter(contains);
+                around.min_by_key(|known| (known.parts.code.len(), known.parts.entry))
+            })
+            .map(|known| &known.parts)
+    }
+
     /// Remembers that nothing can be made of the code at `address`.
     pub(super) fn mark_useless(&mut self, address: u64) {
         if self.useless.len() >= USELESS {
@@ -187,6 +203,7 @@ impl AddressSpace {
         self.useless.retain(|address| !range.contains(address));
         self.installed.retain(|entry, installed| {
             let touched = installed
+                .parts
                 .sources
                 .iter()
                 .any(|source| source.start < range.end && range.start < source.end);
@@ -328,6 +345,21 @@ mod tests {
         assert_eq!(space.decide(0x5100), Decision::Translate);
         assert_eq!(space.decide(0x6000), Decision::KnownUseless);
         assert_eq!(space.predicted.targets, BTreeMap::from([(0x2004, vec![0x2000])]));
+    }
+
+    #[test]
+    fn a_fragment_is_found_by_its_entry_or_by_code_inside() {
+        let mut space = AddressSpace::default();
+        let mut large = parts(0x1000, &[(0x1000, 0x1100)], 0);
+        large.code = vec![0; 9];
+        space.installed(&large);
+        space.installed(&parts(0x1010, &[(0x1010, 0x1020)], 0));
+        let entry = |address| space.fragment(address).map(|parts| parts.entry);
+        assert_eq!(entry(0x1000), Some(0x1000));
+        assert_eq!(entry(0x1010), Some(0x1010));
+        assert_eq!(entry(0x1018), Some(0x1010));
+        assert_eq!(entry(0x1020), Some(0x1000));
+        assert_eq!(entry(0x1100), None);
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl Child {
         }
     }
 
+    /// Its process number.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid.as_raw().unsigned_abs()
+    }
+
     /// Readable when [`Child::event`] has something to do.
     pub(super) fn events(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()

@@ -1,0 +1,330 @@
+//! What `ub top` shows: differences between two looks at every session.
+
+use std::cmp::Ordering;
+
+use clap::ValueEnum;
+use ub_report::text::outcome;
+use ub_report::{GapRow, GapState, Report};
+
+use crate::inspect::{Found, Peer};
+
+/// What gaps can be sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Column {
+    /// Passages per second
+    Rate,
+    /// Time saved per second
+    Saved,
+    /// Time natively
+    Native,
+    /// Time in rides
+    Ride,
+    /// Share ridden
+    Ridden,
+}
+
+impl Column {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Saved => "saved",
+            Self::Native => "native",
+            Self::Ride => "ride",
+            Self::Ridden => "ridden",
+        }
+    }
+
+    /// The next one, in a circle.
+    pub(super) fn next(self) -> Self {
+        let all = Self::value_variants();
+        let index = all.iter().position(|column| *column == self).unwrap_or(0);
+        all[(index + 1) % all.len()]
+    }
+}
+
+/// The latest two looks.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    before: Vec<Found>,
+    now: Vec<Found>,
+}
+
+/// One screen.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct View {
+    /// Machine of the sessions.
+    pub(super) facts: String,
+    /// Whether its times are an emulator's.
+    pub(super) emulated: bool,
+    pub(super) processes: Vec<ProcessLine>,
+    pub(super) gaps: Vec<GapLine>,
+}
+
+/// A session, or one process of a session that has several.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ProcessLine {
+    pub(super) pid: Option<u32>,
+    pub(super) name: String,
+    /// Of a session: its other processes are below.
+    pub(super) is_session: bool,
+    /// System calls a second; of a process, passages of known gaps.
+    pub(super) calls: f64,
+    /// Share of these that rode.
+    pub(super) ridden: f64,
+    /// Nanoseconds saved a second.
+    pub(super) saved: Option<f64>,
+    pub(super) fragments: Option<u64>,
+    /// The commonest end of rides.
+    pub(super) exit: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct GapLine {
+    pub(super) pid: Option<u32>,
+    pub(super) address: u64,
+    pub(super) label: String,
+    /// Passages a second.
+    pub(super) rate: f64,
+    pub(super) ridden: f64,
+    pub(super) native: Option<f64>,
+    pub(super) ride: Option<f64>,
+    /// Nanoseconds saved a second.
+    pub(super) saved: Option<f64>,
+    pub(super) state: GapState,
+    pub(super) outcome: String,
+}
+
+impl Rates {
+    /// Takes over a new look.
+    pub(super) fn update(&mut self, sessions: Vec<Found>) {
+        self.before = std::mem::replace(&mut self.now, sessions);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.now.is_empty()
+    }
+
+    /// The rates between the last two looks; of a session that is new, since
+    /// its start.
+    pub(super) fn view(&self, sort: Column, reverse: bool) -> View {
+        let mut view = View::default();
+        for found in &self.now {
+            let report = &found.report;
+            view.facts = report.environment.facts();
+            view.emulated |= report.environment.emulated();
+            let before = before(&self.before, &found.peer);
+            let gaps = gap_lines(report, before);
+            view.processes.extend(process_lines(report, before, &gaps));
+            view.gaps.extend(gaps);
+        }
+        view.gaps.sort_by(|a, b| {
+            let order = key(b, sort).total_cmp(&key(a, sort));
+            let order = if reverse { order.reverse() } else { order };
+            order.then_with(|| a.address.cmp(&b.address))
+        });
+        view
+    }
+}
+
+fn before<'a>(sessions: &'a [Found], peer: &Peer) -> Option<&'a Report> {
+    sessions.iter().find(|found| found.peer == *peer).map(|found| &found.report)
+}
+
+/// Gaps without a figure come last.
+fn key(gap: &GapLine, sort: Column) -> f64 {
+    let figure = match sort {
+        Column::Rate => Some(gap.rate),
+        Column::Saved => gap.saved,
+        Column::Native => gap.native,
+        Column::Ride => gap.ride,
+        Column::Ridden => Some(gap.ridden),
+    };
+    figure.unwrap_or(f64::MIN)
+}
+
+/// Seconds from `before` to `report`.
+fn seconds(report: &Report, before: Option<&Report>) -> f64 {
+    let start = before.map_or(0, |before| before.elapsed_ns);
+    (report.elapsed_ns.saturating_sub(start) as f64 / 1e9).max(1e-3)
+}
+
+fn difference(now: u64, before: Option<u64>) -> f64 {
+    now.saturating_sub(before.unwrap_or(0)) as f64
+}
+
+fn share(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { (part / whole).min(1.0) } else { 0.0 }
+}
+
+fn gap_lines(report: &Report, before: Option<&Report>) -> Vec<GapLine> {
+    let seconds = seconds(report, before);
+    let line = |gap: &GapRow| {
+        let old = before.and_then(|before| {
+            before.hot_gaps.iter().find(|old| (old.space, old.address) == (gap.space, gap.address))
+        });
+        let count = difference(gap.count, old.map(|old| old.count));
+        let ridden = difference(gap.ridden, old.map(|old| old.ridden));
+        GapLine {
+            pid: report.process(gap).and_then(|process| process.pid),
+            address: gap.address,
+            label: gap.label(),
+            rate: count / seconds,
+            ridden: share(ridden, count),
+            native: gap.native.mean(),
+            ride: gap.ride.mean(),
+            saved: gap.gain().map(|gain| gain.ns * ridden / seconds),
+            state: gap.state,
+            outcome: outcome(gap),
+        }
+    };
+    report.hot_gaps.iter().map(line).collect()
+}
+
+fn process_lines(report: &Report, before: Option<&Report>, gaps: &[GapLine]) -> Vec<ProcessLine> {
+    let seconds = seconds(report, before);
+    let totals = &report.totals;
+    let old = before.map(|before| &before.totals);
+    let calls = difference(totals.syscalls, old.map(|old| old.syscalls));
+    let ridden = difference(totals.ridden, old.map(|old| old.ridden));
+    let exit = totals
+        .exits
+        .iter()
+        .map(|(reason, count)| {
+            let old = old.and_then(|old| old.exits.get(reason)).copied();
+            (difference(*count, old), reason)
+        })
+        .max_by(|a, b| a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal).then(b.1.cmp(a.1)))
+        .filter(|(count, _)| *count > 0.0);
+    let saved = |gaps: &mut dyn Iterator<Item = &GapLine>| -> Option<f64> {
+        gaps.filter_map(|gap| gap.saved).reduce(|a, b| a + b)
+    };
+    let mut lines = vec![ProcessLine {
+        pid: report.pid,
+        name: report.command.join(" "),
+        is_session: true,
+        calls: calls / seconds,
+        ridden: share(ridden, calls),
+        saved: saved(&mut gaps.iter()),
+        fragments: Some(totals.fragments),
+        exit: exit.map(|(_, reason)| reason.clone()).unwrap_or_default(),
+    }];
+    if report.processes.len() > 1 {
+        lines.extend(report.processes.iter().map(|process| {
+            let own = || gaps.iter().filter(|gap| gap.pid == process.pid);
+            let calls: f64 = own().map(|gap| gap.rate).sum();
+            ProcessLine {
+                pid: process.pid,
+                name: process.name.clone(),
+                is_session: false,
+                calls,
+                ridden: share(own().map(|gap| gap.rate * gap.ridden).sum(), calls),
+                saved: saved(&mut own()),
+                fragments: None,
+                exit: String::new(),
+            }
+        }));
+    }
+    lines
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use ub_report::model::Gain;
+    use ub_report::{Process, Source, Timing};
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Two looks at one session, one second apart.
+    pub(in super::super) fn example() -> Rates {
+        let mut rates = Rates::default();
+        for second in 1..=2 {
+            let mut report = Report::new(
+                Source::Session,
+                vec!["redis-server".into(), "--save".into(), String::new()],
+                Default::default(),
+            );
+            report.pid = Some(4242);
+            report.elapsed_ns = second * SECOND;
+            report.environment.kernel = "6.12.95".into();
+            report.environment.accelerator = "tcg".into();
+            report.environment.cpu = "QEMU".into();
+            report.totals.syscalls = second * 100_000;
+            report.totals.ridden = second * 60_000;
+            report.totals.fragments = 37;
+            report.totals.exits = [("poll", 10), ("syscall_refused", 5000 * second)]
+                .map(|(n, c)| (n.into(), c))
+                .into();
+            let process =
+                |space, pid, name: &str| Process { space, pid: Some(pid), name: name.into() };
+            report.processes = vec![process(1, 4242, "redis-server"), process(2, 5000, "child")];
+            let timing = |mean_ns| Timing { samples: 32, mean_ns, error_ns: Some(1.0) };
+            report.hot_gaps = vec![
+                GapRow {
+                    space: 1,
+                    address: 0x7f00_1234_5678,
+                    from: Some("libc!write+0x14".into()),
+                    to: Some("epoll_wait".into()),
+                    count: second * 50_000,
+                    ridden: second * 40_000,
+                    native: timing(900.0),
+                    ride: timing(400.0),
+                    gain: Some(Gain { ns: 500.0, error_ns: Some(1.0) }),
+                    state: GapState::Riding,
+                    reason: Some("saves time, with confidence".into()),
+                },
+                GapRow {
+                    space: 2,
+                    address: 0x5555_0000_1000,
+                    from: Some("redis-server!bioProcessBackgroundJobs+0x152".into()),
+                    to: Some("futex".into()),
+                    count: second * 10,
+                    native: timing(70_000.0),
+                    state: GapState::Native,
+                    reason: Some("mostly longer than gap_max_ns".into()),
+                    ..Default::default()
+                },
+            ];
+            rates.update(vec![Found { peer: Peer::at("/x/1.sock".into()), report }]);
+        }
+        rates
+    }
+
+    #[test]
+    fn rates_are_differences_over_the_sessions_own_time() {
+        let view = example().view(Column::Rate, false);
+        let session = &view.processes[0];
+        assert_eq!((session.pid, session.calls, session.ridden), (Some(4242), 100_000.0, 0.6));
+        assert_eq!(session.saved, Some(40_000.0 * 500.0));
+        assert_eq!(session.exit, "syscall_refused");
+        assert_eq!(view.processes.len(), 3);
+        assert_eq!(view.processes[1].ridden, 0.8);
+        assert_eq!((view.gaps[0].rate, view.gaps[1].rate), (50_000.0, 10.0));
+        assert_eq!(view.gaps[1].saved, None);
+    }
+
+    #[test]
+    fn a_new_session_has_rates_since_its_start() {
+        let mut rates = Rates::default();
+        rates.update(example().now);
+        let view = rates.view(Column::Rate, false);
+        assert_eq!(view.processes[0].calls, 100_000.0);
+    }
+
+    #[test]
+    fn every_column_sorts_both_ways() {
+        let rates = example();
+        let first = |column, reverse| rates.view(column, reverse).gaps[0].address;
+        for (column, address) in [
+            (Column::Rate, 0x7f00_1234_5678),
+            (Column::Saved, 0x7f00_1234_5678),
+            (Column::Ride, 0x7f00_1234_5678),
+            (Column::Ridden, 0x7f00_1234_5678),
+            (Column::Native, 0x5555_0000_1000),
+        ] {
+            assert_eq!(first(column, false), address, "{column:?}");
+            assert_ne!(first(column, true), address, "{column:?}");
+        }
+    }
+}

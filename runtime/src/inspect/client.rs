@@ -1,0 +1,178 @@
+//! The side of whoever looks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ub_report::Report;
+
+use super::{Answer, FragmentDump, PROTOCOL, Question, Request, directories};
+
+/// A supervisor may be in the middle of a translation.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A supervisor that can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    path: PathBuf,
+    patience: Duration,
+}
+
+/// A running session.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Whom to ask more.
+    pub peer: Peer,
+    /// What it said.
+    pub report: Report,
+}
+
+/// There is no session to look into; says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotFound {
+    /// No session at all.
+    #[error("no session is running{}; start one with `ub run -- CMD`", hint(.0))]
+    NoSession(
+        /// Why there cannot be one, if that is known.
+        Option<String>,
+    ),
+    /// Sessions, but none with this process.
+    #[error("process {0} is in no session; `ub top` shows those that are")]
+    NotAMember(
+        /// The process.
+        u32,
+    ),
+    /// There is no such process.
+    #[error("there is no process {0}")]
+    NoProcess(
+        /// Its number.
+        u32,
+    ),
+}
+
+fn hint(reason: &Option<String>) -> String {
+    reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"))
+}
+
+impl Peer {
+    #[cfg(test)]
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path, patience: PATIENCE }
+    }
+
+    /// The session's report as it is now.
+    ///
+    /// # Errors
+    /// When the supervisor has ended or does not answer.
+    pub fn report(&self) -> io::Result<Report> {
+        match self.ask(Question::Report)? {
+            Answer::Report(report) => Ok(*report),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The fragment for `address`, if there is one.
+    ///
+    /// # Errors
+    /// When the supervisor has ended or does not answer.
+    pub fn fragment(&self, space: u64, address: u64) -> io::Result<Option<FragmentDump>> {
+        match self.ask(Question::Fragment { space, address })? {
+            Answer::Fragment(fragment) => Ok(fragment.map(|fragment| *fragment)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn ask(&self, question: Question) -> io::Result<Answer> {
+        let mut stream = UnixStream::connect(&self.path)?;
+        stream.set_read_timeout(Some(self.patience))?;
+        stream.set_write_timeout(Some(self.patience))?;
+        let mut line = serde_json::to_vec(&Request { protocol: PROTOCOL, question })?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(serde_json::from_slice(&answer)?)
+    }
+}
+
+fn unexpected(answer: Answer) -> io::Error {
+    match answer {
+        Answer::Error(message) => io::Error::other(message),
+        _ => io::Error::other("the supervisor answered another question"),
+    }
+}
+
+/// Every session that this user may look into, in the order of their
+/// supervisors' numbers.
+#[must_use]
+pub fn all() -> Vec<Found> {
+    directories().iter().flat_map(|directory| in_directory(directory, PATIENCE)).collect()
+}
+
+pub(super) fn in_directory(directory: &Path, patience: Duration) -> Vec<Found> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    // Sorted, so that a screen does not jump.
+    let paths: BTreeSet<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+        .collect();
+    paths
+        .into_iter()
+        .filter_map(|path| {
+            let peer = Peer { path, patience };
+            match peer.report() {
+                Ok(report) => Some(Found { peer, report }),
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::ConnectionRefused {
+                        // Its supervisor was killed and could not clean up.
+                        let _ = fs::remove_file(&peer.path);
+                    }
+                    None
+                }
+            }
+        })
+        .collect()
+}
+
+/// The session of the process `pid`: one that knows it, or one that knows an
+/// ancestor, since what a member starts is a member.
+///
+/// # Errors
+/// See [`NotFound`].
+pub fn of_process(pid: u32) -> Result<Found, NotFound> {
+    if !Path::new("/proc").join(pid.to_string()).exists() {
+        return Err(NotFound::NoProcess(pid));
+    }
+    let sessions = all();
+    if sessions.is_empty() {
+        return Err(NotFound::NoSession(no_device()));
+    }
+    let mut candidate = Some(pid);
+    while let Some(current) = candidate {
+        let found = sessions.iter().find(|session| {
+            let report = &session.report;
+            report.pid == Some(current)
+                || report.processes.iter().any(|process| process.pid == Some(current))
+        });
+        if let Some(found) = found {
+            return Ok(found.clone());
+        }
+        candidate = parent(current);
+    }
+    Err(NotFound::NotAMember(pid))
+}
+
+/// Why there can be no session on this machine, if that is so.
+#[must_use]
+pub fn no_device() -> Option<String> {
+    crate::device::Device::open().err().map(|error| error.to_string())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    (parent > 1).then_some(parent)
+}

@@ -1,0 +1,169 @@
+//! Looking into running sessions.
+//!
+//! Every supervisor listens on a socket in [`directories`]. A client sends one
+//! [`Request`] as a line of JSON and gets one [`Answer`]. Only the user who
+//! runs the supervisor (and root) can reach the socket: the folder is theirs.
+//! Asking costs the watched program nothing: it is the supervisor that works.
+
+mod client;
+mod server;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use ub_report::Report;
+
+pub use client::{Found, NotFound, Peer, all, no_device, of_process};
+pub use server::Server;
+
+/// Version of what is said over the socket.
+pub const PROTOCOL: u32 = 1;
+
+/// Where a supervisor of root listens.
+const SYSTEM: &str = "/run/ub";
+
+/// What a client wants to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// The report as it is now.
+    Report,
+    /// The fragment that stands for `address` or contains it.
+    Fragment {
+        /// Address space, as in [`ub_report::Process::space`].
+        space: u64,
+        /// User address.
+        address: u64,
+    },
+}
+
+/// A question as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// [`PROTOCOL`] of the client.
+    pub protocol: u32,
+    /// The question.
+    pub question: Question,
+}
+
+/// What a supervisor answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Question::Report`].
+    Report(Box<Report>),
+    /// To [`Question::Fragment`]; `None` if there is no such fragment.
+    Fragment(Option<Box<FragmentDump>>),
+    /// The question was not understood.
+    Error(String),
+}
+
+/// An installed fragment, and what it was made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FragmentDump {
+    /// User address that it stands for.
+    pub entry: u64,
+    /// Its machine code.
+    pub code: Vec<u8>,
+    /// (user address, offset in `code`) of each translated instruction, in the
+    /// order of the code.
+    pub map: Vec<(u64, u32)>,
+    /// The ways out.
+    pub exits: Vec<ExitDump>,
+    /// The user's code: first address and bytes of each stretch.
+    pub guest: Vec<(u64, Vec<u8>)>,
+}
+
+/// One way out of a fragment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitDump {
+    /// User address at which the program goes on, or of the branch.
+    pub address: u64,
+    /// Why it is left there, for people.
+    pub why: String,
+}
+
+/// Folders in which supervisors listen, the first usable one in front.
+fn directories() -> Vec<PathBuf> {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    [Some(PathBuf::from(SYSTEM)), own.map(|dir| PathBuf::from(dir).join("ub"))]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::poll::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    /// Serves `rounds` connections in another thread.
+    fn serve(server: Server, rounds: usize) -> thread::JoinHandle<()> {
+        thread::spawn(move || {
+            for _ in 0..rounds {
+                let mut fds = [PollFd::new(server.as_fd(), PollFlags::POLLIN)];
+                poll(&mut fds, 5000u16).unwrap();
+                server.serve(|question| match question {
+                    Question::Report => Answer::Report(Box::default()),
+                    Question::Fragment { .. } => Answer::Fragment(None),
+                });
+            }
+        })
+    }
+
+    #[test]
+    fn questions_get_their_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start_in(dir.path()).unwrap();
+        let peer = Peer::at(server.path().to_owned());
+        let served = serve(server, 2);
+        assert_eq!(peer.report().unwrap(), Report::default());
+        assert_eq!(peer.fragment(1, 2).unwrap(), None);
+        served.join().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the socket stayed");
+    }
+
+    #[test]
+    fn another_protocol_is_refused_and_nonsense_too() {
+        use std::io::{Read, Write};
+        use std::os::unix::net::UnixStream;
+
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start_in(dir.path()).unwrap();
+        let path = server.path().to_owned();
+        let served = serve(server, 2);
+        for line in ["{\"protocol\":99,\"question\":\"report\"}\n", "hello\n"] {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(line.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.contains("error"), "{answer}");
+        }
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn a_silent_client_does_not_hold_the_supervisor() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start_in(dir.path()).unwrap();
+        let _silent = std::os::unix::net::UnixStream::connect(server.path()).unwrap();
+        // Comes back although nothing is ever sent.
+        server.serve(|_| panic!("nothing was asked"));
+    }
+
+    #[test]
+    fn the_socket_of_a_dead_supervisor_is_passed_over_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start_in(dir.path()).unwrap();
+        let path = server.path().to_owned();
+        server.abandon();
+        assert!(path.exists());
+        assert!(client::in_directory(dir.path(), Duration::from_secs(1)).is_empty());
+        assert!(!path.exists());
+    }
+}
