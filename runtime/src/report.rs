@@ -1,7 +1,9 @@
 //! What a session leaves behind: the counters of module and supervisor in the
 //! form of [`ub_report`].
 
-use std::collections::BTreeMap;
+mod gaps;
+
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -9,11 +11,15 @@ use std::time::{Duration, Instant};
 
 use ub_report::host::{Environment, read_line};
 use ub_report::model::{RefusedEntry, Translations};
-use ub_report::{Process, Report, Source, Totals};
+use ub_report::symbols::{Mappings, Symbolizer};
+use ub_report::{GapRow, GapState, Process, Report, Source, Totals};
 
-use crate::abi::{Gap, Stats, Stop};
+use crate::abi::{Gap, GapInfo, Stats, Stop};
 use crate::kernel::Btc;
 use crate::supervisor::Counters;
+
+/// Gaps remembered: a bound for sessions that start process after process.
+const GAPS: usize = 4096;
 
 /// Collects the report of one session.
 #[derive(Debug)]
@@ -21,6 +27,11 @@ pub struct Recorder {
     report: Report,
     start: Instant,
     spaces: BTreeMap<Btc, Space>,
+    symbols: Symbolizer,
+    /// Names by address space and address.
+    names: HashMap<(u64, u64), Option<String>>,
+    /// Gaps by address space and address, those of ended processes included.
+    gaps: BTreeMap<(u64, u64), GapRow>,
 }
 
 /// An address space that was seen.
@@ -28,10 +39,11 @@ pub struct Recorder {
 struct Space {
     pid: Option<u32>,
     name: String,
+    mappings: Mappings,
 }
 
 impl Space {
-    /// Looks at the process of `thread` while there is one: its name is wanted
+    /// Looks at the process of `thread` while there is one: names are wanted
     /// after it has ended, too.
     fn of(thread: Option<u32>) -> Self {
         let Some(pid) = thread.and_then(process_of) else { return Self::default() };
@@ -51,7 +63,14 @@ impl Recorder {
     pub fn new(command: &[OsString], environment: &Environment) -> Self {
         let mut report = Report::new(Source::Session, words(command), environment.clone());
         report.pid = Some(std::process::id());
-        Self { report, start: Instant::now(), spaces: BTreeMap::new() }
+        Self {
+            report,
+            start: Instant::now(),
+            spaces: BTreeMap::new(),
+            symbols: Symbolizer::default(),
+            names: HashMap::new(),
+            gaps: BTreeMap::new(),
+        }
     }
 
     /// The program runs as the process `pid`.
@@ -72,6 +91,42 @@ impl Recorder {
             name: space.name.clone(),
         };
         self.report.processes = self.spaces.iter().map(process).collect();
+    }
+
+    /// Remembers how gaps stand. `khz` is the frequency of the module's clock,
+    /// [`Info::cycles_khz`](crate::abi::Info::cycles_khz).
+    pub fn gaps(&mut self, infos: &[GapInfo], khz: u32, counters: &Counters) {
+        for info in infos {
+            let key = (info.btc, info.address);
+            if self.gaps.len() >= GAPS && !self.gaps.contains_key(&key) {
+                continue;
+            }
+            let mut row = gaps::row(info, khz);
+            row.from = self.name(info.btc, info.address);
+            if row.state == GapState::Refused {
+                let refused = counters.refused().iter().find(|entry| entry.address == info.address);
+                row.reason = refused.map(|entry| entry.message.clone()).or(row.reason);
+            }
+            self.gaps.insert(key, row);
+        }
+        self.report.hot_gaps = self.gaps.values().cloned().collect();
+    }
+
+    /// The name of `address` in an address space.
+    fn name(&mut self, btc: u64, address: u64) -> Option<String> {
+        let space = self.spaces.get_mut(&Btc(btc))?;
+        if let Some(Some(known)) = self.names.get(&(btc, address)) {
+            return Some(known.clone());
+        }
+        // What was mapped later is not known yet.
+        if space.mappings.find(address).is_none()
+            && let Some(mappings) = space.pid.and_then(|pid| Mappings::of(pid).ok())
+        {
+            space.mappings = mappings;
+        }
+        let name = self.symbols.name(&space.mappings, address).map(|name| name.to_string());
+        self.names.insert((btc, address), name.clone());
+        name
     }
 
     /// Takes over the present counters.

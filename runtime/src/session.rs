@@ -20,6 +20,8 @@ use crate::supervisor::{Slowed, Supervisor, Translator};
 /// Time between two samples of the counters, and two writes of the report
 /// file.
 const PERIOD: Duration = Duration::from_secs(1);
+/// The same right after the start.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
 
 /// Why [`Supervision::until`] came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Supervision {
     recorder: Recorder,
     report: Option<PathBuf>,
     server: Option<Server>,
+    cycles_khz: u32,
+    start: Instant,
     next_sample: Instant,
     ended: bool,
 }
@@ -68,6 +72,8 @@ impl Supervision {
             recorder,
             report,
             server: None,
+            cycles_khz: info.cycles_khz,
+            start: Instant::now(),
             next_sample: Instant::now(),
             ended: false,
         }
@@ -141,7 +147,9 @@ impl Supervision {
             }
             if Instant::now() >= self.next_sample {
                 self.write_report();
-                self.next_sample = Instant::now() + PERIOD;
+                // Programs that end soon are to be seen, too.
+                let period = (self.start.elapsed() / 2).clamp(SHORTEST_PERIOD, PERIOD);
+                self.next_sample = Instant::now() + period;
             }
         }
     }
@@ -182,6 +190,9 @@ impl Supervision {
     fn record(&mut self) -> io::Result<()> {
         let stats = self.supervisor.kernel().stats()?;
         self.recorder.observe(self.supervisor.processes());
+        // Those of address spaces that ended are remembered.
+        let gaps = self.supervisor.kernel().gaps()?;
+        self.recorder.gaps(&gaps, self.cycles_khz, self.supervisor.counters());
         self.recorder.update(&stats, self.supervisor.counters(), self.ended);
         Ok(())
     }
