@@ -47,7 +47,11 @@ impl Space {
     /// after it has ended, too.
     fn of(thread: Option<u32>) -> Self {
         let Some(pid) = thread.and_then(process_of) else { return Self::default() };
-        Self { pid: Some(pid), name: read_line(format!("/proc/{pid}/comm")).unwrap_or_default() }
+        Self {
+            pid: Some(pid),
+            name: read_line(format!("/proc/{pid}/comm")).unwrap_or_default(),
+            mappings: Mappings::of(pid).unwrap_or_default(),
+        }
     }
 }
 
