@@ -27,7 +27,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz clean deps build
+.PHONY: help demo user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb clean deps build
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -92,6 +92,10 @@ coverage: deps build ## share of the instructions of Debian's servers and librar
 fuzz: ## 1,000,000 random programs against the CPU, then 100,000 damaged fragments
 	$(CARGO) test $(CARGO_FLAGS) --release -p ub-ring3 --test differential -- \
 	    --ignored --nocapture --test-threads 1 fuzz_
+
+deb: ## Debian packages of the ub command and of the kernel modules, in target/deb
+	@scripts/deps packaging
+	@scripts/build-packages
 
 clean: ## remove what was built (downloads stay in the cache folder)
 	$(CARGO) clean
