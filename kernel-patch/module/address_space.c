@@ -205,7 +205,7 @@ static void space_mm_gone(struct mmu_notifier *notifier, struct mm_struct *mm)
 	WRITE_ONCE(space->gone, true);
 }
 
-static const struct mmu_notifier_ops notifier_ops = {
+const struct mmu_notifier_ops ub_space_notifier_ops = {
 	.invalidate_range_start = space_invalidate_start,
 	.invalidate_range_end = space_invalidate_end,
 	.release = space_mm_gone,
@@ -215,7 +215,7 @@ static const struct mmu_notifier_ops notifier_ops = {
 
 struct ub_space *ub_space_of_current(struct ub_session *session)
 {
-	struct mmu_notifier *notifier = mmu_notifier_get(&notifier_ops, current->mm);
+	struct mmu_notifier *notifier = mmu_notifier_get(&session->notifier_ops, current->mm);
 	struct ub_space *space;
 	unsigned long flags;
 
@@ -223,16 +223,12 @@ struct ub_space *ub_space_of_current(struct ub_session *session)
 		return NULL;
 	space = container_of(notifier, struct ub_space, notifier);
 	if (!cmpxchg(&space->session, NULL, session)) {
+		/* Kept by the caller's record until then, as are the ops. */
 		ub_session_get(session);
 		spin_lock_irqsave(&session->lock, flags);
 		space->id = ++session->address_spaces;
 		list_add(&space->in_session, &session->spaces);
 		spin_unlock_irqrestore(&session->lock, flags);
-	}
-	if (space->session != session) {
-		/* CLONE_VM across sessions: the first one has it. */
-		mmu_notifier_put(notifier);
-		return NULL;
 	}
 	return space;
 }

@@ -35,7 +35,7 @@ struct ub_space {
 	struct mmu_notifier notifier;
 	struct kref ref;
 	struct mm_struct *mm;		/* pinned (mmgrab), so never reused */
-	struct ub_session *session;	/* set once; the first session that asks */
+	struct ub_session *session;	/* counted; NULL until somebody has it */
 	u64 id;
 	struct list_head in_session;	/* session->lock */
 	bool gone;			/* the process let go of the mm */
@@ -73,6 +73,9 @@ static inline struct ub_fragment *ub_space_find(struct ub_space *space, u64 entr
 			return fragment;
 	return NULL;
 }
+
+/* Every session has its own copy, so that each has its own record of a memory. */
+extern const struct mmu_notifier_ops ub_space_notifier_ops;
 
 /* The calling thread's address space in this session, or NULL. Sleeps. */
 struct ub_space *ub_space_of_current(struct ub_session *session);

@@ -220,6 +220,41 @@ static long judge(struct ub_session *session, const void __user *from)
 	return err;
 }
 
+static long attach(struct ub_session *session, struct ub_process __user *user)
+{
+	struct ub_process process;
+	int err;
+
+	/* This puts code into the way of another process; the file may have been handed on. */
+	if (!capable(CAP_SYS_MODULE))
+		return -EPERM;
+	if (copy_from_user(&process, user, sizeof(process)))
+		return -EFAULT;
+	if (process.threads)
+		return -EINVAL;
+	err = ub_rider_attach(session, process.pid, &process.threads);
+	if (err)
+		return err;
+	return copy_to_user(user, &process, sizeof(process)) ? -EFAULT : 0;
+}
+
+static long detach(struct ub_process __user *user)
+{
+	struct ub_process process;
+	int err;
+
+	if (!capable(CAP_SYS_MODULE))
+		return -EPERM;
+	if (copy_from_user(&process, user, sizeof(process)))
+		return -EFAULT;
+	if (process.threads)
+		return -EINVAL;
+	err = ub_rider_detach(process.pid, &process.threads);
+	if (err)
+		return err;
+	return copy_to_user(user, &process, sizeof(process)) ? -EFAULT : 0;
+}
+
 static long get_stats(struct ub_session *session, void __user *to)
 {
 	struct ub_stats stats;
@@ -238,6 +273,8 @@ static long device_ioctl(struct file *file, unsigned int command, unsigned long 
 		return get_info(user);
 	case UB_IOC_SESSION_CREATE:
 		return create_session(file, user);
+	case UB_IOC_DETACH:
+		return detach(user);
 	}
 	session = session_of(file);
 	if (!session)
@@ -245,6 +282,8 @@ static long device_ioctl(struct file *file, unsigned int command, unsigned long 
 	switch (command) {
 	case UB_IOC_ENROLL:
 		return ub_rider_enroll(session);
+	case UB_IOC_ATTACH:
+		return attach(session, user);
 	case UB_IOC_READ_CODE:
 		return read_code(session, user);
 	case UB_IOC_INSTALL:

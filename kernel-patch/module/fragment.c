@@ -71,15 +71,22 @@ static void unlink(struct ub_link *link)
 	hlist_del(&link->in_next);
 }
 
-/* Nobody goes to or from a retired fragment by a link. With space->lock held. */
-static void unlink_all(struct ub_fragment *fragment)
+/* Who goes there looks it up again. With space->lock held. */
+static void unlink_incoming(struct ub_fragment *fragment)
 {
 	struct ub_link *link;
 	struct hlist_node *next;
-	u32 i;
 
 	hlist_for_each_entry_safe(link, next, &fragment->links_here, in_next)
 		unlink(link);
+}
+
+/* Nobody goes to or from a retired fragment by a link. With space->lock held. */
+static void unlink_all(struct ub_fragment *fragment)
+{
+	u32 i;
+
+	unlink_incoming(fragment);
 	for (i = 0; i < fragment->exit_count; i++)
 		unlink(&fragment->links[i]);
 }
@@ -123,6 +130,7 @@ static void retire(struct ub_space *space, struct ub_fragment *fragment)
 	ub_gaps_forget(&space->gaps, fragment->entry);
 
 	spin_lock_irqsave(&session->lock, flags);
+	list_del(&fragment->in_session);
 	session->fragments--;
 	session->fragments_retired++;
 	session->arena_bytes -= fragment->code_length;
@@ -151,7 +159,9 @@ void ub_fragment_publish(struct ub_space *space, struct ub_fragment *fragment)
 	unsigned long flags;
 
 	ub_fragment_retire_entry(space, fragment->entry);
+	fragment->space = space;
 	spin_lock_irqsave(&session->lock, flags);
+	list_add_tail(&fragment->in_session, &session->installed);
 	session->fragments++;
 	session->fragments_installed++;
 	session->arena_bytes += fragment->code_length;
@@ -199,6 +209,76 @@ void ub_fragments_retire_all(struct ub_space *space)
 	list_for_each_entry_safe(fragment, next, &space->fragments, in_space)
 		retire(space, fragment);
 	spin_unlock_irqrestore(&space->lock, flags);
+}
+
+/* Evicts the fragment, or, if it was run since the last time, gives it another chance. */
+static bool evict_or_spare(struct ub_space *space, struct ub_fragment *fragment, bool spare)
+{
+	struct ub_session *session = space->session;
+	struct ub_report report = {
+		.kind = UB_REPORT_EVICTED, .btc = space->id, .address = fragment->entry,
+	};
+	bool evicted = false;
+	unsigned long flags;
+
+	spin_lock_irqsave(&space->lock, flags);
+	if (hlist_unhashed(&fragment->in_bucket)) {
+		/* Retired by somebody else meanwhile. */
+	} else if (spare && READ_ONCE(fragment->used)) {
+		WRITE_ONCE(fragment->used, false);
+		/* A link would hide that it is run. */
+		unlink_incoming(fragment);
+	} else {
+		retire(space, fragment);
+		evicted = true;
+	}
+	spin_unlock_irqrestore(&space->lock, flags);
+	if (evicted) {
+		spin_lock_irqsave(&session->lock, flags);
+		session->fragments_evicted++;
+		spin_unlock_irqrestore(&session->lock, flags);
+		ub_session_report(session, &report);
+	}
+	return evicted;
+}
+
+bool ub_fragment_evict(struct ub_session *session)
+{
+	/* Once around, everybody was spared at most; then the first one goes. */
+	u64 chances = READ_ONCE(session->fragments) + 1;
+	struct ub_fragment *fragment;
+	struct ub_space *space;
+	unsigned long flags;
+	bool evicted = false;
+
+	do {
+		rcu_read_lock();
+		spin_lock_irqsave(&session->lock, flags);
+		fragment = list_first_entry_or_null(&session->installed, struct ub_fragment,
+						    in_session);
+		if (fragment) {
+			list_move_tail(&fragment->in_session, &session->installed);
+			/* It is not released before all its fragments are off this list. */
+			space = fragment->space;
+			kref_get(&space->ref);
+		}
+		spin_unlock_irqrestore(&session->lock, flags);
+		/* Until the end of this section it is not freed, should it be retired. */
+		if (fragment)
+			evicted = evict_or_spare(space, fragment, chances);
+		rcu_read_unlock();
+		if (fragment)
+			ub_space_unpin(space);
+		if (chances)
+			chances--;
+		cond_resched();
+	} while (fragment && !evicted);
+	return evicted;
+}
+
+void ub_fragments_drain(void)
+{
+	flush_work(&free_work);
 }
 
 unsigned int ub_fragment_count(void)

@@ -41,8 +41,10 @@ struct ub_fragment {
 	struct ub_link *links;		/* one for each exit */
 	u32 exit_count;
 	u32 code_length;
+	bool used;			/* run since the last look for a cold one; racy */
 	struct hlist_node in_bucket;	/* space->lock; read under RCU */
 	struct list_head in_space;	/* space->lock */
+	struct list_head in_session;	/* session->lock */
 	struct list_head in_fixups;	/* fixup.c's lock, by code address */
 	struct hlist_head links_here;	/* space->lock */
 	u32 fixup_count;
@@ -51,6 +53,7 @@ struct ub_fragment {
 	struct ub_fixup *fixups;
 	struct ub_range *sources;
 	struct ub_session *session;	/* counted */
+	struct ub_space *space;		/* good while the fragment is installed */
 	struct llist_node retired;
 };
 
@@ -74,6 +77,13 @@ void ub_fragments_retire_all(struct ub_space *space);
  */
 void ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit_id,
 		      struct ub_fragment *next);
+/*
+ * Makes room by retiring a fragment of the session that was not run for long.
+ * False if it has none. Call with its install_lock held; sleeps.
+ */
+bool ub_fragment_evict(struct ub_session *session);
+/* Waits until what was retired so far is freed. */
+void ub_fragments_drain(void);
 /* Frees one that was never published. */
 void ub_fragment_free(struct ub_fragment *fragment);
 

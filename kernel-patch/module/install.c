@@ -101,6 +101,7 @@ static int copy_parts(struct ub_fragment *fragment, const struct ub_install *req
 	return fragment->links ? 0 : -ENOMEM;
 }
 
+/* May be tried again after -ENOSPC. */
 static int place(struct ub_fragment *fragment, const struct ub_install *request)
 {
 	u32 *relocations;
@@ -126,6 +127,10 @@ static int place(struct ub_fragment *fragment, const struct ub_install *request)
 		       request->relocation_count) ?:
 	      ub_arena_write(fragment->code, bytes, fragment->code_length) ?:
 	      ub_fixups_add(fragment);
+	if (err) {
+		ub_arena_free(fragment->code, fragment->code_length);
+		fragment->code = NULL;
+	}
 out:
 	kvfree(relocations);
 	kvfree(bytes);
@@ -136,6 +141,33 @@ static bool over_cap(struct ub_session *session, u32 code_length)
 {
 	return READ_ONCE(session->fragments) >= session->config.max_fragments ||
 	       READ_ONCE(session->arena_bytes) + code_length > session->config.max_arena_bytes;
+}
+
+/* Under the session's own caps: the coldest goes first. */
+static int make_room(struct ub_session *session, u32 code_length)
+{
+	if (code_length > session->config.max_arena_bytes)
+		return -ENOSPC;
+	while (over_cap(session, code_length))
+		if (!ub_fragment_evict(session))
+			return -ENOSPC;
+	return 0;
+}
+
+/*
+ * In what all sessions share: only this session's fragments can be asked to
+ * go. Several, because it takes a grace period until their space is free.
+ */
+static bool make_shared_room(struct ub_session *session)
+{
+	u64 evict = READ_ONCE(session->fragments) / 16 + 1;
+	bool any = false;
+
+	while (evict-- && ub_fragment_evict(session))
+		any = true;
+	if (any)
+		ub_fragments_drain();
+	return any;
 }
 
 static bool all_watched(struct ub_space *space, const struct ub_fragment *fragment)
@@ -184,8 +216,8 @@ int ub_install(struct ub_session *session, const struct ub_install *request)
 	if (!space)
 		return -ESRCH;
 	mutex_lock(&session->install_lock);
-	err = -ENOSPC;
-	if (over_cap(session, request->code_length))
+	err = make_room(session, request->code_length);
+	if (err)
 		goto out;
 	err = -ENOMEM;
 	fragment = kzalloc(sizeof(*fragment), GFP_KERNEL_ACCOUNT);
@@ -204,8 +236,12 @@ int ub_install(struct ub_session *session, const struct ub_install *request)
 	err = copy_parts(fragment, request);
 	if (!err && !sane_parts(fragment))
 		err = -EINVAL;
-	if (!err)
+	while (!err) {
 		err = place(fragment, request);
+		if (err != -ENOSPC || !make_shared_room(session))
+			break;
+		err = 0;
+	}
 	if (!err)
 		err = publish(session, space, fragment, request->sequence);
 	if (err)

@@ -19,17 +19,10 @@
 /* At the entry of every system call of an enrolled thread, rides excepted. */
 static void *on_enter(struct pt_regs *regs, unsigned int nr)
 {
-	struct ub_rider *rider = ub_rider_current();
+	struct ub_rider *rider = ub_rider_enter();
 
-	if (!rider) {
-		/* A mark from an earlier life of this module. */
-		clear_thread_flag(UB_TIF_ENROLLED);
+	if (!rider)
 		return NULL;
-	}
-	if (READ_ONCE(rider->session->ended)) {
-		ub_rider_leave(rider);
-		return NULL;
-	}
 	if (unlikely(rider->time_gaps))
 		ub_gap_timer_stop(&rider->timer, &rider->counters,
 				  rider->rode ? UB_GAP_LEFT : UB_GAP_NATIVE);

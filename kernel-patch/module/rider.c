@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/pid.h>
 #include <linux/random.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/tracepoint.h>
 
@@ -14,14 +16,33 @@ static DEFINE_SPINLOCK(table_lock);
 static struct tracepoint *fork_tracepoint;
 static struct tracepoint *exit_tracepoint;
 
-static struct ub_rider *rider_add(struct ub_session *session, struct task_struct *task,
-				  gfp_t gfp)
+/* With table_lock held. */
+static struct ub_rider *find_staying(const struct task_struct *task, bool *has_leaving)
 {
-	struct ub_rider *rider = kzalloc(sizeof(*rider), gfp);
+	struct ub_rider *rider;
+
+	hash_for_each_possible(ub_riders, rider, in_table, (unsigned long)task) {
+		if (rider->task != task)
+			continue;
+		if (!ub_rider_is_leaving(rider))
+			return rider;
+		*has_leaving = true;
+	}
+	return NULL;
+}
+
+/*
+ * Makes the thread a member and marks it. 0; -EALREADY or -EBUSY if it is one
+ * of this or another session already; -ENOMEM.
+ */
+static int rider_add(struct ub_session *session, struct task_struct *task, gfp_t gfp)
+{
+	struct ub_rider *rider = kzalloc(sizeof(*rider), gfp), *present;
 	unsigned long flags;
+	int err = 0;
 
 	if (!rider)
-		return NULL;
+		return -ENOMEM;
 	rider->task = task;
 	rider->session = session;
 	rider->time_gaps = session->config.flags & UB_SESSION_TIME_GAPS;
@@ -29,28 +50,41 @@ static struct ub_rider *rider_add(struct ub_session *session, struct task_struct
 	rider->rate_start = rdtsc();
 	/* No need to wait for the first figure where every rate will do. */
 	rider->busy = session->config.min_rate <= 1;
-	ub_session_get(session);
-
-	spin_lock_irqsave(&session->lock, flags);
-	list_add(&rider->in_session, &session->riders);
-	session->threads++;
-	session->threads_now++;
-	spin_unlock_irqrestore(&session->lock, flags);
 
 	spin_lock_irqsave(&table_lock, flags);
-	hash_add_rcu(ub_riders, &rider->in_table, (unsigned long)task);
+	present = find_staying(task, &rider->has_predecessor);
+	if (present) {
+		err = present->session == session ? -EALREADY : -EBUSY;
+	} else {
+		ub_session_get(session);
+		spin_lock(&session->lock);
+		list_add(&rider->in_session, &session->riders);
+		session->threads++;
+		session->threads_now++;
+		spin_unlock(&session->lock);
+		hash_add_rcu(ub_riders, &rider->in_table, (unsigned long)task);
+		/* The record before the mark: who sees this one looks for that one. */
+		set_tsk_thread_flag(task, UB_TIF_ENROLLED);
+	}
 	spin_unlock_irqrestore(&table_lock, flags);
-	return rider;
+	if (err)
+		kfree(rider);
+	return err;
 }
 
+/* The thread itself and whoever attaches it while it exits may both want to. */
 static void rider_remove(struct ub_rider *rider)
 {
 	struct ub_session *session = rider->session;
 	unsigned long flags;
+	bool mine;
 
 	spin_lock_irqsave(&table_lock, flags);
+	mine = !hlist_unhashed(&rider->in_table);
 	hash_del_rcu(&rider->in_table);
 	spin_unlock_irqrestore(&table_lock, flags);
+	if (!mine)
+		return;
 
 	if (rider->space)
 		ub_space_put(rider->space);
@@ -58,7 +92,7 @@ static void rider_remove(struct ub_rider *rider)
 	spin_lock_irqsave(&session->lock, flags);
 	list_del(&rider->in_session);
 	ub_counters_add(&session->past, &rider->counters);
-	session->threads_now--;
+	session->threads_now -= !rider->leaving;
 	spin_unlock_irqrestore(&session->lock, flags);
 	wake_up_all(&session->readers);
 	ub_session_put(session);
@@ -67,23 +101,226 @@ static void rider_remove(struct ub_rider *rider)
 
 int ub_rider_enroll(struct ub_session *session)
 {
+	int err;
+
 	if (READ_ONCE(session->ended))
 		return -ESHUTDOWN;
 	/* The other threads would not be enrolled: refuse rather than surprise. */
 	if (!thread_group_empty(current))
 		return -EBUSY;
-	if (ub_rider_current())
-		return -EALREADY;
-	if (!rider_add(session, current, GFP_KERNEL))
-		return -ENOMEM;
-	set_thread_flag(UB_TIF_ENROLLED);
+	err = rider_add(session, current, GFP_KERNEL);
+	return err == -EBUSY ? -EALREADY : err;
+}
+
+/* Never in user mode, so there is nothing to bypass. */
+static bool is_worker(const struct task_struct *task)
+{
+	return task->flags & (PF_KTHREAD | PF_IO_WORKER);
+}
+
+/* One thread of a running process. With the RCU read lock held. */
+static int attach_thread(struct ub_session *session, struct task_struct *task, u32 *threads)
+{
+	struct ub_rider *rider;
+	unsigned long flags;
+	bool unused;
+	int err;
+
+	if (is_worker(task) || (READ_ONCE(task->flags) & PF_EXITING))
+		return 0;
+	err = rider_add(session, task, GFP_ATOMIC | __GFP_NOWARN);
+	if (err == -EALREADY)
+		return 0;
+	if (err)
+		return err;
+	/*
+	 * on_exit() looks for the mark after PF_EXITING was set, we look for
+	 * PF_EXITING after the mark was set: one of us sees the other's. If
+	 * both do, rider_remove() lets one of them have it.
+	 */
+	smp_mb();
+	if (READ_ONCE(task->flags) & PF_EXITING) {
+		spin_lock_irqsave(&table_lock, flags);
+		rider = find_staying(task, &unused);
+		spin_unlock_irqrestore(&table_lock, flags);
+		if (rider && rider->session == session)
+			rider_remove(rider);
+		return 0;
+	}
+	++*threads;
 	return 0;
+}
+
+/* A process other than the caller's, counted, or an ERR_PTR. */
+static struct task_struct *find_process(u32 nr)
+{
+	struct pid *pid = find_get_pid(nr);
+	struct task_struct *task = get_pid_task(pid, PIDTYPE_TGID);
+
+	put_pid(pid);
+	if (!task)
+		return ERR_PTR(-ESRCH);
+	/* A supervisor that rides would wait for itself. */
+	if (is_worker(task) || same_thread_group(task, current)) {
+		put_task_struct(task);
+		return ERR_PTR(-EINVAL);
+	}
+	return task;
+}
+
+static bool in_other_session(struct ub_session *session, struct task_struct *process)
+{
+	struct ub_rider *rider;
+	struct task_struct *task;
+	unsigned long flags;
+	bool found = false, unused;
+
+	rcu_read_lock();
+	for_each_thread(process, task) {
+		spin_lock_irqsave(&table_lock, flags);
+		rider = find_staying(task, &unused);
+		found |= rider && rider->session != session;
+		spin_unlock_irqrestore(&table_lock, flags);
+	}
+	rcu_read_unlock();
+	return found;
+}
+
+/* Threads of the process that are members of the session, or of any if NULL. */
+static u32 detach_threads(struct task_struct *process, const struct ub_session *session)
+{
+	struct ub_session *left = NULL;
+	struct task_struct *task;
+	struct ub_rider *rider;
+	unsigned long flags;
+	u32 threads = 0;
+	bool unused;
+
+	rcu_read_lock();
+	for_each_thread(process, task) {
+		spin_lock_irqsave(&table_lock, flags);
+		rider = find_staying(task, &unused);
+		if (rider && (!session || rider->session == session)) {
+			if (!left) {
+				left = rider->session;
+				ub_session_get(left);
+			}
+			spin_lock(&rider->session->lock);
+			WRITE_ONCE(rider->leaving, true);
+			rider->session->threads_now--;
+			spin_unlock(&rider->session->lock);
+			/* Seen by the poll of a loop that has no other reason to end. */
+			set_tsk_thread_flag(task, TIF_NOTIFY_RESUME);
+			threads++;
+		}
+		spin_unlock_irqrestore(&table_lock, flags);
+	}
+	rcu_read_unlock();
+	if (left) {
+		wake_up_all(&left->readers);
+		ub_session_put(left);
+	}
+	return threads;
+}
+
+int ub_rider_attach(struct ub_session *session, u32 pid, u32 *threads)
+{
+	struct task_struct *process = find_process(pid), *task;
+	u32 before;
+	int err = 0;
+
+	if (IS_ERR(process))
+		return PTR_ERR(process);
+	if (in_other_session(session, process))
+		err = -EBUSY;
+	/*
+	 * Until a pass finds nobody new. A thread that a member makes is
+	 * enrolled by on_fork(). One that was made by a thread before it became
+	 * a member is in the list by then, so the next pass finds it.
+	 */
+	do {
+		before = *threads;
+		rcu_read_lock();
+		for_each_thread(process, task) {
+			if (READ_ONCE(session->ended))
+				err = -ESHUTDOWN;
+			if (!err)
+				err = attach_thread(session, task, threads);
+		}
+		rcu_read_unlock();
+		cond_resched();
+	} while (!err && *threads != before);
+	/* All or none: a program whose threads differ would be hard to understand. */
+	if (err && err != -EBUSY)
+		detach_threads(process, session);
+	put_task_struct(process);
+	return err;
+}
+
+int ub_rider_detach(u32 pid, u32 *threads)
+{
+	struct task_struct *process = find_process(pid);
+
+	if (IS_ERR(process))
+		return PTR_ERR(process);
+	*threads = detach_threads(process, NULL);
+	put_task_struct(process);
+	return *threads ? 0 : -ESRCH;
+}
+
+/* No member any more, unless somebody made it one again just now. */
+static void unmark(struct task_struct *task)
+{
+	unsigned long flags;
+	bool unused;
+
+	spin_lock_irqsave(&table_lock, flags);
+	if (!find_staying(task, &unused))
+		clear_tsk_thread_flag(task, UB_TIF_ENROLLED);
+	spin_unlock_irqrestore(&table_lock, flags);
 }
 
 void ub_rider_leave(struct ub_rider *rider)
 {
-	clear_thread_flag(UB_TIF_ENROLLED);
 	rider_remove(rider);
+	unmark(current);
+}
+
+/* It is not in use: the thread is at the entry of a call. */
+static void drop_predecessors(struct ub_rider *rider)
+{
+	struct ub_rider *other, *found;
+
+	rider->has_predecessor = false;
+	do {
+		found = NULL;
+		preempt_disable();
+		hash_for_each_possible_rcu_notrace(ub_riders, other, in_table,
+						   (unsigned long)current)
+			if (other->task == current && other != rider)
+				found = other;
+		preempt_enable();
+		if (found)
+			rider_remove(found);
+	} while (found);
+}
+
+struct ub_rider *ub_rider_enter(void)
+{
+	struct ub_rider *rider = ub_rider_current();
+
+	if (unlikely(!rider)) {
+		/* A mark from an earlier life of this module. */
+		unmark(current);
+		return NULL;
+	}
+	if (unlikely(rider->has_predecessor))
+		drop_predecessors(rider);
+	if (unlikely(ub_rider_is_leaving(rider))) {
+		ub_rider_leave(rider);
+		return NULL;
+	}
+	return rider;
 }
 
 struct ub_space *ub_rider_space(struct ub_rider *rider)
@@ -100,29 +337,33 @@ struct ub_space *ub_rider_space(struct ub_rider *rider)
 	return rider->space;
 }
 
-/* Runs in the parent before the child is woken; preemption is off. */
+/*
+ * Runs in the parent, before the child is woken and after it can be found in
+ * its process; preemption is off. The child has the mark if its parent had it
+ * when the copy was made, which may be longer ago than an attach.
+ */
 static void on_fork(void *unused, struct task_struct *parent, struct task_struct *child)
 {
 	struct ub_rider *rider;
 
-	if (!test_tsk_thread_flag(child, UB_TIF_ENROLLED))
+	if (!test_tsk_thread_flag(child, UB_TIF_ENROLLED) && !test_thread_flag(UB_TIF_ENROLLED))
 		return;
 	rider = ub_rider_current();
-	if (!rider || READ_ONCE(rider->session->ended) ||
-	    !rider_add(rider->session, child, GFP_ATOMIC | __GFP_NOWARN))
-		clear_tsk_thread_flag(child, UB_TIF_ENROLLED);
+	if (!rider || ub_rider_is_leaving(rider) ||
+	    rider_add(rider->session, child, GFP_ATOMIC | __GFP_NOWARN) == -ENOMEM)
+		unmark(child);
 }
 
-/* Runs in the thread that ends. */
+/* Runs in the thread that ends; preemption is off. */
 static void on_exit(void *unused, struct task_struct *task)
 {
 	struct ub_rider *rider;
 
 	if (!test_tsk_thread_flag(task, UB_TIF_ENROLLED))
 		return;
-	rider = ub_rider_current();
-	if (rider)
-		ub_rider_leave(rider);
+	while ((rider = ub_rider_current()))
+		rider_remove(rider);
+	clear_thread_flag(UB_TIF_ENROLLED);
 }
 
 static void find_tracepoint(struct tracepoint *tracepoint, void *unused)

@@ -30,6 +30,8 @@ struct ub_rider {
 	struct task_struct *task;	/* not counted: the record goes before the task */
 	struct ub_session *session;
 	bool time_gaps;			/* UB_SESSION_TIME_GAPS */
+	bool leaving;			/* detached: set once, under table and session lock */
+	bool has_predecessor;		/* a record of an earlier session is still in the table */
 
 	/* Below: used by the thread itself only (counters are also read). */
 	struct ub_space *space;		/* NULL until first needed, and after exec */
@@ -55,6 +57,16 @@ struct ub_rider {
 
 /* Enrols the calling thread, the only one of its process. */
 int ub_rider_enroll(struct ub_session *session);
+/* Enrols what is not yet enrolled of a running process, and counts it; see uapi/ub.h. */
+int ub_rider_attach(struct ub_session *session, u32 pid, u32 *threads);
+/* Takes a process out of its session, whichever that is. */
+int ub_rider_detach(u32 pid, u32 *threads);
+/* The calling thread is to leave its session: detached, or the session has ended. */
+static inline bool ub_rider_is_leaving(const struct ub_rider *rider)
+{
+	return READ_ONCE(rider->leaving) || READ_ONCE(rider->session->ended);
+}
+
 /* All records by task; changed under a lock in rider.c. */
 extern struct hlist_head ub_riders[1 << UB_RIDER_BITS];
 
@@ -65,8 +77,9 @@ static inline struct ub_rider *ub_rider_current(void)
 
 	/*
 	 * The record of the running thread is removed by that thread alone,
-	 * or after nobody can be in here, so it outlives this section. The
-	 * others on the chain are kept by preemption off, which RCU waits for
+	 * or when it is exiting and out of here, or after nobody can be in
+	 * here, so it outlives this section. The newest is in front. The others
+	 * on the chain are kept by preemption off, which RCU waits for
 	 * and which costs less here than rcu_read_lock().
 	 */
 	preempt_disable();
@@ -82,6 +95,11 @@ static inline struct ub_rider *ub_rider_current(void)
 
 /* Takes the calling thread out of its session. */
 void ub_rider_leave(struct ub_rider *rider);
+/*
+ * The calling thread's record at the entry of a call, NULL if it is in no
+ * session (any more). Records of earlier sessions go.
+ */
+struct ub_rider *ub_rider_enter(void);
 /* The thread's address space, created or switched as needed; may be NULL. */
 struct ub_space *ub_rider_space(struct ub_rider *rider);
 

@@ -6,6 +6,7 @@
 #include <linux/slab.h>
 #include <asm/tsc.h>
 
+#include "address_space.h"
 #include "rider.h"
 #include "session.h"
 
@@ -108,6 +109,8 @@ struct ub_session *ub_session_create(struct ub_session_config *config)
 	spin_lock_init(&session->lock);
 	INIT_LIST_HEAD(&session->riders);
 	INIT_LIST_HEAD(&session->spaces);
+	INIT_LIST_HEAD(&session->installed);
+	session->notifier_ops = ub_space_notifier_ops;
 	INIT_KFIFO(session->reports);
 	init_waitqueue_head(&session->readers);
 	mutex_lock(&sessions_lock);
@@ -239,6 +242,7 @@ void ub_session_stats(struct ub_session *session, struct ub_stats *stats)
 	stats->fragments = session->fragments;
 	stats->fragments_installed = session->fragments_installed;
 	stats->fragments_retired = session->fragments_retired;
+	stats->fragments_evicted = session->fragments_evicted;
 	stats->installs_stale = session->installs_stale;
 	stats->arena_bytes = session->arena_bytes;
 	stats->reports = session->reports_queued;

@@ -6,6 +6,7 @@
 #include <linux/kfifo.h>
 #include <linux/kref.h>
 #include <linux/list.h>
+#include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
@@ -34,6 +35,8 @@ struct ub_session {
 	u64 gap_short_cycles;
 	u64 gap_max_cycles;
 	struct pid_namespace *pid_namespace;
+	/* Of its own: by its address a memory's notifiers are told apart. */
+	struct mmu_notifier_ops notifier_ops;
 	/* Set once, read without a lock before every fragment. */
 	bool ended;
 
@@ -43,6 +46,7 @@ struct ub_session {
 	spinlock_t lock;		/* everything below */
 	struct list_head riders;
 	struct list_head spaces;
+	struct list_head installed;	/* fragments, the next to be evicted in front */
 	struct ub_counters past;	/* of threads that are gone */
 	u64 threads;
 	u64 threads_now;
@@ -50,6 +54,7 @@ struct ub_session {
 	u64 fragments;
 	u64 fragments_installed;
 	u64 fragments_retired;
+	u64 fragments_evicted;
 	u64 installs_stale;
 	u64 arena_bytes;
 	u64 reports_queued;

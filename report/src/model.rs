@@ -101,6 +101,8 @@ pub struct Totals {
     pub fragments_installed: u64,
     /// Fragments retired so far.
     pub fragments_retired: u64,
+    /// Of these, to make room for others.
+    pub fragments_evicted: u64,
     /// Installs rejected because the code had changed.
     pub installs_stale: u64,
     /// Arena bytes in use now.

@@ -11,7 +11,7 @@ use ub_translator::fragment::ExitKind;
 use ub_translator::frame;
 
 /// Revision of the interface that this program speaks (`UB_ABI_VERSION`).
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 /// The device node (`UB_DEVICE_PATH`).
 pub const DEVICE_PATH: &str = "/dev/ub";
 /// First letter of every ioctl number (`UB_IOC_MAGIC`).
@@ -249,6 +249,16 @@ uapi_struct! {
 }
 
 uapi_struct! {
+    /// Request to enrol or detach a running process.
+    struct ub_process = Process {
+        /// Its process id, in the caller's pid namespace.
+        pid: u32,
+        /// Filled in: threads that the call enrolled or detached.
+        threads: u32,
+    }
+}
+
+uapi_struct! {
     /// What a session has counted.
     struct ub_stats = Stats {
         /// System calls of enrolled threads.
@@ -275,6 +285,8 @@ uapi_struct! {
         fragments_installed: u64,
         /// Fragments retired so far.
         fragments_retired: u64,
+        /// Of these, to make room for others.
+        fragments_evicted: u64,
         /// Installs rejected because the code had changed.
         installs_stale: u64,
         /// Arena bytes in use now.
@@ -408,6 +420,7 @@ pub const LAYOUTS: &[Layout] = &[
     ReadCode::LAYOUT,
     Install::LAYOUT,
     Retire::LAYOUT,
+    Process::LAYOUT,
     Stats::LAYOUT,
     GapInfo::LAYOUT,
     GapsQuery::LAYOUT,
@@ -570,6 +583,8 @@ uapi_enum! {
         UB_REPORT_RETIRED = Retired = 4, "retired";
         /// Fragments are often left by a run-time guard at `address`.
         UB_REPORT_GUARD = Guard = 5, "guard";
+        /// The fragment at `address` made room for another.
+        UB_REPORT_EVICTED = Evicted = 6, "evicted";
     }
 }
 
@@ -685,6 +700,8 @@ const OTHER_CONSTANTS: &[(&str, u64)] = &[
     ("UB_IOC_STATS", IOC_STATS),
     ("UB_IOC_GAPS", IOC_GAPS),
     ("UB_IOC_VERDICT", IOC_VERDICT),
+    ("UB_IOC_ATTACH", IOC_ATTACH),
+    ("UB_IOC_DETACH", IOC_DETACH),
 ];
 
 /// Every number of the interface, by its name in C.
@@ -725,10 +742,14 @@ pub const IOC_STATS: u64 = nix::request_code_read!(IOC_MAGIC, 7, size_of::<Stats
 pub const IOC_GAPS: u64 = nix::request_code_readwrite!(IOC_MAGIC, 8, size_of::<GapsQuery>());
 /// `UB_IOC_VERDICT`: takes a [`Verdict`].
 pub const IOC_VERDICT: u64 = nix::request_code_write!(IOC_MAGIC, 9, size_of::<Verdict>());
+/// `UB_IOC_ATTACH`: takes and fills a [`Process`].
+pub const IOC_ATTACH: u64 = nix::request_code_readwrite!(IOC_MAGIC, 10, size_of::<Process>());
+/// `UB_IOC_DETACH`: takes and fills a [`Process`].
+pub const IOC_DETACH: u64 = nix::request_code_readwrite!(IOC_MAGIC, 11, size_of::<Process>());
 
 /// The raw calls. [`crate::device`] makes them safe.
 pub(crate) mod raw {
-    use super::{GapsQuery, Info, Install, ReadCode, Retire, SessionConfig, Stats, Verdict};
+    use super::{GapsQuery, Info, Install, Process, ReadCode, Retire, SessionConfig, Stats, Verdict};
 
     nix::ioctl_read_bad!(info, super::IOC_INFO, Info);
     nix::ioctl_readwrite_bad!(session_create, super::IOC_SESSION_CREATE, SessionConfig);
@@ -739,4 +760,6 @@ pub(crate) mod raw {
     nix::ioctl_read_bad!(stats, super::IOC_STATS, Stats);
     nix::ioctl_readwrite_bad!(gaps, super::IOC_GAPS, GapsQuery);
     nix::ioctl_write_ptr_bad!(verdict, super::IOC_VERDICT, Verdict);
+    nix::ioctl_readwrite_bad!(attach, super::IOC_ATTACH, Process);
+    nix::ioctl_readwrite_bad!(detach, super::IOC_DETACH, Process);
 }

@@ -96,6 +96,36 @@ fn describe(refusals: u32) -> String {
     parts.join(", ")
 }
 
+/// Why a running process was not taken into a session, or out of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProcessError {
+    /// There is no such process, or it ended meanwhile.
+    #[error("no such process")]
+    Absent,
+    /// It is in no session.
+    #[error("not in a session")]
+    NoMember,
+    /// Another session has it. There is one session for a program, or two
+    /// supervisors would translate the same code and contradict each other.
+    #[error("already in another session; take it out with `ub detach {pid}` or end that session", pid = .0)]
+    OtherSession(
+        /// The process.
+        u32,
+    ),
+    /// A kernel thread, or the calling process.
+    #[error("a kernel thread or ub itself; give the pid of a program")]
+    NoProgram,
+    /// The session has ended.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// Anything else.
+    #[error("the kernel module answers: {}", .0.desc())]
+    Io(
+        /// What the kernel answered.
+        Errno,
+    ),
+}
+
 /// The open device, not yet a session.
 #[derive(Debug)]
 pub struct Device {
@@ -143,6 +173,25 @@ impl Device {
     #[must_use]
     pub fn info(&self) -> &abi::Info {
         &self.info
+    }
+
+    /// Takes all threads of a process out of whatever session they are in,
+    /// each from its next system call or poll on. Returns how many.
+    ///
+    /// # Errors
+    /// See [`ProcessError`].
+    pub fn detach(&self, pid: u32) -> Result<u32, ProcessError> {
+        let mut process = abi::Process { pid, threads: 0 };
+        // SAFETY: `process` is a valid, writable `struct ub_process`.
+        match unsafe { raw::detach(self.fd.as_raw_fd(), &raw mut process) } {
+            Ok(_) => Ok(process.threads),
+            Err(Errno::ESRCH) if Path::new(&format!("/proc/{pid}")).exists() => {
+                Err(ProcessError::NoMember)
+            }
+            Err(Errno::ESRCH) => Err(ProcessError::Absent),
+            Err(Errno::EINVAL) => Err(ProcessError::NoProgram),
+            Err(errno) => Err(ProcessError::Io(errno)),
+        }
     }
 
     /// Turns the device into a session that nobody has joined yet. `config` is
@@ -205,6 +254,25 @@ impl Session {
         match unsafe { raw::enroll(self.fd.as_raw_fd()) } {
             Ok(_) => Ok(()),
             Err(errno) => Err(OpenError::io("enrolling", errno)),
+        }
+    }
+
+    /// Enrols all threads of a running process, each from its next system call
+    /// on, with all that it will fork and execute. Returns how many were not
+    /// members before; on error none was enrolled.
+    ///
+    /// # Errors
+    /// See [`ProcessError`].
+    pub fn attach(&self, pid: u32) -> Result<u32, ProcessError> {
+        let mut process = abi::Process { pid, threads: 0 };
+        // SAFETY: `process` is a valid, writable `struct ub_process`.
+        match unsafe { raw::attach(self.fd.as_raw_fd(), &raw mut process) } {
+            Ok(_) => Ok(process.threads),
+            Err(Errno::ESRCH) => Err(ProcessError::Absent),
+            Err(Errno::EBUSY) => Err(ProcessError::OtherSession(pid)),
+            Err(Errno::EINVAL) => Err(ProcessError::NoProgram),
+            Err(Errno::ESHUTDOWN) => Err(ProcessError::SessionEnded),
+            Err(errno) => Err(ProcessError::Io(errno)),
         }
     }
 }

@@ -202,6 +202,7 @@ impl From<&Stats> for Totals {
             fragments: stats.fragments,
             fragments_installed: stats.fragments_installed,
             fragments_retired: stats.fragments_retired,
+            fragments_evicted: stats.fragments_evicted,
             installs_stale: stats.installs_stale,
             arena_bytes: stats.arena_bytes,
             reports: stats.reports,

@@ -106,6 +106,8 @@ impl Supervision {
     /// once it is dropped.
     pub fn until(&mut self, caller: Option<BorrowedFd<'_>>) -> io::Result<Wake> {
         let mut more = false;
+        // Members may have joined since it said that all had ended.
+        self.ended = false;
         loop {
             let work = self.supervisor.next_work();
             let next = work.map_or(self.next_sample, |work| work.min(self.next_sample));

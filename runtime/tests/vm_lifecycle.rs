@@ -4,43 +4,15 @@ mod support;
 
 use std::path::Path;
 
-use support::{Machine, lab, result, run, with_program};
+use support::{Machine, assert_ridden, assert_steps, lab, run, scripted};
 use ub_bench::demo::find_program;
-use ub_vm_lab::{Job, Lab, Outcome};
+use ub_vm_lab::{Job, Lab};
 
 const REDIS_CYCLES: u32 = 3;
 
 /// A guest that runs `tests/guest/NAME.sh`.
 fn job(machine: Machine, lab: &Lab, name: &str, load: bool) -> Job {
-    let job = machine.job(lab, name, load).program("cut").program("mkfifo");
-    let job = ["module", "supervisors", "worker"]
-        .into_iter()
-        .fold(job, |job, program| with_program(job, program, &[&format!("{program}.c")]));
-    let script = format!("{name}.sh");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(&script);
-    let place = format!("/usr/bin/{script}");
-    job.file(source, &place).command(["sh", "-e", &place])
-}
-
-/// The script's steps must be exactly these.
-#[track_caller]
-fn assert_steps(outcome: &Outcome, expected: &[String]) {
-    let stdout = outcome.stdout_text();
-    let steps: Vec<&str> = stdout.lines().collect();
-    assert_eq!(
-        steps,
-        expected,
-        "stderr: {}\nlogs: {}",
-        outcome.stderr_text(),
-        outcome.directory.display()
-    );
-}
-
-#[track_caller]
-fn assert_ridden(outcome: &Outcome, report: &str) {
-    let json: serde_json::Value = serde_json::from_str(&result(outcome, report))
-        .unwrap_or_else(|error| panic!("{report}: {error}"));
-    assert!(json["ridden"].as_u64() > Some(0), "{report}: nothing rode: {json}");
+    scripted(machine.job(lab, name, load), name, &["module", "supervisors", "worker"])
 }
 
 #[track_caller]

@@ -102,7 +102,7 @@ static inline int ub_may_start(struct ub_rider *rider, struct pt_regs *regs)
 /* Conditions before every fragment. With preemption off: some are the CPU's. */
 static inline int ub_may_go_on(struct ub_rider *rider, struct pt_regs *regs)
 {
-	if (READ_ONCE(rider->session->ended))
+	if (ub_rider_is_leaving(rider))
 		return UB_STOP_SESSION_END;
 	if (!ub_calls_may_ride())
 		return UB_STOP_SYSCALL_WORK;

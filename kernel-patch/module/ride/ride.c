@@ -173,6 +173,9 @@ static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs,
 	}
 	if (test_thread_flag(TIF_NEED_FPU_LOAD))
 		switch_fpu_return();
+	/* A store on every run would be one too many. */
+	if (unlikely(!READ_ONCE(fragment->used)))
+		WRITE_ONCE(fragment->used, true);
 
 	*exit = enter(rider, fragment, regs);
 	ub_fpregs_unlock();

@@ -11,7 +11,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define UB_ABI_VERSION 3
+#define UB_ABI_VERSION 4
 #define UB_DEVICE_PATH "/dev/ub"
 
 /*
@@ -152,6 +152,11 @@ struct ub_retire {
 	__u64 entry;
 };
 
+struct ub_process {
+	__u32 pid;			/* of the process, in the caller's pid namespace */
+	__u32 threads;			/* out: threads that the call enrolled or detached */
+};
+
 /* Why a ride ended or did not begin. Index into ub_stats.stops and .refused. */
 enum ub_stop {
 	UB_STOP_NO_FRAGMENT = 0,	/* resume address not translated (yet) */
@@ -195,6 +200,7 @@ struct ub_stats {
 	__u64 fragments;		/* installed now */
 	__u64 fragments_installed;	/* so far */
 	__u64 fragments_retired;	/* so far */
+	__u64 fragments_evicted;	/* of these, to make room for others */
 	__u64 installs_stale;		/* rejected: code changed meanwhile */
 	__u64 arena_bytes;		/* in use now */
 	__u64 reports;
@@ -295,6 +301,7 @@ enum ub_report_kind {
 	UB_REPORT_BTC_GONE = 3,		/* the address space ended */
 	UB_REPORT_RETIRED = 4,		/* sources in [address, from) changed */
 	UB_REPORT_GUARD = 5,		/* fragments are often left by a guard at address */
+	UB_REPORT_EVICTED = 6,		/* the fragment at address made room for another */
 };
 
 struct ub_report {
@@ -310,7 +317,11 @@ struct ub_report {
 /*
  * A file on /dev/ub becomes a session with SESSION_CREATE. ENROLL enrols the
  * calling thread, which must be the only one of its process; what it forks
- * and executes stays enrolled. read() yields struct ub_report, blocks unless
+ * and executes stays enrolled. ATTACH enrols all threads of a running
+ * process, each from its next call on; EBUSY if one of them is in another
+ * session, and then none is. DETACH works on any file and takes the threads
+ * of a process out of whatever session they are in: each rides no more from
+ * its next poll or call on. read() yields struct ub_report, blocks unless
  * O_NONBLOCK, and returns 0 once every enrolled thread has ended. Closing
  * the file ends the session: its threads go on natively.
  */
@@ -324,5 +335,7 @@ struct ub_report {
 #define UB_IOC_STATS		_IOR(UB_IOC_MAGIC, 7, struct ub_stats)
 #define UB_IOC_GAPS		_IOWR(UB_IOC_MAGIC, 8, struct ub_gaps_query)
 #define UB_IOC_VERDICT		_IOW(UB_IOC_MAGIC, 9, struct ub_verdict)
+#define UB_IOC_ATTACH		_IOWR(UB_IOC_MAGIC, 10, struct ub_process)
+#define UB_IOC_DETACH		_IOWR(UB_IOC_MAGIC, 11, struct ub_process)
 
 #endif /* _UAPI_UB_H */

@@ -1,9 +1,12 @@
 //! The subcommands of `ub`.
 
+mod attach;
 mod bench;
 mod coverage;
+mod detach;
 mod doctor;
 mod lab;
+mod members;
 mod profile;
 mod report;
 mod run;
@@ -34,6 +37,8 @@ enum Command {
     Stat(stat::Arguments),
     Top(top::Arguments),
     Report(report::Arguments),
+    Attach(attach::Arguments),
+    Detach(detach::Arguments),
     Doctor(doctor::Arguments),
     Lab(lab::Arguments),
     Bench(bench::Arguments),
@@ -54,6 +59,8 @@ pub fn main(words: Vec<OsString>) -> u8 {
         Command::Stat(arguments) => stat::main(&arguments),
         Command::Top(arguments) => top::main(&arguments),
         Command::Report(arguments) => report::main(&arguments),
+        Command::Attach(arguments) => attach::main(&arguments),
+        Command::Detach(arguments) => detach::main(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Lab(arguments) => lab::main(arguments),
         Command::Bench(arguments) => bench::main(arguments),

@@ -1,4 +1,5 @@
-//! What `ub run` and `ub stat` have in common: options and opening a session.
+//! What `ub run`, `ub stat` and `ub attach` have in common: options and opening
+//! a session.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,13 +17,23 @@ use crate::report::{self, Recorder};
 use crate::session::{Supervision, Watched};
 use crate::supervisor::Slowed;
 
-/// Options about a session.
+/// Options about a session that begins with a program.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Fail with status 125 instead of running natively when there can be no
     /// session
     #[arg(long)]
     pub(super) require: bool,
+    #[command(flatten)]
+    session: SessionOptions,
+    /// The program to run and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    pub(super) command: Vec<OsString>,
+}
+
+/// Options about any session.
+#[derive(Debug, Args)]
+pub(super) struct SessionOptions {
     #[command(flatten)]
     thresholds: Thresholds,
     /// Count the cycles between system calls, for the report; makes each call
@@ -35,9 +46,13 @@ pub(super) struct Options {
     /// Log more; twice for everything. Needs a log file
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// The program to run and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
-    pub(super) command: Vec<OsString>,
+    /// Most fragments at a time; beyond, the coldest go [default: the module's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
+    max_fragments: Option<u32>,
+    /// Most code at a time, in KiB; beyond, the coldest goes [default: the
+    /// module's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(64..=8192))]
+    max_code_kib: Option<u64>,
 }
 
 /// How hot gaps are found and judged. What is not given is the module's, see
@@ -151,6 +166,21 @@ impl Options {
     /// # Errors
     /// See [`UsageError`].
     pub(super) fn plan(&self, report: Option<&Path>) -> Result<Plan, UsageError> {
+        self.session.plan(&self.command, report)
+    }
+}
+
+impl SessionOptions {
+    /// Checks the options. `command` is what the session report calls the
+    /// program, `report` is where it goes.
+    ///
+    /// # Errors
+    /// See [`UsageError`].
+    pub(super) fn plan(
+        &self,
+        command: &[OsString],
+        report: Option<&Path>,
+    ) -> Result<Plan, UsageError> {
         let from_env = || std::env::var_os("UB_LOG").filter(|path| !path.is_empty());
         let log = match self.log.clone().or_else(|| from_env().map(PathBuf::from)) {
             Some(path) => {
@@ -168,6 +198,8 @@ impl Options {
             .transpose()?;
         let plan = Plan {
             config: SessionConfig {
+                max_fragments: self.max_fragments.unwrap_or(0),
+                max_arena_bytes: self.max_code_kib.unwrap_or(0) << 10,
                 flags: if self.time_gaps { TIME_GAPS } else { 0 },
                 ..self.thresholds.config()
             },
@@ -180,7 +212,7 @@ impl Options {
             },
             environment: Environment::detect(),
             report,
-            command: self.command.clone(),
+            command: command.to_vec(),
         };
         // Fails now rather than after hours, and leaves a truthful report even
         // if neither supervisor nor program gets anywhere.

@@ -162,6 +162,11 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 }
                 self.room.appeared();
             }
+            Some(ReportKind::Evicted) => {
+                if let Some(space) = self.spaces.get_mut(&btc) {
+                    space.evicted(report.address);
+                }
+            }
             Some(ReportKind::Guard) => self.guarded(btc, report.address, report.pid),
             None => {
                 self.counters.unknown_reports += 1;

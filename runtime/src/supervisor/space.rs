@@ -197,6 +197,12 @@ impl AddressSpace {
         self.useless.insert(address);
     }
 
+    /// The fragment for `entry` is gone, though its code is what it was. It is
+    /// translated again when the module says that it is missing.
+    pub(super) fn evicted(&mut self, entry: u64) {
+        self.installed.remove(&entry);
+    }
+
     /// The code in `range` changed: what was known about it is void.
     pub(super) fn forget(&mut self, range: Range<u64>) {
         self.code.clear();
@@ -300,6 +306,15 @@ mod tests {
         assert!(space.for_translation().1.wide_indexes.contains(&0x10));
         space.forget(0x10..0x12);
         assert!(space.predicted.wide_indexes.is_empty());
+    }
+
+    #[test]
+    fn what_was_evicted_may_come_back() {
+        let mut space = AddressSpace::default();
+        space.installed(&parts(1, &[(1, 2)], 0));
+        space.evicted(1);
+        assert!(!space.has(1));
+        assert_eq!(space.decide(1), Decision::Translate);
     }
 
     #[test]

@@ -3,25 +3,7 @@
 # The argument says how often the modules go and come back.
 cd /results
 
-say() {
-	echo "$*"
-	echo "ub test: $*" >/dev/kmsg
-}
-
-# retry SECONDS COMMAND...: until it succeeds.
-retry() {
-	local left=$(($1 * 10))
-	shift
-	until "$@"; do
-		left=$((left - 1))
-		[ $left -gt 0 ] || return 1
-		sleep 0.1
-	done
-}
-
-rides() { # REPORT
-	grep -qs '"ridden":[1-9]' "$1"
-}
+. /usr/bin/steps.sh
 
 load() {
 	say "load: $(module load /ub/modules/ub_gate.ko) $(module load /ub/modules/ub.ko)"

@@ -2,20 +2,7 @@
 # it goes on serving, and at the end it knows what a native one would know.
 cd /results
 
-say() {
-	echo "$*"
-	echo "ub test: $*" >/dev/kmsg
-}
-
-retry() { # SECONDS COMMAND...
-	local left=$(($1 * 10))
-	shift
-	until "$@"; do
-		left=$((left - 1))
-		[ $left -gt 0 ] || return 1
-		sleep 0.1
-	done
-}
+. /usr/bin/steps.sh
 
 cli() {
 	redis-cli -p 7777 "$@"

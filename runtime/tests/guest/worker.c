@@ -5,9 +5,11 @@
 #include "guest.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <sys/wait.h>
 
-/* Calls until the file exists. */
-static void work_until(const char *file)
+/* Calls until the file exists. True if no iteration was lost or repeated. */
+static bool work_until(const char *file)
 {
 	uint64_t x = 1, again = 1;
 	long count = 0;
@@ -22,7 +24,51 @@ static void work_until(const char *file)
 	}
 	for (long i = 0; i < count; i++)
 		again = step(again);
-	printf("sequence %s\n", x == again ? "intact" : "BROKEN");
+	return x == again;
+}
+
+static void *work_thread(void *file)
+{
+	return (void *)(uintptr_t)work_until(file);
+}
+
+/* The same in several threads. */
+static bool work_in_threads(const char *file, int count)
+{
+	pthread_t threads[count];
+	bool intact = true;
+	void *result;
+
+	for (int i = 0; i < count; i++)
+		if (pthread_create(&threads[i], NULL, work_thread, (void *)file))
+			die("pthread_create");
+	for (int i = 0; i < count; i++) {
+		pthread_join(threads[i], &result);
+		intact &= result != NULL;
+	}
+	return intact;
+}
+
+/* Processes that live for a few calls each, some of them as another program. */
+static bool churn(int count)
+{
+	bool good = true;
+	int status;
+
+	for (int i = 0; i < count; i++) {
+		pid_t child = MUST(fork());
+
+		if (child == 0) {
+			for (int call = 0; call < 20; call++)
+				call0(SYS_getuid);
+			if (i % 8 == 0)
+				execl("/proc/self/exe", "worker", "nothing", (char *)NULL);
+			_exit(i % 8 == 0 ? 99 : i % 100);
+		}
+		MUST(waitpid(child, &status, 0));
+		good &= WIFEXITED(status) && WEXITSTATUS(status) == (i % 8 == 0 ? 0 : i % 100);
+	}
+	return good;
 }
 
 /* Writes `count` bytes and reads one: with none to read, it waits for one. */
@@ -54,7 +100,14 @@ static void sleep_on(const char *fifo, const char *asleep)
 int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "until"))
-		work_until(argv[2]);
+		printf("sequence %s\n", work_until(argv[2]) ? "intact" : "BROKEN");
+	else if (argc == 4 && !strcmp(argv[1], "threads"))
+		printf("sequences %s\n",
+		       work_in_threads(argv[2], atoi(argv[3])) ? "intact" : "BROKEN");
+	else if (argc == 3 && !strcmp(argv[1], "churn"))
+		printf("children %s\n", churn(atoi(argv[2])) ? "right" : "WRONG");
+	else if (argc == 2 && !strcmp(argv[1], "nothing"))
+		return 0;
 	else if (argc == 4 && !strcmp(argv[1], "sleep"))
 		sleep_on(argv[2], argv[3]);
 	else

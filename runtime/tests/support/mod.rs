@@ -112,6 +112,40 @@ pub fn with_program(job: Job, name: &str, sources: &[&str]) -> Job {
     job.file(compile(name, sources), Path::new("/usr/bin").join(name))
 }
 
+/// Makes the job run `tests/guest/NAME.sh` with these programs of that folder.
+pub fn scripted(job: Job, name: &str, programs: &[&str]) -> Job {
+    let job = programs.iter().fold(job.program("cut").program("mkfifo"), |job, program| {
+        with_program(job, program, &[&format!("{program}.c")])
+    });
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest");
+    let place = format!("/usr/bin/{name}.sh");
+    job.file(folder.join("steps.sh"), "/usr/bin/steps.sh")
+        .file(folder.join(format!("{name}.sh")), &place)
+        .command(["sh", "-e", &place])
+}
+
+/// The steps that the script told of must be exactly these.
+#[track_caller]
+pub fn assert_steps(outcome: &Outcome, expected: &[String]) {
+    let stdout = outcome.stdout_text();
+    let steps: Vec<&str> = stdout.lines().collect();
+    assert_eq!(
+        steps,
+        expected,
+        "stderr: {}\nlogs: {}",
+        outcome.stderr_text(),
+        outcome.directory.display()
+    );
+}
+
+/// The session report must tell of calls that were ridden.
+#[track_caller]
+pub fn assert_ridden(outcome: &Outcome, report: &str) {
+    let json: serde_json::Value = serde_json::from_str(&result(outcome, report))
+        .unwrap_or_else(|error| panic!("{report}: {error}"));
+    assert!(json["ridden"].as_u64() > Some(0), "{report}: nothing rode: {json}");
+}
+
 /// Runs the job; the lab fails it for whatever the guest's kernel complains of.
 #[track_caller]
 pub fn run(lab: &Lab, job: &Job) -> Outcome {

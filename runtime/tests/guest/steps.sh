@@ -1,0 +1,22 @@
+# What the scripts of the tests share. Every step leaves a line "STEP: RESULT"
+# on standard output; the test knows what they must be.
+say() {
+	echo "$*"
+	echo "ub test: $*" >/dev/kmsg
+}
+
+# retry SECONDS COMMAND...: until it succeeds.
+retry() {
+	local left=$(($1 * 10))
+	shift
+	until "$@"; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || return 1
+		sleep 0.1
+	done
+}
+
+rides() { # REPORT
+	grep -qs '"ridden":[1-9]' "$1"
+}
+
