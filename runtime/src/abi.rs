@@ -749,7 +749,9 @@ pub const IOC_DETACH: u64 = nix::request_code_readwrite!(IOC_MAGIC, 11, size_of:
 
 /// The raw calls. [`crate::device`] makes them safe.
 pub(crate) mod raw {
-    use super::{GapsQuery, Info, Install, Process, ReadCode, Retire, SessionConfig, Stats, Verdict};
+    use super::{
+        GapsQuery, Info, Install, Process, ReadCode, Retire, SessionConfig, Stats, Verdict,
+    };
 
     nix::ioctl_read_bad!(info, super::IOC_INFO, Info);
     nix::ioctl_readwrite_bad!(session_create, super::IOC_SESSION_CREATE, SessionConfig);

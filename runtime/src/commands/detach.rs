@@ -59,9 +59,7 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
             match device.detach(pid) {
                 // It may be a program that nobody attached, or may have ended.
                 Ok(_)
-                | Err(
-                    ProcessError::NoMember | ProcessError::Absent | ProcessError::NoProgram,
-                ) => {}
+                | Err(ProcessError::NoMember | ProcessError::Absent | ProcessError::NoProgram) => {}
                 Err(error) => {
                     complain(format_args!("process {pid}: {error}"));
                     status = 1;

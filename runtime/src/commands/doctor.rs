@@ -50,6 +50,22 @@ fn text(diagnosis: &Diagnosis) -> String {
         let _ =
             writeln!(out, "  {:<6} {:<14} {applies:<4} {}", line.kind, line.name, line.description);
     }
+    let _ = writeln!(out, "\nby vulnerability, where the processor has it (SECURITY.md):");
+    for vulnerability in diagnosis.vulnerabilities.iter().filter(|entry| entry.affects()) {
+        let _ = writeln!(out, "  {}: {}", vulnerability.name, vulnerability.state);
+        let Some(policy) = vulnerability.policy else {
+            let _ = writeln!(out, "      no policy: unknown to this version");
+            continue;
+        };
+        for (place, what) in [
+            ("before a fragment", policy.entry),
+            ("around a call", policy.calls),
+            ("after a fragment", policy.exit),
+            ("no rides", policy.refused),
+        ] {
+            let _ = writeln!(out, "      {place:<18} {what}");
+        }
+    }
     let verdict = if diagnosis.rides_possible {
         "programs can ride on this machine"
     } else {

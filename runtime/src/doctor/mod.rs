@@ -1,6 +1,7 @@
 //! What this machine supports and what blocks it.
 
 mod predict;
+mod vulnerabilities;
 
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use crate::abi::{self, Action, Info, Refusal};
 use crate::device::{Device, OpenError};
 use crate::host::{CpuInfo, Environment, read_line};
 pub use predict::Facts;
+pub use vulnerabilities::{POLICIES, Policy, Vulnerability, on_machine};
 
 /// Kernel series that the module was tested on; it does not build on others.
 const TESTED_SERIES: [&str; 2] = ["6.1.", "6.12."];
@@ -67,6 +69,8 @@ pub struct Diagnosis {
     pub policy_source: &'static str,
     /// The mitigation policy on this machine.
     pub policy: Vec<PolicyLine>,
+    /// The same by what the kernel says about the processor.
+    pub vulnerabilities: Vec<Vulnerability>,
 }
 
 impl Check {
@@ -99,6 +103,8 @@ impl Diagnosis {
         checks.extend(cpu_checks(&facts.cpu));
         checks.push(kpti(&environment));
         checks.push(refusals(&policy));
+        let vulnerabilities = on_machine(&environment.mitigations);
+        checks.extend(unknown_vulnerabilities(&vulnerabilities));
         Self {
             schema: 1,
             rides_possible: info.is_some_and(|info| info.refusals == 0),
@@ -106,8 +112,22 @@ impl Diagnosis {
             checks,
             policy_source: if info.is_some() { "module" } else { "predicted" },
             policy,
+            vulnerabilities,
         }
     }
+}
+
+/// What affects the processor and was unknown when this program was made.
+fn unknown_vulnerabilities(vulnerabilities: &[Vulnerability]) -> Option<Check> {
+    let unknown: Vec<&str> = vulnerabilities
+        .iter()
+        .filter(|vulnerability| vulnerability.affects() && vulnerability.policy.is_none())
+        .map(|vulnerability| vulnerability.name.as_str())
+        .collect();
+    (!unknown.is_empty()).then(|| {
+        Check::new("vulnerabilities", State::Note, format!("no policy for {}", unknown.join(", ")))
+            .remedy("look for a newer version; until then rides may lack a mitigation for it")
+    })
 }
 
 fn kernel(environment: &Environment) -> Check {

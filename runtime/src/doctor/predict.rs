@@ -52,6 +52,8 @@ impl Facts {
                 ["mds", "tsx_async_abort", "mmio_stale_data", "reg_file_data_sampling"]
                     .iter()
                     .any(|name| self.said(name).starts_with("Mitigation: Clear CPU buffers"))
+                    || self.said("tsa").starts_with("Mitigation: Clear CPU buffers")
+                        && !self.said("tsa").ends_with(": VM")
             }
             Action::ClearBranches => self.said("spectre_v2").contains("BHI: SW loop"),
             Action::Untrain => {
