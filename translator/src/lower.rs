@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Register};
 
 use crate::displace::{Displaced, SPILL_FLAGS};
-use crate::emit::{Emitter, Label, Section, frame as frame_field, memory};
+use crate::emit::{Emitter, Label, Section, frame as frame_field};
 use crate::exits::{Exits, Saved, Undo};
 use crate::facts::{self, Advances, Facts, Guards};
 use crate::flags::Flags;
@@ -258,14 +258,6 @@ impl Lowerer<'_, '_> {
 
     fn flags_before(&self, guest: &Guest, end: &End, live: Flags) -> FlagsState {
         FlagsState::before(guest, end, live, &self.maker, self.steps, &self.displaced)
-    }
-
-    /// Lets S follow the user's `rsp`. Keeps the flags.
-    fn settle(&mut self) {
-        let s = self.displaced.s;
-        self.emit.lea(s, memory(s, self.ranges.ahead()));
-        self.ranges.settle();
-        self.exits.set_ahead(0);
     }
 
     /// Takes the flags back out of their slot.

@@ -6,17 +6,22 @@
 //! rules of `docs/fragment.md`, or refuses the fragment. So it is harmless to
 //! know too little here, and useless to know too much.
 
-use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
+mod stack;
+
+use iced_x86::{ConditionCode, Mnemonic, OpKind, Register};
 
 use crate::displace::Displaced;
 use crate::flags::Flags;
 use crate::forms::{self, Class};
 use crate::frame::WINDOW_HIGH;
 use crate::graph::{Block, End};
-use crate::operand::{Access, Address, CONSTANT_LIMIT, How};
+use crate::operand::{Access, CONSTANT_LIMIT, How};
 use crate::recipe::FlagsState;
 use crate::regs;
 use crate::steps::Guest;
+
+use stack::is_put_off;
+pub(crate) use stack::{popped, stack_move};
 
 /// A value in `low .. 2^high`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,12 +100,6 @@ pub(crate) struct Ranges {
 }
 
 const RSP: usize = 4;
-/// `rsp` is never further from S: no access on the way may widen its range.
-const FAR: i64 = NEAR - 64;
-/// So far apart they may come by other moves than those of `push` and `pop`:
-/// further, the operands over `rsp` would grow.
-const NEARBY: i64 = 128;
-
 impl Ranges {
     /// At the entry of a fragment.
     pub(crate) fn entry() -> Self {
@@ -113,72 +112,6 @@ impl Ranges {
         self.of[regs::index(register)]
     }
 
-    /// By how much the user's `rsp` is above S.
-    pub(crate) fn ahead(&self) -> i64 {
-        self.ahead
-    }
-
-    /// The operand's address, over S if it is one over `rsp`.
-    pub(crate) fn address(&self, instruction: &Instruction) -> Address {
-        let mut address = Address::of(instruction);
-        if address.base.full_register() == Register::RSP {
-            address.displacement = address.displacement.saturating_add(self.ahead);
-        }
-        address
-    }
-
-    /// Whether S has to follow `rsp` before `guest`, which stands inside a
-    /// block, with these flags live behind it.
-    pub(crate) fn must_settle(&self, guest: &Guest, after: Flags) -> bool {
-        let instruction = &guest.instruction;
-        let names_rsp = || {
-            (0..instruction.op_count()).any(|i| {
-                instruction.op_kind(i) == OpKind::Register
-                    && instruction.op_register(i).full_register() == Register::RSP
-            })
-        };
-        self.ahead != 0
-            && match guest.class {
-                Class::Hint | Class::Lea => false,
-                Class::Plain => names_rsp(),
-                Class::Push | Class::Pop => {
-                    !is_put_off(guest) || names_rsp() || self.ahead.abs() > FAR - 8
-                }
-                Class::WritesRsp => !self.puts_off(guest, after),
-                _ => true,
-            }
-    }
-
-    /// Whether S has to follow `rsp` before the `guest` that ends a block
-    /// like this.
-    pub(crate) fn must_settle_before_end(&self, end: &End, guest: Option<&Guest>) -> bool {
-        let register = |guest: &Guest| guest.instruction.op0_kind() == OpKind::Register;
-        self.ahead != 0
-            && match end {
-                End::Call { .. } | End::Return(_) => false,
-                End::IndirectCall { .. } => guest.is_none_or(register),
-                _ => true,
-            }
-    }
-
-    /// Whether the instruction, which writes `rsp`, only moves it, by so
-    /// little that S need not follow at once, and none of its flags is live
-    /// behind it.
-    pub(crate) fn puts_off(&self, guest: &Guest, after: Flags) -> bool {
-        let ahead = |by: i64| self.ahead.saturating_add(by);
-        (after.is_empty() || guest.effects.touches.is_empty())
-            && stack_move(guest).is_some_and(|by| {
-                ahead(by).abs() <= NEARBY && self.of[RSP].moved(ahead(by)).is_confined()
-            })
-    }
-
-    /// S has followed `rsp`.
-    pub(crate) fn settle(&mut self) {
-        self.of[RSP] = self.of[RSP].moved(self.ahead);
-        self.ahead = 0;
-        debug_assert!(self.of[RSP].is_confined());
-    }
-
     pub(crate) fn is_confined(&self, register: Register) -> bool {
         self.get(register).is_confined()
     }
@@ -186,11 +119,6 @@ impl Ranges {
     /// Whether `scale` times the register may be added to an address.
     pub(crate) fn is_index(&self, register: Register, scale: u32) -> bool {
         self.get(register).is_index(scale)
-    }
-
-    /// Whether S stays confined when it moves by `by`.
-    pub(crate) fn rsp_may_move(&self, by: i64) -> bool {
-        self.of[RSP].moved(by).is_confined()
     }
 
     /// A guard confined `register`.
@@ -207,12 +135,6 @@ impl Ranges {
     fn accessed(&mut self, base: Register, displacement: i64) {
         let range = &mut self.of[regs::index(base)];
         *range = range.accessed(displacement);
-    }
-
-    /// An access on the stack, then a move of `rsp`.
-    fn stacked(&mut self, at: i64, by: i64) {
-        self.accessed(Register::RSP, self.ahead + at);
-        self.ahead += by;
     }
 
     /// Nothing is known of `register` any more.
@@ -516,34 +438,4 @@ fn extends_zero(mnemonic: Mnemonic) -> bool {
             | M::Neg
             | M::Not
     )
-}
-
-/// By how much an instruction that writes `rsp` moves it, if by a constant.
-pub(crate) fn stack_move(guest: &Guest) -> Option<i64> {
-    let instruction = &guest.instruction;
-    let constant = || instruction.try_immediate(1).ok().map(|value| value as i64);
-    match instruction.mnemonic() {
-        Mnemonic::Add => constant(),
-        Mnemonic::Sub => constant()?.checked_neg(),
-        Mnemonic::Lea => {
-            let address = Address::of(instruction);
-            (address.base == Register::RSP && address.index == Register::None)
-                .then_some(address.displacement)
-        }
-        _ => None,
-    }
-}
-
-/// Whether S need not follow this `push` or `pop` at once.
-pub(crate) fn is_put_off(guest: &Guest) -> bool {
-    let instruction = &guest.instruction;
-    instruction.stack_pointer_increment().abs() == 8 && forms::memory_operand(instruction).is_none()
-}
-
-/// Bytes that a return drops besides its address.
-pub(crate) fn popped(guest: &Guest) -> u16 {
-    match guest.instruction.op_count() {
-        0 => 0,
-        _ => guest.instruction.immediate16(),
-    }
 }

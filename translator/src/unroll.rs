@@ -9,10 +9,12 @@
 use crate::graph::{Block, BlockId, Graph};
 
 /// Bodies of at most this many instructions are unrolled ...
-const MAX_BODY: usize = 64;
+const MAX_BODY: usize = 128;
 /// ... to about this many, ...
 const UNROLLED: usize = 128;
-/// ... in at most this many copies; ...
+/// ... in at least this many copies, ...
+const MIN_COPIES: usize = 2;
+/// ... and at most this many; ...
 const MAX_COPIES: usize = 16;
 /// ... those that are only the short ways through an outer loop in fewer: it
 /// may go the long way all the time.
@@ -39,10 +41,8 @@ pub(crate) fn unroll(graph: &mut Graph) {
             graph.blocks[block.index()].prefer(inside);
         }
         let most = if found.innermost { MAX_COPIES } else { OUTER_COPIES };
-        let copies = (UNROLLED / found.instructions.max(1)).clamp(1, most);
-        if copies > 1 {
-            copy(graph, &found, copies);
-        }
+        let copies = (UNROLLED / found.instructions.max(1)).clamp(MIN_COPIES, most);
+        copy(graph, &found, copies);
     }
 }
 
@@ -272,8 +272,7 @@ mod tests {
         assert_eq!(loops.len(), 1);
         assert_eq!(loops[0].header, BlockId(2));
         unroll(&mut graph);
-        let copies = UNROLLED / MAX_BODY;
-        assert_eq!(graph.blocks.len(), 4 + copies - 1);
+        assert_eq!(graph.blocks.len(), 4 + MIN_COPIES - 1);
     }
 
     #[test]
@@ -283,7 +282,7 @@ mod tests {
             blocks: vec![
                 block(1, End::Next(to(1))),
                 block(2, End::Branch { taken: to(2), next: to(3) }),
-                block(UNROLLED, End::Branch { taken: to(2), next: to(3) }),
+                block(MAX_BODY + 1, End::Branch { taken: to(2), next: to(3) }),
                 block(1, End::Branch { taken: to(1), next: out() }),
             ],
         };

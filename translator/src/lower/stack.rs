@@ -15,6 +15,14 @@ use crate::regs;
 use crate::steps::Guest;
 
 impl Lowerer<'_, '_> {
+    /// Lets S follow the user's `rsp`. Keeps the flags.
+    pub(super) fn settle(&mut self) {
+        let s = self.displaced.s;
+        self.emit.lea(s, memory(s, self.ranges.ahead()));
+        self.ranges.settle();
+        self.exits.set_ahead(0);
+    }
+
     /// Stores `value` below the stack pointer; S does not follow yet.
     fn store_below(&mut self, value: Register, ip: u64) {
         let below = memory(self.displaced.s, self.ranges.ahead() - 8);
