@@ -1,33 +1,22 @@
-//! Gap profiler and bypass for kernels without the module.
+//! What there is on kernels without the module: the gap profiler, made of
+//! BPF programs at the entry and exit of system calls, and what follows from
+//! a profile.
 //!
-//! Not built yet: every entry point says so, and nothing pretends to work.
+//! | module | what |
+//! |---|---|
+//! | [`profiler`] | watches threads and counts their gaps in the kernel |
+//! | [`profile`] | what was counted, as report, folded stacks and JSON |
+//! | [`predict`] | what riding would gain |
+//! | [`costs`] | what a system call costs here |
+//! | [`calls`] | names of system calls |
+//!
+//! The BPF programs are C, compiled when this crate is built.
 
-use std::convert::Infallible;
-use std::ffi::OsString;
+pub mod calls;
+pub mod costs;
+pub mod predict;
+pub mod profile;
+pub mod profiler;
 
-/// Why nothing was profiled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ProfileError {
-    /// This crate has no implementation yet.
-    #[error("the eBPF gap profiler is not built yet; `ub stat` needs the kernel module and works")]
-    NotBuilt,
-}
-
-/// Would run `command` and count its gaps.
-///
-/// # Errors
-/// Always [`ProfileError::NotBuilt`].
-pub fn profile(_command: &[OsString]) -> Result<Infallible, ProfileError> {
-    Err(ProfileError::NotBuilt)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn says_that_it_is_not_built() {
-        let error = profile(&["true".into()]).unwrap_err();
-        assert!(error.to_string().contains("not built yet"));
-    }
-}
+pub use profile::Profile;
+pub use profiler::{Profiler, Unavailable, WatchError};

@@ -358,10 +358,3 @@ fn doctor_says_what_is_missing() {
     let blocked = diagnosis["checks"].as_array().unwrap().iter();
     assert!(blocked.clone().any(|c| c["name"] == "device" && c["state"] == "blocks"));
 }
-
-#[test]
-fn profile_admits_that_it_is_not_built() {
-    let output = output(ub().args(["profile", "true"]));
-    assert_eq!(output.status.code(), Some(125));
-    assert!(text(&output.stderr).contains("not built yet"));
-}

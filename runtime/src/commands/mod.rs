@@ -2,11 +2,14 @@
 
 mod attach;
 mod bench;
+mod child;
 mod coverage;
 mod detach;
 mod doctor;
 mod lab;
 mod members;
+mod observe;
+mod predict;
 mod profile;
 mod report;
 mod run;
@@ -43,6 +46,7 @@ enum Command {
     Lab(lab::Arguments),
     Bench(bench::Arguments),
     Profile(profile::Arguments),
+    Predict(predict::Arguments),
     Coverage(coverage::Arguments),
 }
 
@@ -65,6 +69,7 @@ pub fn main(words: Vec<OsString>) -> u8 {
         Command::Lab(arguments) => lab::main(arguments),
         Command::Bench(arguments) => bench::main(arguments),
         Command::Profile(arguments) => profile::main(&arguments),
+        Command::Predict(arguments) => predict::main(&arguments),
         Command::Coverage(arguments) => coverage::main(&arguments),
     }
 }

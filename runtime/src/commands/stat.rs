@@ -1,18 +1,17 @@
 //! `ub stat`: counters of a program, at its end or while it runs.
 
-mod child;
-
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ub_report::{Report, text};
 
+use super::child::{Child, Event};
 use super::session::{self, Options};
 use super::{complain, print};
+use crate::device::Session;
 use crate::exec::{EXIT_UB, exec};
 use crate::inspect;
 use crate::logging;
-use child::{Child, Event};
 
 /// Print the counters of a program: of CMD at its end, or of a running one now
 ///
@@ -98,7 +97,19 @@ fn run(arguments: &Arguments) -> u8 {
         }
     };
     let session = supervision.as_ref().map(|supervision| supervision.session());
-    let child = match Child::start(command, session, arguments.options.require) {
+    let require = arguments.options.require;
+    let enroll = || match session.map(Session::enroll) {
+        Some(Err(error)) if require => {
+            complain(error);
+            Err(EXIT_UB)
+        }
+        Some(Err(error)) => {
+            complain(format_args!("{error}; running natively, nothing is counted"));
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    let child = match Child::start(command, enroll) {
         Ok(child) => child,
         Err(error) => {
             complain(format_args!("cannot start a process: {error}"));

@@ -13,8 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use super::super::complain;
-use crate::device::Session;
+use super::complain;
 use crate::exec::{EXIT_UB, exec};
 
 /// Signals that the program should get in our place.
@@ -49,15 +48,14 @@ pub(super) enum Status {
 }
 
 impl Child {
-    /// Starts `command` as a member of `session`, if there is one. When it
-    /// cannot enroll it runs natively, or not at all if `require` is set.
+    /// Starts `command`. The child runs `prepare` first, and ends with the
+    /// status that it returns instead of a program.
     ///
     /// # Errors
     /// When no process can be made.
     pub(super) fn start(
         command: &[OsString],
-        session: Option<&Session>,
-        require: bool,
+        prepare: impl FnOnce() -> Result<(), u8>,
     ) -> nix::Result<Self> {
         let mut set: SigSet = PASSED_ON.into_iter().collect();
         set.add(Signal::SIGCHLD);
@@ -77,7 +75,7 @@ impl Child {
                 // since handlers do not survive exec.
                 let _ = unsafe { sigaction(Signal::SIGCHLD, &inherited) };
                 let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
-                let status = become_program(command, session, require);
+                let status = prepare().map_or_else(|status| status, |()| become_program(command));
                 // SAFETY: _exit has no preconditions.
                 unsafe { libc::_exit(i32::from(status)) }
             }
@@ -134,14 +132,7 @@ impl Child {
     }
 }
 
-fn become_program(command: &[OsString], session: Option<&Session>, require: bool) -> u8 {
-    if let Some(Err(error)) = session.map(Session::enroll) {
-        if require {
-            complain(error);
-            return EXIT_UB;
-        }
-        complain(format_args!("{error}; running natively, nothing is counted"));
-    }
+fn become_program(command: &[OsString]) -> u8 {
     let error = exec(command);
     complain(&error);
     error.exit_code()

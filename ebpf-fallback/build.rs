@@ -1,0 +1,50 @@
+//! Compiles the BPF programs with clang.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, exit};
+
+/// Where Debian keeps `asm/types.h`, which `linux/bpf.h` wants and which
+/// clang does not look for when it compiles for BPF.
+const ASM_HEADERS: &str = "/usr/include/x86_64-linux-gnu";
+
+fn main() {
+    println!("cargo:rerun-if-changed=bpf");
+    println!("cargo:rerun-if-env-changed=CLANG");
+    let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
+    let output = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    // The debugging information includes BTF, from which the loader learns
+    // which fields of the kernel's structures are meant.
+    let outcome = Command::new(&clang)
+        .args([
+            "-target",
+            "bpf",
+            "-mcpu=v3",
+            "-O2",
+            "-g",
+            "-std=gnu11",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+        ])
+        .args(["-idirafter", ASM_HEADERS, "-c", "bpf/profile.bpf.c", "-o"])
+        .arg(output.join("profile.bpf.o"))
+        .output();
+    match outcome {
+        Ok(outcome) if outcome.status.success() => {}
+        Ok(outcome) => fail(&format!(
+            "{} cannot compile bpf/profile.bpf.c; it needs libbpf-dev (run `make deps`):\n{}",
+            clang.display(),
+            String::from_utf8_lossy(&outcome.stderr)
+        )),
+        Err(error) => fail(&format!(
+            "cannot run {}: {error}; install clang and libbpf-dev (run `make deps`)",
+            clang.display()
+        )),
+    }
+}
+
+fn fail(message: &str) -> ! {
+    eprintln!("error: {message}");
+    exit(1);
+}

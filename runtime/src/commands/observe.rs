@@ -1,0 +1,215 @@
+//! What `ub profile` and `ub predict` have in common: what to watch, for how
+//! long, and watching it.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use ub_ebpf_fallback::{Profile, Profiler, WatchError};
+
+use super::child::{Child, Event};
+use super::{complain, session};
+use crate::exec::{EXIT_UB, exec};
+
+/// How often libraries that were loaded meanwhile are looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What to watch.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// Watch a running process, its threads and what it starts
+    #[arg(short, long, value_name = "PID", conflicts_with_all = ["cgroup", "command"])]
+    pid: Option<u32>,
+    /// Watch every process in a control group, given as a folder of the
+    /// cgroup2 file system, and below it
+    #[arg(long, value_name = "PATH", conflicts_with = "command")]
+    cgroup: Option<PathBuf>,
+    /// Stop after this many seconds [default: when the program ends, or at
+    /// Ctrl-C]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    duration: Option<Duration>,
+    /// The program to run and its arguments
+    #[arg(value_name = "CMD", trailing_var_arg = true, required_unless_present_any = ["pid", "cgroup"])]
+    command: Vec<OsString>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be more than 0".to_owned()),
+    }
+}
+
+impl Target {
+    /// The same in words, for reports.
+    pub(super) fn words(&self) -> Vec<String> {
+        match (&self.pid, &self.cgroup) {
+            (Some(pid), _) => vec![format!("process {pid}")],
+            (_, Some(path)) => vec![format!("control group {}", path.display())],
+            _ => self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        }
+    }
+
+    /// Watches it and hands the profile to `tell`. Returns the exit status:
+    /// that of the program, if one was run.
+    pub(super) fn observe(&self, tell: impl FnOnce(&Profile) -> io::Result<()>) -> u8 {
+        if self.command.is_empty() {
+            return match self.observe_running() {
+                Ok(profile) => told(tell(&profile)),
+                Err(error) => {
+                    complain(error);
+                    EXIT_UB
+                }
+            };
+        }
+        if session::disabled() {
+            return become_program(&self.command);
+        }
+        match Profiler::new() {
+            Ok(profiler) => self.observe_command(profiler, tell),
+            Err(reason) => {
+                complain(format_args!("{reason}; running natively, nothing is counted"));
+                become_program(&self.command)
+            }
+        }
+    }
+
+    fn observe_running(&self) -> Result<Profile, WatchError> {
+        let mut profiler = match &self.cgroup {
+            Some(path) => Profiler::of_cgroup(path)?,
+            None => Profiler::new()?,
+        };
+        let mut process = None;
+        if let Some(pid) = self.pid {
+            process =
+                Some(open_process(pid).map_err(|error| WatchError::NoProcess { pid, error })?);
+            profiler.watch_process(pid)?;
+        }
+        let stop: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&stop), None);
+        let stop = SignalFd::with_flags(&stop, SfdFlags::SFD_CLOEXEC).ok();
+        let deadline = self.duration.map(|duration| Instant::now() + duration);
+        let ends: Vec<_> =
+            process.iter().map(AsFd::as_fd).chain(stop.iter().map(AsFd::as_fd)).collect();
+        watch(&mut profiler, &ends, deadline, || true);
+        Ok(profiler.finish())
+    }
+
+    fn observe_command(
+        &self,
+        mut profiler: Profiler,
+        tell: impl FnOnce(&Profile) -> io::Result<()>,
+    ) -> u8 {
+        // The child waits until it is watched.
+        let Ok((mut ours, mut theirs)) = UnixStream::pair() else {
+            complain("cannot make a socket; running natively, nothing is counted");
+            return become_program(&self.command);
+        };
+        let wait = || {
+            // Nothing comes if the parent gave up; the program runs all the same.
+            let _ = theirs.read(&mut [0]);
+            Ok(())
+        };
+        let child = match Child::start(&self.command, wait) {
+            Ok(child) => child,
+            Err(error) => {
+                complain(format_args!("cannot start a process: {error}"));
+                return EXIT_UB;
+            }
+        };
+        if let Err(reason) = profiler.watch_launcher(child.pid()) {
+            complain(format_args!("{reason}; running natively, nothing is counted"));
+        }
+        let _ = ours.write_all(&[0]);
+        drop(ours);
+        let deadline = self.duration.map(|duration| Instant::now() + duration);
+        let mut status = None;
+        watch(&mut profiler, &[child.events()], deadline, || {
+            if let Event::Ended(ended) = child.event() {
+                status = Some(ended);
+            }
+            status.is_some()
+        });
+        let failure = told(tell(&profiler.finish()));
+        let status = status.unwrap_or_else(|| child.wait()).imitate();
+        if status == 0 { failure } else { status }
+    }
+}
+
+/// Takes what the profiler has to say until `deadline`, or until one of
+/// `ends` is readable and `is_end` agrees.
+fn watch(
+    profiler: &mut Profiler,
+    ends: &[std::os::fd::BorrowedFd<'_>],
+    deadline: Option<Instant>,
+    mut is_end: impl FnMut() -> bool,
+) {
+    let mut looked = Instant::now();
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return;
+        }
+        let wait = left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+        let mut all: Vec<_> = ends.iter().map(|end| PollFd::new(*end, PollFlags::POLLIN)).collect();
+        all.push(PollFd::new(profiler.events(), PollFlags::POLLIN));
+        // One more, or the last part of a millisecond would be spent polling.
+        let wait = PollTimeout::try_from(wait.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        let polled = poll(&mut all, wait);
+        let ended = polled.is_ok() && all[..ends.len()].iter().any(|end| end.any() == Some(true));
+        profiler.take_events();
+        if looked.elapsed() >= LOOK_AGAIN {
+            profiler.look_again();
+            looked = Instant::now();
+        }
+        if ended && is_end() {
+            return;
+        }
+    }
+}
+
+fn become_program(command: &[OsString]) -> u8 {
+    let error = exec(command);
+    complain(&error);
+    error.exit_code()
+}
+
+/// A descriptor that is readable when the process `pid` has ended.
+fn open_process(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made the descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The exit status after telling.
+fn told(result: io::Result<()>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            complain(format_args!("cannot write the result: {error}"));
+            EXIT_UB
+        }
+    }
+}
+
+/// Writes `text` to `file`, or to standard error if a program was run, whose
+/// standard output belongs to it, or else to standard output.
+pub(super) fn put(target: &Target, file: Option<&Path>, text: &str) -> io::Result<()> {
+    match file {
+        Some(file) => ub_report::write(file, text.as_bytes()),
+        None if target.command.is_empty() => io::stdout().write_all(text.as_bytes()),
+        None => io::stderr().write_all(text.as_bytes()),
+    }
+}

@@ -1,0 +1,52 @@
+//! `ub predict`: what riding would gain, before anything is installed.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ub_ebpf_fallback::predict::{self, RideCosts};
+use ub_report::text;
+
+use super::observe::{Target, put};
+
+/// Predict what a program would gain on this machine
+///
+/// Profiles it like `ub profile`, without the kernel module, and sets the
+/// measured cost of a switch against the time between the switches.
+///
+/// Exit status: that of the program; 125 if ub itself fails.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Write the result to FILE
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Gaps shown in text
+    #[arg(long, value_name = "N", default_value_t = text::GAPS)]
+    gaps: usize,
+    /// Time of translated code over that of the original; `make bench-code`
+    /// measures it
+    #[arg(long, value_name = "RATIO", default_value_t = RideCosts::default().translated)]
+    translated_cost: f64,
+    /// Nanoseconds that a ride adds to each system call
+    #[arg(long, value_name = "NS", default_value_t = RideCosts::default().ride_ns)]
+    ride_cost: f64,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Runs the command; returns the exit status.
+pub(super) fn main(arguments: &Arguments) -> u8 {
+    let costs = RideCosts { translated: arguments.translated_cost, ride_ns: arguments.ride_cost };
+    arguments.target.observe(|profile| {
+        let prediction = predict::predict(profile, costs);
+        let text = if arguments.json {
+            serde_json::to_string(&prediction)? + "\n"
+        } else {
+            let command = arguments.target.words().join(" ");
+            format!("\n ub: prediction for '{command}':\n\n{}", prediction.text(arguments.gaps))
+        };
+        put(&arguments.target, arguments.output.as_deref(), &text)
+    })
+}

@@ -1,0 +1,194 @@
+//! `ub profile` and `ub predict` on this machine's own kernel. Where the user
+//! who runs the tests may not use BPF, only that is tested; the guests of
+//! `vm_profile.rs` have everything.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const UB: &str = env!("CARGO_BIN_EXE_ub");
+/// A user without capabilities.
+const NOBODY: u32 = 65534;
+
+/// Whether there is a profiler for this user.
+fn available() -> bool {
+    let available = ub_ebpf_fallback::Profiler::new();
+    if let Err(reason) = &available {
+        eprintln!("not tested: {reason}");
+    }
+    available.is_ok()
+}
+
+fn ub(words: &[&str]) -> Command {
+    let mut command = Command::new(UB);
+    command.args(words).env_remove("UB_DISABLE").stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs `ub profile` of `program` and returns its output with the JSON.
+fn profile(program: &[&str]) -> (Output, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("profile.json");
+    let output = ub(&["profile", "--format", "json", "--output"])
+        .arg(&file)
+        .arg("--")
+        .args(program)
+        .output()
+        .expect("ub starts");
+    let json = fs::read(&file).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    (output, serde_json::from_slice(&json).unwrap())
+}
+
+/// Passages of all threads from one call to the next.
+fn passages(json: &Value, call: &str, next: &str) -> u64 {
+    let gaps = json["profile"]["gaps"].as_array().unwrap().iter();
+    gaps.filter(|gap| gap["call"] == call && gap["next"] == next)
+        .map(|gap| gap["count"].as_u64().unwrap())
+        .sum()
+}
+
+const COPY: [&str; 6] =
+    ["dd", "if=/dev/zero", "of=/dev/null", "bs=3", "count=100000", "status=none"];
+
+#[test]
+fn every_passage_is_counted_and_named() {
+    if !available() {
+        return;
+    }
+    let (output, json) = profile(&COPY);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!((text(&output.stdout), text(&output.stderr)), Default::default());
+    assert_eq!(json["source"], "profile");
+    assert_eq!(json["profile"]["lost"]["passages"], 0);
+    // The first read follows something else, and what follows the last write
+    // is not a read.
+    assert_eq!(passages(&json, "read", "write"), 100_000);
+    assert_eq!(passages(&json, "write", "read"), 99_999);
+    let gaps = json["profile"]["gaps"].as_array().unwrap();
+    let hot: Vec<_> = gaps.iter().filter(|gap| gap["call"] == "write").collect();
+    let bytes: u64 = hot.iter().map(|gap| gap["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(bytes, 300_000);
+    let named = hot.iter().find(|gap| gap["calling"].is_string()).expect("a named call site");
+    assert!(named["calling"].as_str().unwrap().starts_with("dd"), "{named}");
+    assert!(named["function"].as_str().unwrap().starts_with("libc!"), "{named}");
+    let report = json["hot_gaps"].as_array().unwrap();
+    assert!(report[0]["from"].as_str().unwrap().contains("libc!"), "{}", report[0]);
+    // Every call but the first of a thread ends a gap.
+    assert_eq!(
+        json["syscalls"].as_u64().unwrap(),
+        gaps.iter().map(|gap| gap["count"].as_u64().unwrap()).sum::<u64>()
+    );
+}
+
+#[test]
+fn children_are_followed_and_the_status_is_theirs() {
+    if !available() {
+        return;
+    }
+    let copy = COPY.join(" ");
+    let (output, json) =
+        profile(&["sh", "-c", &format!("{copy} & {copy}; wait; echo out; exit 7")]);
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("out\n".into(), String::new()));
+    assert_eq!(passages(&json, "read", "write"), 200_000);
+    let programs: Vec<_> =
+        json["processes"].as_array().unwrap().iter().filter(|p| p["name"] == "dd").collect();
+    assert_eq!(programs.len(), 2, "{}", json["processes"]);
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_reported_as_env_does() {
+    if !available() {
+        return;
+    }
+    let output = ub(&["profile", "--", "/nonexistent/program"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(127));
+    assert!(text(&output.stderr).starts_with("ub: /nonexistent/program: "), "{output:?}");
+}
+
+#[test]
+fn a_running_process_is_watched_until_the_time_is_over() {
+    if !available() {
+        return;
+    }
+    let mut copy = Command::new("dd")
+        .args(["if=/dev/zero", "of=/dev/null", "bs=1", "status=none"])
+        .spawn()
+        .unwrap();
+    let pid = copy.id().to_string();
+    let output = ub(&["profile", "--duration", "0.3", "--format", "folded", "-p", &pid]).output();
+    copy.kill().unwrap();
+    copy.wait().unwrap();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let stacks = text(&output.stdout);
+    assert!(stacks.lines().any(|line| line.starts_with("dd;dd")), "{stacks}");
+    assert!(stacks.contains(";libc!write;[gap to read] "), "{stacks}");
+}
+
+#[test]
+fn predictions_tell_programs_apart() {
+    if !available() {
+        return;
+    }
+    let verdict = |program: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("prediction.json");
+        let words = ["predict", "--json", "--output", file.to_str().unwrap(), "--"];
+        let output = ub(&words).args(program).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let json: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        json["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        verdict(&["sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"]),
+        "not_bound"
+    );
+    assert_ne!(
+        verdict(&["dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=100000", "status=none"]),
+        "not_bound"
+    );
+}
+
+#[test]
+fn processes_that_are_not_there_are_an_error() {
+    if !available() {
+        return;
+    }
+    let output = ub(&["profile", "-p", "4194305"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).starts_with("ub: process 4194305: "), "{output:?}");
+    let output = ub(&["profile", "--cgroup", "/nonexistent"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("not a control group"), "{output:?}");
+}
+
+#[test]
+fn without_permission_the_program_runs_natively() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("ub");
+    fs::copy(UB, &copy).unwrap();
+    fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    for subcommand in ["profile", "predict"] {
+        let mut command = Command::new(&copy);
+        command.args([subcommand, "--", "sh", "-c", "echo out; exit 7"]).stdin(Stdio::null());
+        command.env_remove("UB_DISABLE").current_dir("/");
+        if nix::unistd::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(7), "{output:?}");
+        assert_eq!(text(&output.stdout), "out\n");
+        let error = text(&output.stderr);
+        assert!(error.contains("CAP_BPF") && error.contains("running natively"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
