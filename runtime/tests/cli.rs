@@ -344,6 +344,27 @@ fn a_closed_stderr_harms_nobody() {
 }
 
 #[test]
+fn every_backend_leaves_the_program_alone() {
+    let run = |backend: &str, require: bool| {
+        let mut command = ub();
+        command.args(["run", "--backend", backend]);
+        if require {
+            command.arg("--require");
+        }
+        output(command.args(["--", "sh", "-c", "echo out; exit 42"]))
+    };
+    for backend in ["auto", "kmod", "bpf", "none"] {
+        let output = run(backend, false);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(42), "out\n".into()));
+        let notices = usize::from(backend != "none");
+        assert_eq!(text(&output.stderr).matches("running natively\n").count(), notices);
+        assert_eq!(text(&output.stderr).lines().count(), notices, "{backend}");
+    }
+    let required = run("bpf", true);
+    assert_eq!((required.status.code(), required.stdout.len()), (Some(125), 0));
+}
+
+#[test]
 fn doctor_says_what_is_missing() {
     let plain = output(ub().arg("doctor"));
     assert_eq!(plain.status.code(), Some(1));
@@ -355,6 +376,12 @@ fn doctor_says_what_is_missing() {
     let diagnosis: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(diagnosis["rides_possible"], false);
     assert_eq!(diagnosis["policy_source"], "predicted");
+    let backends = diagnosis["backends"].as_array().unwrap();
+    assert_eq!(backends.len(), 3);
+    for backend in backends {
+        assert!(backend["available"] == true || backend["missing"].is_string(), "{backend}");
+    }
+    assert_eq!(backends[0]["available"], false);
     let blocked = diagnosis["checks"].as_array().unwrap().iter();
     assert!(blocked.clone().any(|c| c["name"] == "device" && c["state"] == "blocks"));
 }

@@ -114,19 +114,19 @@ pub(super) struct Totals {
 mod plain {
     use super::*;
 
-    // SAFETY (all of them): integers without padding between or behind them.
+    // SAFETY: integers without padding between or behind them.
     unsafe impl Pod for Thread {}
-    // SAFETY: see above.
+    // SAFETY: integers without padding between or behind them.
     unsafe impl Pod for GapKey {}
-    // SAFETY: see above.
+    // SAFETY: integers without padding between or behind them.
     unsafe impl Pod for Gap {}
-    // SAFETY: see above.
+    // SAFETY: integers without padding between or behind them.
     unsafe impl Pod for SiteKey {}
-    // SAFETY: see above.
+    // SAFETY: integers without padding between or behind them.
     unsafe impl Pod for SpaceEvent {}
-    // SAFETY: see above.
+    // SAFETY: integers without padding between or behind them.
     unsafe impl Pod for SiteEvent {}
-    // SAFETY: see above.
+    // SAFETY: integers without padding between or behind them.
     unsafe impl Pod for Totals {}
 }
 

@@ -81,6 +81,14 @@ impl Profiler {
         Self::with_cgroup(None)
     }
 
+    /// Whether [`Self::new`] would work: loads the programs and lets them go.
+    ///
+    /// # Errors
+    /// See [`Unavailable`].
+    pub fn check() -> Result<(), Unavailable> {
+        Kernel::load(None).map(drop)
+    }
+
     /// The same, watching every thread in the control group at `path`, a
     /// folder of a cgroup2 file system, and below it.
     ///

@@ -44,6 +44,14 @@ fn text(diagnosis: &Diagnosis) -> String {
             let _ = writeln!(out, "{:27}-> {remedy}", "");
         }
     }
+    out.push_str("\nbackends:\n");
+    for backend in &diagnosis.backends {
+        let found = match &backend.missing {
+            None => "available".to_owned(),
+            Some(missing) => format!("unavailable ({missing})"),
+        };
+        let _ = writeln!(out, "  {:<12} {}: {found}", backend.name, backend.description);
+    }
     let _ = writeln!(out, "\nmitigation policy ({}):", diagnosis.policy_source);
     for line in &diagnosis.policy {
         let applies = if line.applies { "yes" } else { "no" };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::complain;
 use super::session::{self, Options, Plan};
@@ -22,13 +22,30 @@ pub(super) struct Arguments {
     /// Write counters to FILE as JSON, every second and at the end
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// What saves transitions
+    #[arg(long, value_enum, default_value_t)]
+    backend: Backend,
     #[command(flatten)]
     options: Options,
 }
 
+/// What can save transitions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// The best that this machine has
+    #[default]
+    Auto,
+    /// The kernel module
+    Kmod,
+    /// BPF; saves nothing yet, so the program runs natively
+    Bpf,
+    /// Nothing: the program runs natively
+    None,
+}
+
 /// Runs the command; returns only if the program was not executed.
 pub(super) fn main(arguments: &Arguments) -> u8 {
-    if !session::disabled() {
+    if !session::disabled() && arguments.backend != Backend::None {
         let mut plan = match arguments.options.plan(arguments.report.as_deref()) {
             Ok(plan) => plan,
             Err(error) => {
@@ -36,7 +53,11 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
                 return EXIT_UB;
             }
         };
-        if let Err(reason) = join(&mut plan) {
+        let joined = match arguments.backend {
+            Backend::Bpf => Err("the BPF backend saves no transitions yet".to_owned()),
+            _ => join(&mut plan),
+        };
+        if let Err(reason) = joined {
             // It was writable a moment ago; the program matters more.
             let _ = plan.write_inactive(&reason);
             if arguments.options.require {

@@ -1,5 +1,6 @@
 //! What this machine supports and what blocks it.
 
+mod backends;
 mod predict;
 mod vulnerabilities;
 
@@ -10,6 +11,7 @@ use serde::Serialize;
 use crate::abi::{self, Action, Info, Refusal};
 use crate::device::{Device, OpenError};
 use crate::host::{CpuInfo, Environment, read_line};
+pub use backends::Backend;
 pub use predict::Facts;
 pub use vulnerabilities::{POLICIES, Policy, Vulnerability, on_machine};
 
@@ -63,6 +65,8 @@ pub struct Diagnosis {
     pub rides_possible: bool,
     /// The machine.
     pub environment: Environment,
+    /// The ways in which this machine can be served.
+    pub backends: Vec<Backend>,
     /// What was looked at, in the order in which problems should be solved.
     pub checks: Vec<Check>,
     /// `module` if the loaded module said so, else `predicted`.
@@ -105,9 +109,11 @@ impl Diagnosis {
         checks.push(refusals(&policy));
         let vulnerabilities = on_machine(&environment.mitigations);
         checks.extend(unknown_vulnerabilities(&vulnerabilities));
+        let rides_possible = info.is_some_and(|info| info.refusals == 0);
         Self {
             schema: 1,
-            rides_possible: info.is_some_and(|info| info.refusals == 0),
+            rides_possible,
+            backends: Backend::all(&checks, rides_possible),
             environment,
             checks,
             policy_source: if info.is_some() { "module" } else { "predicted" },
