@@ -8,11 +8,9 @@
 //! | [`profile`] | what was counted, as report, folded stacks and JSON |
 //! | [`predict`] | what riding would gain |
 //! | [`costs`] | what a system call costs here |
-//! | [`calls`] | names of system calls |
 //!
 //! The BPF programs are C, compiled when this crate is built.
 
-pub mod calls;
 pub mod costs;
 pub mod predict;
 pub mod profile;

@@ -167,6 +167,9 @@ fn gap_table(report: &Report, most: usize) -> String {
     if gaps.is_empty() || most == 0 {
         return String::new();
     }
+    if report.source == Source::Profile {
+        return profiled_gaps(report, most);
+    }
     let mut out = format!(
         " {:>12} {:>8} {:>9} {:>9}  gap ({} of {})\n",
         "passages",
@@ -187,6 +190,31 @@ fn gap_table(report: &Report, most: usize) -> String {
             gap.label()
         );
         let _ = writeln!(out, " {:>42}{}", "", outcome(gap));
+    }
+    out.push('\n');
+    out
+}
+
+/// Of a profile, in which nothing rides: each gap's share of the calls.
+fn profiled_gaps(report: &Report, most: usize) -> String {
+    let gaps = &report.hot_gaps;
+    let shown = gaps.len().min(most);
+    let mut out = format!(
+        " {:>12} {:>8} {:>9}  gap ({shown} of {})\n",
+        "passages",
+        "share",
+        "time",
+        gaps.len()
+    );
+    for gap in gaps.iter().take(most) {
+        let _ = writeln!(
+            out,
+            " {:>12} {:>8} {:>9}  {}",
+            grouped(gap.count),
+            percent(gap.count, report.totals.syscalls),
+            mean(&gap.native),
+            gap.label()
+        );
     }
     out.push('\n');
     out
@@ -267,6 +295,17 @@ pub(crate) mod tests {
 
     fn pair((name, count): (&str, u64)) -> (String, u64) {
         (name.to_owned(), count)
+    }
+
+    #[test]
+    fn a_profile_shows_shares_and_nothing_about_rides() {
+        let mut report = example();
+        report.source = Source::Profile;
+        report.totals.syscalls = 5_000_000;
+        let text = render(&report, 1);
+        let row = "    2,500,000   50.0 %    900 ns  libc!write+0x14 -> libc!epoll_wait";
+        assert!(text.contains(row), "{text}");
+        assert!(!text.contains("rid"), "{text}");
     }
 
     #[test]

@@ -15,7 +15,6 @@ use std::time::Instant;
 
 pub use kernel::Unavailable;
 
-use crate::calls;
 use crate::costs::{self, Costs};
 use crate::profile::{Lost, Profile, ProfiledGap};
 use frames::{Frames, Registers};
@@ -25,6 +24,7 @@ use layout::{
 };
 use spaces::Spaces;
 use ub_report::Process;
+use ub_report::calls;
 
 /// Address space of a process that only prepares to become the program: not
 /// reported.
