@@ -22,33 +22,40 @@ pub fn render(report: &Report) -> String {
         Source::Session => "Session",
         Source::Profile => "Profile",
     };
+    let body = html! {
+        h1 { (what) " of " code { (command) } }
+        p class="soft" { (report.environment.facts()) }
+        @if report.environment.emulated() { p class="warning" { (EMULATED) } }
+        @if let Some(reason) = &report.inactive_reason {
+            p class="warning" { "Nothing was counted: " (reason) }
+        } @else {
+            (tiles(report))
+            (plots(report))
+            (gap_table(report))
+            (counter_table(report))
+            (refused_table(report))
+        }
+        p class="soft" {
+            br;
+            "Made by ub " (env!("CARGO_PKG_VERSION")) ", report schema " (report.schema) "."
+        }
+    };
+    page(&format!("{what} of {command}"), &body)
+}
+
+/// A self-contained page in the style of all reports.
+#[must_use]
+pub fn page(title: &str, body: &Markup) -> String {
     html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (what) " of " (command) }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                h1 { (what) " of " code { (command) } }
-                p class="soft" { (report.environment.facts()) }
-                @if report.environment.emulated() { p class="warning" { (EMULATED) } }
-                @if let Some(reason) = &report.inactive_reason {
-                    p class="warning" { "Nothing was counted: " (reason) }
-                } @else {
-                    (tiles(report))
-                    (plots(report))
-                    (gap_table(report))
-                    (counter_table(report))
-                    (refused_table(report))
-                }
-                p class="soft" {
-                    br;
-                    "Made by ub " (env!("CARGO_PKG_VERSION")) ", report schema " (report.schema) "."
-                }
-            }
+            body { (body) }
         }
     }
     .into_string()
@@ -109,7 +116,9 @@ fn plots(report: &Report) -> Markup {
     }
 }
 
-fn figure(title: &str, key: &Markup, emulated: bool, plot: Option<Plot>) -> Markup {
+/// A plot with a heading and the key of its colours; nothing if there is none.
+#[must_use]
+pub fn figure(title: &str, key: &Markup, emulated: bool, plot: Option<Plot>) -> Markup {
     let Some(plot) = plot else { return html! {} };
     html! {
         h2 { (title) @if emulated { " (emulated)" } }

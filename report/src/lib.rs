@@ -12,6 +12,7 @@
 //! | [`file`] | writing and reading one |
 //! | [`text`] | for terminals, in the shape of `perf stat` |
 //! | [`html`] | one self-contained page with plots |
+//! | [`plots`] | the plots of such pages, as SVG |
 //! | [`symbols`] | names for addresses of processes |
 //! | [`calls`] | names of system calls |
 //! | [`host`] | the facts about the machine that label every figure |
@@ -23,7 +24,7 @@ pub mod host;
 
 pub mod html;
 pub mod model;
-mod plots;
+pub mod plots;
 
 pub mod symbols;
 pub mod text;

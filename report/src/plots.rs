@@ -3,6 +3,8 @@
 //! plotters writes fixed colours. Each one used here is a name for a variable
 //! of the page's style sheet, so that a plot follows light and dark.
 
+mod lines;
+
 use std::error::Error;
 use std::ops::Range;
 
@@ -12,6 +14,8 @@ use plotters::prelude::*;
 
 use crate::model::{GapRow, Histogram, Sample};
 use crate::units::{duration, short};
+
+pub use lines::{Lines, Look, Series, lines};
 
 const INK: RGBColor = RGBColor(1, 0, 0);
 const FAINT: RGBColor = RGBColor(2, 0, 0);
@@ -27,9 +31,11 @@ const VARIABLES: [(&str, &str); 4] = [
 
 /// A plot in the sizes for wide and narrow pages; text keeps its size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plot {
-    pub(crate) wide: String,
-    pub(crate) narrow: String,
+pub struct Plot {
+    /// For wide pages.
+    pub wide: String,
+    /// For narrow pages.
+    pub narrow: String,
 }
 
 const WIDE: (u32, u32) = (880, 260);
