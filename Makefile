@@ -8,6 +8,8 @@ CARGO ?= cargo
 ARGS ?=
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 CARGO_FLAGS := --locked
+# Folder of the run that `make results` reports.
+RUN = target/bench/results
 
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 ifeq ($(NEXTEST),yes)
@@ -27,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb clean deps build
+.PHONY: help demo results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb clean deps build
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -38,6 +40,12 @@ demo: deps build ## boot guests, compare native and ub, print the table (needs n
 
 user-cost: deps build ## count instructions per redis request, native and ub, under -icount
 	@$(RELEASE)/ub-demo --user-cost $(ARGS)
+
+results: deps build ## measure for an hour or more, write docs/results/ and the figures of the README
+	@rm -rf $(RUN)
+	$(RELEASE)/ub bench --out $(RUN) $(ARGS)
+	@$(RELEASE)/ub bench show $(RUN) --html docs/results/report.html > docs/results/report.txt
+	@$(RELEASE)/ub bench readme $(RUN) --file README.md
 
 test: deps lint doc module ## everything that must pass before a commit lands
 	$(RUN_TESTS) --workspace

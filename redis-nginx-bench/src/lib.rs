@@ -4,31 +4,43 @@
 //! | module | side | concern |
 //! |---|---|---|
 //! | [`plan`] | both | what to run, as JSON |
+//! | [`workload`] | both | the things to measure, their names and parameters |
 //! | [`outcome`] | both | what came out, as JSON |
+//! | [`events`] | both | what is measured in rounds, as lines of JSON |
 //! | [`cost`] | both | what a request costs in instructions, as JSON |
 //! | [`content`] | guest | deterministic data and digests |
 //! | [`micro`] | guest | the `null` and `pread` loops |
 //! | [`resp`], [`http`] | guest | small clients that check what servers say |
+//! | [`memcache`] | guest | load generator for memcached |
+//! | [`packets`] | guest | receiver and sender of raw packets |
 //! | [`output`] | guest | reads what redis-benchmark, wrk and `ub run` print |
 //! | [`guest`] | guest | starts servers, loads and sessions; measures |
+//! | [`bootstrap`] | host | confidence intervals |
+//! | [`harness`] | host | `ub bench`: runs, records, comparisons, reports |
 //! | [`stats`] | both | medians, shares |
 //! | [`report`], [`table`] | host | `report.json` and the table |
 //! | [`demo`] | host | boots the guests; the command line |
 
+pub mod bootstrap;
 pub mod content;
 pub mod cost;
 pub mod demo;
 mod error;
+pub mod events;
 pub mod guest;
+pub mod harness;
 pub mod http;
+pub mod memcache;
 pub mod micro;
 pub mod outcome;
 pub mod output;
+pub mod packets;
 pub mod plan;
 pub mod report;
 pub mod resp;
 pub mod stats;
 pub mod table;
+pub mod workload;
 
 pub use demo::cli;
 pub use error::{Error, Result};

@@ -32,6 +32,20 @@ pub struct Machine {
     pub vulnerabilities: BTreeMap<String, String>,
 }
 
+impl Machine {
+    /// What the kernel does about the CPU's vulnerabilities, in short.
+    #[must_use]
+    pub fn mitigations(&self) -> String {
+        let active: Vec<String> = self
+            .vulnerabilities
+            .iter()
+            .filter(|(_, state)| *state != "Not affected")
+            .map(|(name, state)| format!("{name}: {}", state.trim_start_matches("Mitigation: ")))
+            .collect();
+        if active.is_empty() { "none needed".to_owned() } else { active.join("; ") }
+    }
+}
+
 /// One workload in one mode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
@@ -71,6 +85,15 @@ impl Round {
     pub fn ops_per_s(&self) -> f64 {
         if self.seconds > 0.0 { self.operations as f64 / self.seconds } else { 0.0 }
     }
+}
+
+/// How long single operations took, as a load generator saw it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Mean, in microseconds.
+    pub mean_us: f64,
+    /// Percentile (50, 90, 99 ...) to microseconds.
+    pub percentiles_us: BTreeMap<u32, f64>,
 }
 
 /// Counts of one or more sessions and the operations they served.

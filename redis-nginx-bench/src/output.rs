@@ -5,29 +5,54 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::outcome::{Counts, Gaps};
+use crate::outcome::{Counts, Gaps, Latency};
 use crate::{Error, Result};
 
-/// Requests per second from `redis-benchmark --csv`, for test `name`
-/// ("SET", "GET").
+/// What redis-benchmark says about one test.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RedisBenchmark {
+    /// Requests per second.
+    pub per_second: f64,
+    /// How long requests took; `None` from versions that do not say.
+    pub latency: Option<Latency>,
+}
+
+/// Reads the output of `redis-benchmark --csv`, for test `name` ("SET", "GET").
 ///
 /// # Errors
-/// [`Error::Output`] if there is no such line.
-pub fn redis_benchmark(text: &str, name: &str) -> Result<f64> {
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.split(',').map(|field| field.trim().trim_matches('"'));
-            (fields.next() == Some(name)).then(|| fields.next())?
-        })
-        .find_map(|rate| rate.parse().ok())
+/// [`Error::Output`] if there is no line for that test.
+pub fn redis_benchmark(text: &str, name: &str) -> Result<RedisBenchmark> {
+    let fields = |line: &str| -> Vec<String> {
+        line.split(',').map(|field| field.trim().trim_matches('"').to_owned()).collect()
+    };
+    let header = text.lines().next().map(fields).unwrap_or_default();
+    let line = text
+        .lines()
+        .map(fields)
+        .find(|line| line.first().is_some_and(|first| first == name))
+        .unwrap_or_default();
+    let per_second = line
+        .get(1)
+        .and_then(|rate| rate.parse().ok())
         .filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
         .ok_or_else(|| {
             Error::output("redis-benchmark", format!("no line \"{name}\",rate in {text:?}"))
-        })
+        })?;
+    let milliseconds = |column: &str| -> Option<f64> {
+        line.get(header.iter().position(|field| field == column)?)?.parse().ok()
+    };
+    let latency = milliseconds("avg_latency_ms").map(|mean| Latency {
+        mean_us: mean * 1e3,
+        percentiles_us: [50, 95, 99]
+            .into_iter()
+            .filter_map(|p| Some((p, milliseconds(&format!("p{p}_latency_ms"))? * 1e3)))
+            .collect(),
+    });
+    Ok(RedisBenchmark { per_second, latency })
 }
 
 /// What wrk says about one run.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Wrk {
     /// Completed requests.
     pub requests: u64,
@@ -35,6 +60,8 @@ pub struct Wrk {
     pub per_second: f64,
     /// Socket errors and answers other than 2xx and 3xx.
     pub errors: u64,
+    /// How long requests took; `None` without `--latency`.
+    pub latency: Option<Latency>,
 }
 
 /// Reads the report of wrk 4.
@@ -60,7 +87,36 @@ pub fn wrk(text: &str) -> Result<Wrk> {
             errors += count.trim().parse::<u64>().map_err(|_| missing("a number of responses"))?;
         }
     }
-    Ok(Wrk { requests, per_second, errors })
+    Ok(Wrk { requests, per_second, errors, latency: wrk_latency(text) })
+}
+
+fn wrk_latency(text: &str) -> Option<Latency> {
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let mean = text.lines().map(words).find(|words| words.first().is_some_and(|w| w == "Latency"));
+    let percentiles_us = text
+        .lines()
+        .skip_while(|line| line.trim() != "Latency Distribution")
+        .map(words)
+        .filter_map(|words| {
+            let percent = words.first()?.strip_suffix('%')?.parse().ok()?;
+            Some((percent, microseconds(words.get(1)?)?))
+        })
+        .collect();
+    Some(Latency { mean_us: microseconds(mean?.get(1)?)?, percentiles_us })
+        .filter(|latency| !latency.percentiles_us.is_empty())
+}
+
+/// A duration as wrk writes it: "12.34us", "1.02ms", "2.00s", "1.50m".
+fn microseconds(text: &str) -> Option<f64> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let factor = match unit {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" => 1e6,
+        "m" => 60e6,
+        _ => return None,
+    };
+    Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * factor)
 }
 
 /// Version of the session report that this reads.
@@ -137,12 +193,15 @@ mod tests {
 
     use super::*;
 
-    const REDIS: &str = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\"\n\
-                         \"SET\",\"98039.22\",\"0.069\",\"0.016\"\n";
+    const REDIS: &str = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p99_latency_ms\"\n\
+                         \"SET\",\"98039.22\",\"0.069\",\"0.016\",\"0.500\"\n";
 
     #[test]
     fn redis_benchmark_csv() {
-        assert_eq!(redis_benchmark(REDIS, "SET").unwrap(), 98039.22);
+        let result = redis_benchmark(REDIS, "SET").unwrap();
+        assert_eq!(result.per_second, 98039.22);
+        let latency = result.latency.unwrap();
+        assert_eq!((latency.mean_us, latency.percentiles_us[&99]), (69.0, 500.0));
         assert!(redis_benchmark(REDIS, "GET").is_err());
         assert!(redis_benchmark("\"SET\",\"nan\"", "SET").is_err());
         assert!(redis_benchmark("\"SET\"", "SET").is_err());
@@ -154,8 +213,17 @@ mod tests {
 
     #[test]
     fn wrk_without_errors() {
-        let expected = Wrk { requests: 90418, per_second: 43061.77, errors: 0 };
+        let expected = Wrk { requests: 90418, per_second: 43061.77, errors: 0, latency: None };
         assert_eq!(wrk(WRK).unwrap(), expected);
+    }
+
+    #[test]
+    fn wrk_latency_has_units() {
+        let table = "    Latency    93.50us  120.00us   3.02ms   97.00%\n  Latency Distribution\n     \
+                     50%   80.00us\n     99%    1.02ms\n";
+        let latency = wrk(&format!("{table}{WRK}")).unwrap().latency.unwrap();
+        assert_eq!((latency.mean_us, latency.percentiles_us[&99]), (93.5, 1020.0));
+        assert_eq!((microseconds("2.50s"), microseconds("3 parsecs")), (Some(2.5e6), None));
     }
 
     #[test]

@@ -2,76 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::workload::Workload;
 use crate::{Error, Result};
-
-/// A thing to measure; the names are those of `report.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Workload {
-    /// `getppid` in a loop. One operation: one call.
-    #[serde(rename = "null")]
-    Null,
-    /// `pread` of 64 bytes from tmpfs. One operation: one call.
-    #[serde(rename = "pread-64")]
-    Pread64,
-    /// `pread` of 4096 bytes from tmpfs. One operation: one call.
-    #[serde(rename = "pread-4096")]
-    Pread4096,
-    /// redis-server under `redis-benchmark -t set`. One operation: one request.
-    #[serde(rename = "redis-set")]
-    RedisSet,
-    /// redis-server under `redis-benchmark -t get`. One operation: one request.
-    #[serde(rename = "redis-get")]
-    RedisGet,
-    /// nginx serving a 4 KiB file to wrk. One operation: one request.
-    #[serde(rename = "nginx")]
-    Nginx,
-}
-
-impl Workload {
-    /// All of them, in the order of the table.
-    pub const ALL: [Self; 6] =
-        [Self::Null, Self::Pread64, Self::Pread4096, Self::RedisSet, Self::RedisGet, Self::Nginx];
-
-    /// Whether it is a loop of system calls and not a server under load.
-    #[must_use]
-    pub fn is_micro(self) -> bool {
-        matches!(self, Self::Null | Self::Pread64 | Self::Pread4096)
-    }
-
-    /// The name in reports and on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Null => "null",
-            Self::Pread64 => "pread-64",
-            Self::Pread4096 => "pread-4096",
-            Self::RedisSet => "redis-set",
-            Self::RedisGet => "redis-get",
-            Self::Nginx => "nginx",
-        }
-    }
-}
-
-impl fmt::Display for Workload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Workload {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|workload| workload.name() == name).ok_or_else(|| {
-            let known: Vec<_> = Self::ALL.iter().map(|workload| workload.name()).collect();
-            Error::Plan(format!("no workload \"{name}\"; there are {}", known.join(", ")))
-        })
-    }
-}
 
 /// How a program is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -107,18 +42,25 @@ pub struct Programs {
     pub nginx: PathBuf,
     /// Debian's wrk.
     pub wrk: PathBuf,
+    /// Debian's memcached.
+    pub memcached: PathBuf,
+    /// Debian's sqlite3.
+    pub sqlite: PathBuf,
+    /// Debian's ip, which makes the veth pair.
+    pub ip: PathBuf,
 }
 
 impl Programs {
-    /// The program that must exist for `workload`, besides [`Self::ub`].
+    /// The programs that must exist for `workload`, besides [`Self::ub`].
     #[must_use]
-    pub fn of(&self, workload: Workload) -> [&PathBuf; 2] {
+    pub fn of(&self, workload: Workload) -> Vec<&PathBuf> {
         match workload {
-            Workload::Null | Workload::Pread64 | Workload::Pread4096 => {
-                [&self.workload, &self.workload]
-            }
-            Workload::RedisSet | Workload::RedisGet => [&self.redis_server, &self.redis_benchmark],
-            Workload::Nginx => [&self.nginx, &self.wrk],
+            Workload::Null | Workload::Read { .. } | Workload::Ring { .. } => vec![&self.workload],
+            Workload::Redis { .. } => vec![&self.redis_server, &self.redis_benchmark],
+            Workload::Nginx { .. } => vec![&self.nginx, &self.wrk],
+            Workload::Packets { .. } => vec![&self.workload, &self.ip],
+            Workload::Memcached { .. } => vec![&self.memcached, &self.workload],
+            Workload::Sqlite => vec![&self.sqlite],
         }
     }
 }
@@ -156,10 +98,29 @@ pub struct Plan {
     /// Bring up the loopback interface and write a minimal user database, as
     /// a bare initramfs has neither.
     pub prepare_guest: bool,
-    /// Concurrent connections of redis-benchmark and wrk.
-    pub connections: u32,
     /// Number of keys in the redis dataset.
     pub redis_keys: u64,
+    /// A folder on a disk for [`Storage::Disk`](crate::workload::Storage::Disk); `None` where there is none.
+    #[serde(default)]
+    pub disk: Option<PathBuf>,
+    /// The image of a file system that is to be mounted at [`Self::disk`].
+    #[serde(default)]
+    pub disk_image: Option<PathBuf>,
+    /// Mistakes planted on purpose, so that tests can see them found.
+    #[serde(default)]
+    pub plant: Plant,
+}
+
+/// Mistakes made on purpose in the loops of system calls under `ub`: a harness
+/// that does not notice them would not notice real ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plant {
+    /// Sleep that long, in microseconds, every few calls.
+    #[serde(default)]
+    pub sleep_us: Option<u32>,
+    /// Read a file of another content.
+    #[serde(default)]
+    pub mismatch: bool,
 }
 
 impl Plan {
@@ -180,9 +141,6 @@ impl Plan {
         }
         if self.operations.0 == 0 || self.operations.0 > self.operations.1 {
             return refuse("operations is not a range of positive numbers");
-        }
-        if self.connections == 0 {
-            return refuse("connections is 0");
         }
         if self.redis_keys < 16 {
             return refuse("redis_keys is below 16");
@@ -213,7 +171,7 @@ pub(crate) mod tests {
     /// A plan that runs on the host, natively.
     pub(crate) fn plan() -> Plan {
         Plan {
-            workloads: Workload::ALL.to_vec(),
+            workloads: Workload::DEMO.to_vec(),
             modes: vec![Mode::Native, Mode::Ub],
             rounds: 3,
             timed_ms: 100,
@@ -229,11 +187,16 @@ pub(crate) mod tests {
                 redis_benchmark: "/usr/bin/redis-benchmark".into(),
                 nginx: "/usr/sbin/nginx".into(),
                 wrk: "/usr/bin/wrk".into(),
+                memcached: "/usr/bin/memcached".into(),
+                sqlite: "/usr/bin/sqlite3".into(),
+                ip: "/usr/sbin/ip".into(),
             },
             scratch: "/tmp/ub-bench".into(),
             prepare_guest: false,
-            connections: 4,
             redis_keys: 100,
+            disk: None,
+            disk_image: None,
+            plant: Plant::default(),
         }
     }
 
@@ -250,24 +213,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn names_parse_back() {
-        for workload in Workload::ALL {
-            assert_eq!(workload.name().parse::<Workload>().unwrap(), workload);
-            assert_eq!(serde_json::to_value(workload).unwrap(), workload.name());
-        }
-        let message = "redis".parse::<Workload>().unwrap_err().to_string();
-        assert!(message.contains("redis-set"), "{message}");
-    }
-
-    #[test]
     fn senseless_plans_are_refused() {
         assert!(plan().validate().is_ok());
-        let broken: [fn(&mut Plan); 6] = [
+        let broken: [fn(&mut Plan); 5] = [
             |p| p.workloads.clear(),
             |p| p.modes = vec![Mode::Ub],
             |p| p.rounds = 0,
             |p| p.operations = (10, 9),
-            |p| p.connections = 0,
             |p| p.redis_keys = 1,
         ];
         for (index, change) in broken.iter().enumerate() {

@@ -127,7 +127,7 @@ pub(crate) mod tests {
     fn outcome_cell(mode: Mode, digest: &str) -> outcome::Cell {
         let ridden = if mode == Mode::Ub { 180 } else { 0 };
         outcome::Cell {
-            workload: Workload::RedisGet,
+            workload: Workload::REDIS_GET,
             mode,
             rounds: [100.0, 300.0, 200.0]
                 .map(|rate| Round { operations: rate as u64, seconds: 1.0 })

@@ -79,14 +79,7 @@ pub fn is_emulated(report: &Report) -> bool {
 #[must_use]
 pub fn environment(report: &Report, machine: &Machine) -> String {
     let facts = &report.environment;
-    let mitigations: Vec<String> = machine
-        .vulnerabilities
-        .iter()
-        .filter(|(_, state)| *state != "Not affected")
-        .map(|(name, state)| format!("{name}: {}", state.trim_start_matches("Mitigation: ")))
-        .collect();
-    let mitigations =
-        if mitigations.is_empty() { "none needed".to_owned() } else { mitigations.join("; ") };
+    let mitigations = machine.mitigations();
     let mut text = format!(
         "accelerator {} | kernel {} | cpu {} | {} guest CPUs\nmitigations besides KPTI: {mitigations}",
         facts.accelerator, facts.kernel, facts.cpu, machine.cpus

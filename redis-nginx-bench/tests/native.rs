@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::{env, fs};
 
 use ub_bench::outcome::Outcome;
-use ub_bench::plan::{Mode, Plan, Programs, Workload};
+use ub_bench::plan::{Mode, Plan, Plant, Programs, Workload};
 use ub_bench::report;
 
 const DRIVER: &str = env!("CARGO_BIN_EXE_ub-bench-guest");
@@ -35,11 +35,16 @@ fn plan(scratch: &Path, workloads: &[Workload]) -> Plan {
             redis_benchmark: program("redis-benchmark"),
             nginx: program("nginx"),
             wrk: program("wrk"),
+            memcached: program("memcached"),
+            sqlite: program("sqlite3"),
+            ip: program("ip"),
         },
         scratch: scratch.to_owned(),
         prepare_guest: false,
-        connections: 4,
         redis_keys: 300,
+        disk: None,
+        disk_image: None,
+        plant: Plant::default(),
     }
 }
 
@@ -87,23 +92,23 @@ fn check(workloads: &[Workload], fixed_operations: bool) {
 #[test]
 fn calls() {
     // The number of calls follows the machine's speed, and with it the digest.
-    check(&[Workload::Null, Workload::Pread64, Workload::Pread4096], false);
+    check(&[Workload::Null, Workload::read(64), Workload::read(4096)], false);
 }
 
 #[test]
 fn redis() {
-    check(&[Workload::RedisSet, Workload::RedisGet], true);
+    check(&[Workload::REDIS_SET, Workload::REDIS_GET], true);
 }
 
 #[test]
 fn nginx() {
-    check(&[Workload::Nginx], true);
+    check(&[Workload::NGINX], true);
 }
 
 #[test]
 fn missing_programs_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let mut plan = plan(folder.path(), &[Workload::RedisGet]);
+    let mut plan = plan(folder.path(), &[Workload::REDIS_GET]);
     plan.programs.redis_server = "/nonexistent/redis-server".into();
     let output = drive(&plan, folder.path());
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -114,7 +119,7 @@ fn missing_programs_are_named() {
 #[test]
 fn a_server_that_does_not_start_is_shown_with_its_words() {
     let folder = tempfile::tempdir().unwrap();
-    let mut plan = plan(folder.path(), &[Workload::RedisGet]);
+    let mut plan = plan(folder.path(), &[Workload::REDIS_GET]);
     plan.programs.redis_server = "/bin/false".into();
     let output = drive(&plan, folder.path());
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -27,7 +27,8 @@ fn vm_demo_measures_natively_and_reports() {
 
     let report: Report = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
     let cells: Vec<_> = report.cells.iter().map(|cell| (cell.workload, cell.mode)).collect();
-    let expected = [Workload::Null, Workload::RedisGet, Workload::Nginx].map(|w| (w, Mode::Native));
+    let expected =
+        [Workload::Null, Workload::REDIS_GET, Workload::NGINX].map(|w| (w, Mode::Native));
     assert_eq!(cells, expected);
     for cell in &report.cells {
         assert!(cell.results_match && cell.kpti && cell.ops_per_s > 0.0, "{cell:?}");

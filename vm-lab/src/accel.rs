@@ -48,7 +48,7 @@ pub(crate) fn detect(lab: &Lab, kernel: &Kernel, cache_dir: &Path) -> Result<Acc
 fn probe(lab: &Lab, kernel: &Kernel) -> Result<Accelerator> {
     tracing::info!(kernel = kernel.release(), "trying KVM");
     let job = Job::new("probe", kernel.version()).timeout(PROBE_LIMIT);
-    match lab.boot(&job, kernel, Accelerator::Kvm) {
+    match lab.boot(&job, kernel, Accelerator::Kvm, &mut |_| {}) {
         Ok(_) => Ok(Accelerator::Kvm),
         Err(
             error @ (LabError::GuestKernel(_)

@@ -84,6 +84,16 @@ impl Lab {
     /// Everything but a command that ran and ended, however it ended; see
     /// [`LabError`].
     pub fn run(&self, job: &Job) -> Result<Outcome> {
+        self.run_watching(job, &mut |_| {})
+    }
+
+    /// As [`run`](Self::run), and hands what the command writes to standard
+    /// output to `on_stdout` as it comes, so that it is not lost with a guest
+    /// that fails later.
+    ///
+    /// # Errors
+    /// See [`run`](Self::run).
+    pub fn run_watching(&self, job: &Job, on_stdout: &mut dyn FnMut(&[u8])) -> Result<Outcome> {
         if job.command.is_empty() {
             return Err(LabError::Unsupported(format!("job `{}` has no command", job.name)));
         }
@@ -97,7 +107,7 @@ impl Lab {
             (None, Some(_)) => Accelerator::Tcg,
             (None, None) => self.accelerator(&kernel)?,
         };
-        self.boot(job, &kernel, accelerator)?
+        self.boot(job, &kernel, accelerator, on_stdout)?
             .outcome
             .ok_or_else(|| LabError::Bug("the guest ended well but told no exit status".into()))
     }
@@ -108,6 +118,7 @@ impl Lab {
         job: &Job,
         kernel: &Kernel,
         accelerator: Accelerator,
+        on_stdout: &mut dyn FnMut(&[u8]),
     ) -> Result<Booted> {
         let (directory, _in_use) = directory(job)?;
         let init = match &self.init {
@@ -140,7 +151,12 @@ impl Lab {
         let run = {
             let _slot = cache::guest_slot(&self.cache)?;
             tracing::info!(job = job.name, kernel = kernel.release(), kpti = job.kpti, %accelerator, "booting");
-            machine.run(job.timeout, |frame| guest.take(frame, job.echo))?
+            machine.run(job.timeout, |frame| {
+                if let Frame::Stdout(bytes) = &frame {
+                    on_stdout(bytes);
+                }
+                guest.take(frame, job.echo);
+            })?
         };
         guest.save(&directory)?;
         guest.judge(run, job, accelerator, &directory)

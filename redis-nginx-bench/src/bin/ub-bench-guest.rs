@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use ub_bench::guest;
-use ub_bench::plan::Plan;
 
 /// Runs workloads natively and under `ub run` and writes the results as JSON.
 #[derive(Debug, Parser)]
@@ -30,6 +30,12 @@ enum Command {
         /// Where the outcome goes, JSON.
         #[arg(long)]
         out: PathBuf,
+    },
+    /// Run a plan in rounds and print what happens, a line of JSON each.
+    Rounds {
+        /// The plan, JSON.
+        #[arg(long)]
+        plan: PathBuf,
     },
     /// Count the instructions of a plan's workloads, under -icount.
     Cost {
@@ -66,6 +72,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     match Arguments::parse().command {
         Command::Run { plan, out } => write(&out, &guest::run(&read(&plan)?)?),
+        Command::Rounds { plan } => Ok(guest::run_rounds(&read(&plan)?)?),
         Command::Cost { plan, out } => write(&out, &guest::run_cost(&read(&plan)?)?),
         Command::Pin { cpu, program, arguments } => {
             match guest::pin_and_exec(cpu, &program, &arguments)? {}
@@ -73,7 +80,7 @@ fn run() -> Result<()> {
     }
 }
 
-fn read(path: &Path) -> Result<Plan> {
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
 }

@@ -1,31 +1,40 @@
 //! Boots one guest with the lab and runs the driver in it.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ub_vm_lab::{Job, Lab, LabError, Module};
 
 use super::options::{Guest, Options, guest_paths};
 use super::programs::find_program;
+use crate::events::{Event, Lines, RoundsPlan};
 use crate::outcome::Outcome;
-use crate::plan::{Mode, Plan};
+use crate::plan::{Mode, Plan, Workload};
+use crate::workload::Storage;
 
 /// The command under test.
 const UB: &str = "ub";
 /// Programs of this workspace that run in the guest.
 const OWN: [&str; 3] = [UB, "ub-workload", "ub-bench-guest"];
-/// Programs of Debian that run in the guest.
-const DEBIAN: [&str; 4] = ["redis-server", "redis-benchmark", "nginx", "wrk"];
 /// Life of one guest: many times what the plans need under emulation.
 const LIMIT: Duration = Duration::from_secs(900);
+/// What is added to it for each work of a plan in rounds.
+const LIMIT_OF_WORK: Duration = Duration::from_secs(240);
+
+/// Size of the guest's disk, as mkfs.ext4 takes it: several times the file
+/// that is read.
+const DISK_SIZE: &str = "16M";
 
 /// What a guest is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// Rates and counts: [`Outcome`].
     Compare,
     /// Instructions: [`crate::cost::CostOutcome`]. Time is then instructions,
@@ -45,7 +54,7 @@ impl Purpose {
 
 /// What came of one boot.
 #[derive(Debug)]
-pub(super) struct Booted<T = Outcome> {
+pub(crate) struct Booted<T = Outcome> {
     /// "kvm" or "tcg".
     pub accelerator: String,
     /// What the driver measured.
@@ -62,7 +71,7 @@ fn is_stale_int3(report: &str) -> bool {
 
 /// The lab and the programs for the guests.
 #[derive(Debug)]
-pub(super) struct Laboratory {
+pub(crate) struct Laboratory {
     lab: Lab,
     /// Host path and guest path.
     programs: Vec<(PathBuf, PathBuf)>,
@@ -72,9 +81,19 @@ pub(super) struct Laboratory {
 impl Laboratory {
     /// Finds everything before the first, slow, boot.
     pub fn prepare(options: &Options) -> Result<Self> {
-        let own = own_folder(options)?;
+        Self::for_workloads(options.bin_dir.as_deref(), !options.native_only, &Workload::DEMO)
+    }
+
+    /// Finds the programs for `workloads`, and this workspace's own in
+    /// `bin_dir` or beside this program.
+    pub fn for_workloads(
+        bin_dir: Option<&Path>,
+        with_ub: bool,
+        workloads: &[Workload],
+    ) -> Result<Self> {
+        let own = own_folder(bin_dir)?;
         let mut programs = Vec::new();
-        for name in OWN.into_iter().filter(|name| !(options.native_only && *name == UB)) {
+        for name in OWN.into_iter().filter(|name| with_ub || *name != UB) {
             let path = own.join(name);
             ensure!(
                 path.is_file(),
@@ -83,7 +102,11 @@ impl Laboratory {
             );
             programs.push((path, in_guest(name)));
         }
-        for name in DEBIAN {
+        let in_guest_only = guest_paths::programs();
+        let needed: BTreeSet<_> =
+            workloads.iter().flat_map(|workload| in_guest_only.of(*workload)).collect();
+        let names = needed.iter().filter_map(|path| path.file_name()?.to_str());
+        for name in names.filter(|name| !OWN.contains(name)) {
             // Resolved, as redis-server is a link to a program of another name.
             let path = fs::canonicalize(find_program(name)?)
                 .with_context(|| format!("resolving {name}"))?;
@@ -101,15 +124,19 @@ impl Laboratory {
     /// without if that trips over QEMU's stale `int3`
     /// ([`Job::parallel_tcg`]). An `int3` of the modules under test is no
     /// excuse, and would come again.
-    fn attempt(&self, mut job: Job) -> Result<ub_vm_lab::Outcome, LabError> {
+    fn attempt(
+        &self,
+        mut job: Job,
+        on_stdout: &mut dyn FnMut(&[u8]),
+    ) -> Result<ub_vm_lab::Outcome, LabError> {
         job.parallel_tcg = job.icount.is_none();
-        match self.lab.run(&job) {
+        match self.lab.run_watching(&job, on_stdout) {
             Err(LabError::GuestKernel(report))
                 if job.parallel_tcg && is_stale_int3(&report.to_string()) =>
             {
                 tracing::warn!("QEMU executed a stale int3; once more, slower:\n{report}");
                 job.parallel_tcg = false;
-                self.lab.run(&job)
+                self.lab.run_watching(&job, on_stdout)
             }
             result => result,
         }
@@ -134,33 +161,13 @@ impl Laboratory {
         plan: &Plan,
         purpose: Purpose,
     ) -> Result<Booted<T>> {
-        let modules = if plan.modes.contains(&Mode::Ub) {
-            self.lab.kernel(guest.kernel)?.build_module(&self.module_source)?
-        } else {
-            Vec::new()
-        };
-        let folder = tempfile::tempdir().context("creating a folder for the plan")?;
-        let file = folder.path().join("plan.json");
-        fs::write(&file, serde_json::to_vec(plan)?).context("writing the plan")?;
-
-        let driver = guest_paths::BIN.to_owned() + "/ub-bench-guest";
         let verb = purpose.verb();
-        let mut job = Job::new(format!("demo-{verb}-{}", guest.file_name()), guest.kernel)
-            .kpti(guest.kpti)
-            .command([
-                driver.as_str(),
-                verb,
-                "--plan",
-                guest_paths::PLAN,
-                "--out",
-                guest_paths::OUTCOME,
-            ])
-            .file(&file, guest_paths::PLAN)
-            .collect(guest_paths::OUTCOME)
-            .timeout(LIMIT);
-        job.modules = modules.into_iter().map(Module::new).collect();
-        job.files.extend(self.programs.iter().cloned());
-        job.unload_modules = true;
+        let words = ["--out", guest_paths::OUTCOME];
+        let folder = tempfile::tempdir().context("creating a folder for the plan")?;
+        let mut job = self.job(guest, verb, plan, plan.modes.contains(&Mode::Ub), folder.path())?;
+        job.name = format!("demo-{verb}-{}", guest.file_name());
+        job.command.extend(words.map(str::to_owned));
+        job.collect.push(guest_paths::OUTCOME.into());
         // The driver's progress goes to standard error.
         job.echo = true;
         if purpose == Purpose::CountInstructions {
@@ -168,7 +175,7 @@ impl Laboratory {
             job.smp = 1;
         }
 
-        let outcome = self.attempt(job)?;
+        let outcome = self.attempt(job, &mut |_| {})?;
         if !outcome.status.success() {
             bail!(
                 "the driver failed in the guest; logs are in {}\n{}",
@@ -186,6 +193,110 @@ impl Laboratory {
             log: outcome.console,
         })
     }
+}
+
+impl Laboratory {
+    /// A job whose command is the driver's `verb` with `plan`, which is
+    /// written to `folder`.
+    fn job(
+        &self,
+        guest: &Guest,
+        verb: &str,
+        plan: &impl Serialize,
+        with_ub: bool,
+        folder: &Path,
+    ) -> Result<Job> {
+        let modules = if with_ub {
+            self.lab.kernel(guest.kernel)?.build_module(&self.module_source)?
+        } else {
+            Vec::new()
+        };
+        let file = folder.join("plan.json");
+        fs::write(&file, serde_json::to_vec(plan)?).context("writing the plan")?;
+        let driver = guest_paths::BIN.to_owned() + "/ub-bench-guest";
+        let mut job = Job::new(verb, guest.kernel)
+            .kpti(guest.kpti)
+            .command([driver.as_str(), verb, "--plan", guest_paths::PLAN])
+            .file(&file, guest_paths::PLAN)
+            .timeout(LIMIT);
+        job.modules = modules.into_iter().map(Module::new).collect();
+        job.files.extend(self.programs.iter().cloned());
+        job.unload_modules = true;
+        Ok(job)
+    }
+
+    /// "kvm" or "tcg", whatever guests with this kernel will run with.
+    pub fn accelerator(&self, guest: &Guest) -> Result<String> {
+        let kernel = self.lab.kernel(guest.kernel)?;
+        Ok(self.lab.accelerator(&kernel)?.to_string().to_lowercase())
+    }
+
+    /// Boots `guest`, does `plan` in it and hands over its events as they come.
+    pub fn rounds(
+        &self,
+        guest: &Guest,
+        plan: &RoundsPlan,
+        on_event: &mut dyn FnMut(Event) -> Result<()>,
+    ) -> Result<()> {
+        let folder = tempfile::tempdir().context("creating a folder for the plan")?;
+        let with_ub = plan.plan.modes.contains(&Mode::Ub);
+        let mut job = self.job(guest, "rounds", plan, with_ub, folder.path())?;
+        job.name = format!("bench-{}", guest.file_name());
+        job.timeout = LIMIT + LIMIT_OF_WORK * u32::try_from(plan.work.len()).unwrap_or(u32::MAX);
+        let reads_disk = |workload: &Workload| {
+            matches!(
+                workload,
+                Workload::Read { from: Storage::Disk, .. }
+                    | Workload::Ring { from: Storage::Disk, .. }
+            )
+        };
+        if plan.work.iter().any(|work| reads_disk(&work.workload)) {
+            let image = disk_image(folder.path())?;
+            job.files.push((image, guest_paths::DISK_IMAGE.into()));
+            // ext4 is built into the stock kernels.
+            job.stock_modules.push("loop".into());
+        }
+        if plan.work.iter().any(|work| matches!(work.workload, Workload::Packets { .. })) {
+            job.stock_modules.push("veth".into());
+        }
+        let mut lines = Lines::default();
+        let mut failed = None;
+        let outcome = self.attempt(job, &mut |bytes| {
+            for event in lines.push(bytes) {
+                let taken = event.map_err(anyhow::Error::from).and_then(&mut *on_event);
+                failed = failed.take().or(taken.err());
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        ensure!(
+            outcome.status.success(),
+            "the driver failed in the guest; logs are in {}\n{}",
+            outcome.directory.display(),
+            outcome.stderr_text()
+        );
+        Ok(())
+    }
+}
+
+/// An ext4 file system in a file, for a loop device of the guest.
+fn disk_image(folder: &Path) -> Result<PathBuf> {
+    let image = folder.join("disk.img");
+    let program = find_program("mkfs.ext4")?;
+    let output = Command::new(&program)
+        .args(["-q", "-F"])
+        .arg(&image)
+        .arg(DISK_SIZE)
+        .output()
+        .with_context(|| format!("starting {}", program.display()))?;
+    ensure!(
+        output.status.success(),
+        "{} failed: {}",
+        program.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(image)
 }
 
 /// Builds the modules for the kernels of `options` and says where they are.
@@ -206,9 +317,9 @@ fn in_guest(name: &str) -> PathBuf {
 }
 
 /// Where this workspace's programs are.
-fn own_folder(options: &Options) -> Result<PathBuf> {
-    if let Some(folder) = &options.bin_dir {
-        return Ok(folder.clone());
+pub(crate) fn own_folder(bin_dir: Option<&Path>) -> Result<PathBuf> {
+    if let Some(folder) = bin_dir {
+        return Ok(folder.to_owned());
     }
     let program = env::current_exe().context("looking up this program")?;
     Ok(program.parent().context("this program has no folder")?.to_owned())

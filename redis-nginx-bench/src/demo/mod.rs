@@ -1,10 +1,10 @@
 //! The host side: boots guests, runs the driver in them, shows the figures.
 //!
-//! `make demo` runs `ub-demo`, `ub bench` is the same under another name; both
-//! are [`cli`].
+//! `make demo` runs `ub-demo`, which is [`cli`]: a short pass of what
+//! [`harness`](crate::harness) measures at length.
 
-mod boot;
-mod options;
+pub(crate) mod boot;
+pub(crate) mod options;
 mod programs;
 mod user_cost;
 mod verdict;
@@ -34,7 +34,7 @@ pub use verdict::Verdict;
 /// Status 0: measured, all results match and no guest's kernel complained.
 /// 1: not so, with the reason on stderr. 2: bad usage.
 pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let words = std::iter::once(OsString::from("ub bench")).chain(arguments);
+    let words = std::iter::once(OsString::from("ub-demo")).chain(arguments);
     let options = match Options::try_parse_from(words) {
         Ok(options) => options,
         Err(error) => {
@@ -43,14 +43,7 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
-    // Whoever calls this as a library may have a subscriber already.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false)
-        .without_time()
-        .try_init();
+    log_to_stderr();
     let result = if options.build_only {
         boot::build_modules(&options).map(|()| Verdict::default())
     } else if options.user_cost {
@@ -70,6 +63,17 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             1
         }
     }
+}
+
+/// Sends the log to stderr. Whoever calls this as a library may have done so.
+pub(crate) fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .without_time()
+        .try_init();
 }
 
 /// Boots all guests, writes the report and prints the table.

@@ -6,7 +6,17 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use ub_vm_lab::KernelVersion;
 
-use crate::plan::{Mode, Plan, Programs, Workload};
+use crate::plan::{Mode, Plan, Plant, Workload};
+
+/// Options of `ub run` on an emulated CPU: find hot gaps early, admit long ones
+/// and slow threads.
+pub(crate) const EMULATED_OPTIONS: [&str; 5] = [
+    "--hot-count=16",
+    "--gap-short-us=1000",
+    "--gap-max-us=1000",
+    "--miss-count=3",
+    "--min-rate=1000",
+];
 
 /// Compare programs run natively and under userspace bypass
 ///
@@ -16,7 +26,7 @@ use crate::plan::{Mode, Plan, Programs, Workload};
 /// follows.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// Kernel of the comparison
     #[arg(long, default_value = "6.12")]
     pub kernel: KernelVersion,
@@ -63,13 +73,7 @@ pub(super) struct Options {
         long = "ub-option",
         value_name = "OPTION",
         allow_hyphen_values = true,
-        default_values = [
-            "--hot-count=16",
-            "--gap-short-us=1000",
-            "--gap-max-us=1000",
-            "--miss-count=3",
-            "--min-rate=1000",
-        ]
+        default_values = EMULATED_OPTIONS
     )]
     pub ub_options: Vec<String>,
     /// Also fail when a figure falls short of what is promised for it
@@ -85,7 +89,7 @@ pub(super) struct Options {
 
 /// Which states of page-table isolation to boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Kpti {
+pub(crate) enum Kpti {
     Off,
     On,
     Both,
@@ -93,7 +97,7 @@ pub(super) enum Kpti {
 
 /// One boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Guest {
+pub(crate) struct Guest {
     pub kernel: KernelVersion,
     pub kpti: bool,
     /// Whether this is the short pass.
@@ -116,10 +120,14 @@ impl fmt::Display for Guest {
 
 /// The workloads of the short pass: one of each kind.
 const SMOKE: [Workload; 4] =
-    [Workload::Null, Workload::Pread64, Workload::RedisGet, Workload::Nginx];
+    [Workload::Null, Workload::read(64), Workload::REDIS_GET, Workload::NGINX];
 
 /// Where things are inside the guest.
-pub(super) mod guest_paths {
+pub(crate) mod guest_paths {
+    use std::path::PathBuf;
+
+    use crate::plan::Programs;
+
     /// The tmpfs for data, sockets and logs.
     pub const SCRATCH: &str = "/tmp/ub-bench";
     /// The plan; not below /tmp, over which the guest mounts a tmpfs.
@@ -128,16 +136,43 @@ pub(super) mod guest_paths {
     pub const OUTCOME: &str = "/tmp/ub-bench-outcome.json";
     /// The programs.
     pub const BIN: &str = "/usr/bin";
+    /// The image of the disk.
+    pub const DISK_IMAGE: &str = "/ub-bench/disk.img";
+    /// Where it is mounted.
+    pub const DISK: &str = "/ub-bench/disk";
+
+    /// The programs in the guest.
+    pub fn programs() -> Programs {
+        let bin = |name: &str| PathBuf::from(BIN).join(name);
+        Programs {
+            ub: bin("ub"),
+            workload: bin("ub-workload"),
+            redis_server: bin("redis-server"),
+            redis_benchmark: bin("redis-benchmark"),
+            nginx: bin("nginx"),
+            wrk: bin("wrk"),
+            memcached: bin("memcached"),
+            sqlite: bin("sqlite3"),
+            ip: bin("ip"),
+        }
+    }
+}
+
+impl Kpti {
+    /// The states, in the order of booting.
+    pub fn states(self) -> &'static [bool] {
+        match self {
+            Self::Off => &[false],
+            Self::On => &[true],
+            Self::Both => &[false, true],
+        }
+    }
 }
 
 impl Options {
     /// The boots, in order.
     pub fn guests(&self) -> Vec<Guest> {
-        let states: &[bool] = match self.kpti {
-            Kpti::Off => &[false],
-            Kpti::On => &[true],
-            Kpti::Both => &[false, true],
-        };
+        let states = self.kpti.states();
         let full =
             states.iter().map(|kpti| Guest { kernel: self.kernel, kpti: *kpti, smoke: false });
         let smoke = Guest { kernel: self.smoke_kernel, kpti: states[0], smoke: true };
@@ -146,9 +181,8 @@ impl Options {
 
     /// The plan for one of them.
     pub fn plan(&self, guest: &Guest) -> Plan {
-        let asked = if self.workloads.is_empty() { &Workload::ALL[..] } else { &self.workloads };
+        let asked = if self.workloads.is_empty() { &Workload::DEMO[..] } else { &self.workloads };
         let workloads = asked.iter().copied().filter(|w| !guest.smoke || SMOKE.contains(w));
-        let bin = |name: &str| PathBuf::from(guest_paths::BIN).join(name);
         let divisor = if guest.smoke { 2 } else { 1 };
         Plan {
             workloads: workloads.collect(),
@@ -160,18 +194,13 @@ impl Options {
             settle_looks: 1,
             operations: (1000, 20_000_000),
             ub_options: self.ub_options.clone(),
-            programs: Programs {
-                ub: bin("ub"),
-                workload: bin("ub-workload"),
-                redis_server: bin("redis-server"),
-                redis_benchmark: bin("redis-benchmark"),
-                nginx: bin("nginx"),
-                wrk: bin("wrk"),
-            },
+            programs: guest_paths::programs(),
             scratch: guest_paths::SCRATCH.into(),
             prepare_guest: true,
-            connections: 10,
             redis_keys: 1000,
+            disk_image: None,
+            disk: None,
+            plant: Plant::default(),
         }
     }
 }
@@ -200,7 +229,7 @@ mod tests {
             ["kernel 6.12, KPTI off", "kernel 6.12, KPTI on", "kernel 6.1, KPTI off"]
         );
         let [full, _, smoke] = options.guests()[..] else { panic!("three guests") };
-        assert_eq!(options.plan(&full).workloads, Workload::ALL);
+        assert_eq!(options.plan(&full).workloads, Workload::DEMO);
         assert_eq!(options.plan(&smoke).workloads, SMOKE);
         for guest in options.guests() {
             options.plan(&guest).validate().unwrap();

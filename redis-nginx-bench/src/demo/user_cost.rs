@@ -63,7 +63,7 @@ pub(super) fn run(options: &Options) -> Result<Verdict> {
 fn plan(options: &Options, guest: &Guest) -> Plan {
     let mut plan = options.plan(guest);
     if options.workloads.is_empty() {
-        plan.workloads = vec![Workload::Null, Workload::RedisSet, Workload::RedisGet];
+        plan.workloads = vec![Workload::Null, Workload::REDIS_SET, Workload::REDIS_GET];
     }
     plan.modes = vec![Mode::Native, Mode::Ub];
     plan.operations = (REQUESTS, REQUESTS);
@@ -296,9 +296,9 @@ mod tests {
                 cell(Workload::Null, Way::Native, 0, 0),
                 cell(Workload::Null, Way::Watched, 0, 20_000),
                 cell(Workload::Null, Way::Ub, 200, 10_000),
-                cell(Workload::RedisGet, Way::Native, 0, 0),
-                cell(Workload::RedisGet, Way::Watched, 0, 60_000),
-                cell(Workload::RedisGet, Way::Ub, 190, 90_000),
+                cell(Workload::REDIS_GET, Way::Native, 0, 0),
+                cell(Workload::REDIS_GET, Way::Watched, 0, 60_000),
+                cell(Workload::REDIS_GET, Way::Ub, 190, 90_000),
             ],
         }
     }

@@ -18,15 +18,15 @@ pub struct Verdict {
 /// Share of ridden calls that each workload must exceed, where one is promised.
 fn promised_share(workload: Workload) -> Option<f64> {
     match workload {
-        Workload::Null | Workload::Pread64 | Workload::Pread4096 => Some(0.95),
-        Workload::RedisSet | Workload::RedisGet => Some(0.5),
-        Workload::Nginx => None,
+        Workload::Null | Workload::Read { .. } => Some(0.95),
+        Workload::Redis { .. } => Some(0.5),
+        _ => None,
     }
 }
 
 /// Whether it is promised that the workload is faster under ub, even emulated.
 fn promised_faster(workload: Workload) -> bool {
-    matches!(workload, Workload::Null | Workload::Pread64)
+    [Workload::Null, Workload::read(64)].contains(&workload)
 }
 
 impl Verdict {
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn faults_and_missing_cells_fail() {
         let mut plan = plan();
-        plan.workloads = vec![Workload::RedisGet, Workload::Null];
+        plan.workloads = vec![Workload::REDIS_GET, Workload::Null];
         let mut outcome = outcome("x", "x");
         outcome.cells[1].faults.push("key 3 is gone".into());
         let mut verdict = Verdict::default();

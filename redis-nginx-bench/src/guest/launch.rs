@@ -19,12 +19,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::cost::Settled;
 use crate::outcome::Counts;
 use crate::output::{self, SessionReport};
-use crate::plan::Plan;
+use crate::plan::{Plan, Workload};
 use crate::{Error, Result};
 
+/// Unit of times in `/proc/PID/stat` (USER_HZ is 100 on x86).
+const TICK_OF_STAT: Duration = Duration::from_millis(10);
 /// Between two looks at something that is waited for.
 const TICK: Duration = Duration::from_millis(10);
 /// Longer than it takes to write a session report that was begun.
@@ -75,6 +76,12 @@ impl Launcher {
         &self.plan
     }
 
+    /// The first program that `workload` needs and that does not exist.
+    pub(super) fn missing_program(&self, workload: Workload) -> Option<&Path> {
+        let programs = self.plan.programs.of(workload);
+        programs.into_iter().find(|program| !program.exists()).map(PathBuf::as_path)
+    }
+
     /// Starts the program to be measured on its CPU.
     pub(super) fn server(&self, how: How, program: &Path, arguments: &[&str]) -> Result<Running> {
         self.start(how, SERVER_CPU, program, arguments, Stdio::piped())
@@ -83,6 +90,20 @@ impl Launcher {
     /// Runs a load generator to its end on its own CPU; returns its output.
     pub(super) fn client(&self, program: &Path, arguments: &[&str]) -> Result<String> {
         self.start(How::Native, CLIENT_CPU, program, arguments, Stdio::null())?.finish()
+    }
+
+    /// Starts something on the CPU of the load generators and lets it run
+    /// until it is dropped.
+    pub(super) fn background(&self, program: &Path, arguments: &[&str]) -> Result<Running> {
+        self.start(How::Native, CLIENT_CPU, program, arguments, Stdio::null())
+    }
+
+    /// A new folder for one program.
+    pub(super) fn folder(&self, name: &str) -> Result<PathBuf> {
+        let number = self.started.get();
+        let folder = self.plan.scratch.join(format!("{name}-{number}"));
+        fs::create_dir_all(&folder).map_err(Error::io(format!("creating {}", folder.display())))?;
+        Ok(folder)
     }
 
     fn start(
@@ -120,7 +141,7 @@ impl Launcher {
             .stderr(create(&stderr)?)
             .spawn()
             .map_err(Error::io(format!("starting {}", command.get_program().display())))?;
-        Ok(Running { child, name, stdout, stderr, report })
+        Ok(Running { child, name, stdout, stderr, report, heard: 0 })
     }
 }
 
@@ -144,6 +165,8 @@ pub(super) struct Running {
     stdout: PathBuf,
     stderr: PathBuf,
     report: Option<PathBuf>,
+    /// Bytes of the standard output that [`Self::answer`] has returned.
+    heard: usize,
 }
 
 impl Running {
@@ -185,15 +208,30 @@ impl Running {
         }
     }
 
-    /// Where the program's standard output goes.
-    pub(super) fn output(&self) -> PathBuf {
-        self.stdout.clone()
+    /// Sends a line to the program's standard input.
+    pub(super) fn tell(&mut self, line: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut();
+        let stdin = stdin.ok_or_else(|| Error::Plan(format!("{} was hung up", self.name)))?;
+        stdin
+            .write_all(format!("{line}\n").as_bytes())
+            .map_err(Error::io(format!("writing to {}", self.name)))
     }
 
-    /// Sends an empty line to the program's standard input and closes it.
-    pub(super) fn go_on(&mut self) -> Result<()> {
-        let Some(mut stdin) = self.child.stdin.take() else { return Ok(()) };
-        stdin.write_all(b"\n").map_err(Error::io(format!("writing to {}", self.name)))
+    /// The next line that the program writes to its standard output.
+    pub(super) fn answer(&mut self, what: &str) -> Result<String> {
+        let (path, heard) = (self.stdout.clone(), self.heard);
+        let line = self.until(what, || {
+            let text = fs::read_to_string(&path).ok()?;
+            let line = text.get(heard..)?.split_once('\n')?.0;
+            Some(line.to_owned())
+        })?;
+        self.heard += line.len() + 1;
+        Ok(line)
+    }
+
+    /// Closes the program's standard input.
+    pub(super) fn hang_up(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// The session as it is now, with the program idle; `None` for a native
@@ -210,48 +248,18 @@ impl Running {
         read_session(&path).map(Some)
     }
 
-    /// Repeats `load` until it causes no more translations, or the plan's
-    /// limit is over. `None` for a program that is not being translated.
-    pub(super) fn settle(
-        &mut self,
-        how: How,
-        plan: &Plan,
-        mut load: impl FnMut() -> Result<()>,
-    ) -> Result<Option<Settled>> {
-        if how != How::Ub {
-            return Ok(None);
-        }
-        let (start, limit) = (Instant::now(), Duration::from_millis(plan.settle_ms));
-        let mut before = self.progress()?;
-        let mut quiet = 0;
-        let mut loads = 0;
-        while quiet < plan.settle_looks && start.elapsed() < limit {
-            load()?;
-            loads += 1;
-            let now = self.progress()?;
-            quiet = if now == before { quiet + 1 } else { 0 };
-            before = now;
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        Ok(Some(Settled { loads, seconds, stable: quiet >= plan.settle_looks }))
-    }
-
     /// What changes while code is still being translated: attempts, and
     /// fragments installed and retired.
-    fn progress(&mut self) -> Result<[Option<u64>; 3]> {
+    pub(super) fn progress(&mut self) -> Result<[Option<u64>; 3]> {
         let session = self.session_so_far()?;
         let number = |path: &str| session.as_ref()?.report.pointer(path)?.as_u64();
         Ok(["/translations/attempted", "/fragments_installed", "/fragments_retired"].map(number))
     }
 
-    /// CPU time of the program's first thread so far.
-    pub(super) fn cpu_time(&self) -> Result<Duration> {
-        let path = format!("/proc/{}/schedstat", self.child.id());
-        let text = fs::read_to_string(&path).map_err(Error::io(format!("reading {path}")))?;
-        let nanoseconds = text.split_whitespace().next().and_then(|first| first.parse().ok());
-        nanoseconds
-            .map(Duration::from_nanos)
-            .ok_or_else(|| Error::output("the kernel", format!("{path} is {text:?}")))
+    /// CPU time so far of the program's threads and of its child processes,
+    /// such as nginx's worker.
+    pub(super) fn cpu_time(&self) -> Result<CpuTime> {
+        cpu_time_of(self.child.id())
     }
 
     /// The ended session, counted from the state `earlier`, from which on it
@@ -335,6 +343,56 @@ impl Drop for Running {
     }
 }
 
+/// CPU time of a program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct CpuTime {
+    /// All of it.
+    pub(super) total: Duration,
+    /// In user mode, by the kernel's ticks.
+    pub(super) user: Duration,
+}
+
+impl CpuTime {
+    /// What was added after `earlier`.
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self {
+            total: self.total.saturating_sub(earlier.total),
+            user: self.user.saturating_sub(earlier.user),
+        }
+    }
+}
+
+/// The user time of a thread's `stat`, in ticks: its 14th field, counted from
+/// behind the name, which may contain anything.
+fn user_ticks(stat: &str) -> u32 {
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_whitespace().nth(11).and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
+}
+
+/// CPU time of the threads of a process and of the processes below it. Of
+/// those that have ended nothing is known.
+fn cpu_time_of(process: u32) -> Result<CpuTime> {
+    let threads = format!("/proc/{process}/task");
+    let mut sum = CpuTime::default();
+    for thread in fs::read_dir(&threads).map_err(Error::io(format!("reading {threads}")))?.flatten()
+    {
+        let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
+        let nanoseconds = text.split_whitespace().next().and_then(|first| first.parse().ok());
+        sum.total += nanoseconds.map(Duration::from_nanos).ok_or_else(|| {
+            Error::output("the kernel", format!("schedstat of {process} is {text:?}"))
+        })?;
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        sum.user += TICK_OF_STAT * user_ticks(&stat);
+        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+            let below = cpu_time_of(child)?;
+            sum.total += below.total;
+            sum.user += below.user;
+        }
+    }
+    Ok(sum)
+}
+
 /// A session as a report describes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
@@ -394,6 +452,12 @@ pub fn pin_and_exec(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn user_time_is_found_behind_strange_names() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 3 0 0 0 25 4 0 0 20 0 1 0 9";
+        assert_eq!((user_ticks(stat), user_ticks("")), (25, 0));
+    }
 
     #[test]
     fn counting_replaces_the_hot_count() {

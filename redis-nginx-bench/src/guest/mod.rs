@@ -4,13 +4,19 @@ mod calls;
 mod cost;
 mod launch;
 mod machine;
+mod memcached;
 mod nginx;
+mod packets;
 mod prepare;
 mod redis;
+mod rounds;
+mod sqlite;
+mod subject;
 
 use std::fs;
 use std::time::Duration;
 
+use crate::content::Digest;
 use crate::cost::Settled;
 use crate::outcome::{Cell, Outcome, Round};
 use crate::plan::{Mode, Plan, Workload};
@@ -20,6 +26,8 @@ pub use cost::run as run_cost;
 use launch::Session;
 pub use launch::{How, Launcher, pin_and_exec};
 pub use machine::machine;
+pub use rounds::run as run_rounds;
+use subject::{Findings, Load};
 
 /// How often the schedule is gone through for a loop of system calls.
 const MICRO_TURNS: usize = 2;
@@ -59,14 +67,44 @@ pub(crate) struct Sample {
 
 /// Makes one measurement of `workload`.
 fn sample(launcher: &Launcher, workload: Workload, how: How, amount: &Amount) -> Result<Sample> {
-    match workload {
-        Workload::Null => calls::null(launcher, how, amount),
-        Workload::Pread64 => calls::pread(launcher, how, amount, 64),
-        Workload::Pread4096 => calls::pread(launcher, how, amount, 4096),
-        Workload::RedisSet => redis::sample(launcher, how, amount, redis::Test::Set),
-        Workload::RedisGet => redis::sample(launcher, how, amount, redis::Test::Get),
-        Workload::Nginx => nginx::sample(launcher, how, amount),
+    let mut subject = subject::start(launcher, workload, how)?;
+    let warm = Load { operations: amount.warmup_operations, duration: amount.warmup };
+    let timed = Load { operations: amount.operations, duration: amount.timed };
+    let mut findings = Findings::default();
+    // Without a warm-up the first operations are part of what is measured.
+    if amount.warmup > Duration::ZERO {
+        subject.load(&warm, &mut findings)?;
     }
+    let settled = if workload.is_micro() {
+        None
+    } else {
+        subject::settle(&mut *subject, launcher, how, &warm, &mut findings)?
+    };
+    // The loads before are not the same in every round.
+    findings.digest = Digest::default();
+    let earlier = subject.running().session_so_far()?;
+    let cpu_before = subject.running().cpu_time()?;
+    let round = subject.load(&timed, &mut findings)?.round;
+    let cpu = subject.running().cpu_time()?.since(cpu_before).total;
+    // Unless the checks below may count as part of the load, which saves a
+    // second.
+    let later = if amount.exact { subject.running().session_so_far()? } else { None };
+    subject.check(&mut findings)?;
+    subject.stop()?;
+    let operations = round.operations + findings.operations;
+    let mut session = subject.running().session(earlier.as_ref(), operations)?;
+    if let (Some(session), Some(later), Some(earlier)) = (&mut session, later, &earlier) {
+        session.counts = later.counts.since(&earlier.counts, round.operations);
+    }
+    Ok(Sample {
+        round,
+        digest: findings.digest.finish(),
+        faults: findings.faults,
+        // A loop has the CPU to itself, and reading its clock is part of it.
+        cpu: (!workload.is_micro()).then_some(cpu),
+        settled,
+        session,
+    })
 }
 
 /// Runs `plan`.
@@ -83,19 +121,27 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     Ok(Outcome { machine: machine()?, cells })
 }
 
-/// Checks `plan` and gets the machine ready for it.
+/// Checks `plan`, its programs too, and gets the machine ready for it.
 fn prepare(plan: &Plan) -> Result<Launcher> {
     plan.validate()?;
+    let launcher = prepare_with(plan)?;
+    for workload in &plan.workloads {
+        if let Some(program) = launcher.missing_program(*workload) {
+            return Err(Error::Plan(format!("{} is missing", program.display())));
+        }
+    }
+    Ok(launcher)
+}
+
+/// Gets the machine ready for `plan`.
+fn prepare_with(plan: &Plan) -> Result<Launcher> {
     fs::create_dir_all(&plan.scratch)
         .map_err(Error::io(format!("creating {}", plan.scratch.display())))?;
     if plan.prepare_guest {
         prepare::guest()?;
     }
-    for program in plan.workloads.iter().flat_map(|workload| plan.programs.of(*workload)) {
-        if !program.exists() {
-            let text = format!("{} is missing", program.display());
-            return Err(Error::Plan(text));
-        }
+    if let (Some(image), Some(folder)) = (&plan.disk_image, &plan.disk) {
+        prepare::disk(image, folder)?;
     }
     Launcher::new(plan.clone())
 }

@@ -3,80 +3,147 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
 use super::launch::{How, Launcher, Running, free_address};
-use super::{Amount, Sample};
-use crate::content::{self, Digest};
+use super::subject::{Findings, Load, Subject, Timed};
+use crate::content;
 use crate::http::Client;
 use crate::outcome::Round;
 use crate::{Error, Result, output};
 
-/// Sizes of the served files, in bytes. The load is on the one of 4 KiB; the
-/// others go through header-only answers, one `writev` and partial sends.
-const SIZES: [usize; 6] = [0, 1, 500, 4096, 65_536, 1 << 20];
-/// The file under load.
-const LOADED: usize = 4096;
+/// Sizes of the files that are checked, in bytes. Those beside the one under
+/// load go through header-only answers, one `writev` and partial sends.
+const SIZES: [u32; 6] = [0, 1, 500, 4096, 65_536, 1 << 20];
+/// Connections beyond the load's that the server must be able to keep: the
+/// checks' and nginx's own.
+const SPARE_CONNECTIONS: u32 = 64;
 
-pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount) -> Result<Sample> {
-    let address = free_address()?;
-    let mut server = start(launcher, how, address)?;
-    let mut faults = Vec::new();
-    fetch(address, &mut Digest::default(), &mut faults)?;
-    if amount.warmup > Duration::ZERO {
-        load(launcher, address, amount.warmup, &mut faults)?;
-    }
-    let settled = server.settle(how, launcher.plan(), || {
-        load(launcher, address, amount.warmup, &mut faults).map(drop)
-    })?;
-    let earlier = server.session_so_far()?;
-    let cpu_before = server.cpu_time()?;
-    let timed = load(launcher, address, amount.timed, &mut faults)?;
-    let cpu = server.cpu_time()? - cpu_before;
-    let mut digest = Digest::default();
-    let fetched = fetch(address, &mut digest, &mut faults)?;
-    server.stop(Signal::SIGQUIT)?;
-    Ok(Sample {
-        round: Round {
-            operations: timed.requests,
-            seconds: timed.requests as f64 / timed.per_second,
-        },
-        digest: digest.finish(),
-        faults,
-        cpu: Some(cpu),
-        settled,
-        session: server.session(earlier.as_ref(), timed.requests + fetched)?,
-    })
+/// The load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Request {
+    /// Bytes of the file.
+    pub bytes: u32,
+    /// Concurrent connections.
+    pub connections: u32,
+    /// Whether requests are logged.
+    pub access_log: bool,
+    /// Whether connections are kept for further requests.
+    pub keep_alive: bool,
 }
 
-/// Writes files and configuration, starts nginx, waits until it listens.
-fn start(launcher: &Launcher, how: How, address: SocketAddr) -> Result<Running> {
-    let plan = launcher.plan();
-    let folder = plan.scratch.join("nginx");
-    let write = |path: &Path, data: &[u8]| {
-        fs::write(path, data).map_err(Error::io(format!("writing {}", path.display())))
-    };
-    fs::create_dir_all(folder.join("www"))
-        .map_err(Error::io(format!("creating {}", folder.display())))?;
-    for size in SIZES {
-        write(&folder.join("www").join(size.to_string()), &content::bytes(size as u64, size))?;
-    }
-    let file = folder.join("nginx.conf");
-    write(&file, configuration(&folder, address).as_bytes())?;
-    let (folder, file) = (folder.to_string_lossy(), file.to_string_lossy());
-    let program = &plan.programs.nginx;
-    let mut server =
-        launcher.server(how, program, &["-p", &folder, "-c", &file, "-e", "stderr"])?;
-    server.until("an open port", || Client::connect(address).ok())?;
-    Ok(server)
+/// A server.
+#[derive(Debug)]
+pub(super) struct Server<'a> {
+    launcher: &'a Launcher,
+    request: Request,
+    address: SocketAddr,
+    running: Running,
+    log: PathBuf,
 }
 
-/// One worker, nothing logged, everything below `folder`.
-fn configuration(folder: &Path, address: SocketAddr) -> String {
+impl<'a> Server<'a> {
+    /// Writes files and configuration, starts nginx, waits until it listens.
+    pub(super) fn start(launcher: &'a Launcher, how: How, request: Request) -> Result<Self> {
+        let address = free_address()?;
+        let plan = launcher.plan();
+        // Each server has its own folder: two may run at the same time.
+        let folder = plan.scratch.join(format!("nginx-{}", address.port()));
+        let write = |path: &Path, data: &[u8]| {
+            fs::write(path, data).map_err(Error::io(format!("writing {}", path.display())))
+        };
+        fs::create_dir_all(folder.join("www"))
+            .map_err(Error::io(format!("creating {}", folder.display())))?;
+        for size in SIZES.into_iter().chain([request.bytes]) {
+            write(&folder.join("www").join(size.to_string()), &body(size))?;
+        }
+        let file = folder.join("nginx.conf");
+        write(&file, configuration(&folder, address, &request).as_bytes())?;
+        let log = folder.join("access.log");
+        let (folder, file) = (folder.to_string_lossy(), file.to_string_lossy());
+        let program = &plan.programs.nginx;
+        let mut running =
+            launcher.server(how, program, &["-p", &folder, "-c", &file, "-e", "stderr"])?;
+        running.until("an open port", || Client::connect(address).ok())?;
+        Ok(Self { launcher, request, address, running, log })
+    }
+}
+
+impl Subject for Server<'_> {
+    fn running(&mut self) -> &mut Running {
+        &mut self.running
+    }
+
+    /// One run of wrk. It takes whole seconds only.
+    fn load(&mut self, load: &Load, findings: &mut Findings) -> Result<Timed> {
+        let seconds = load.duration.as_millis().div_ceil(1000).max(1).to_string();
+        let connections = self.request.connections.to_string();
+        let url = format!("http://{}/{}", self.address, self.request.bytes);
+        let mut arguments = vec!["--threads", "1", "--connections", &connections];
+        arguments.extend(["--duration", &seconds, "--timeout", "30", "--latency"]);
+        if !self.request.keep_alive {
+            arguments.extend(["--header", "Connection: close"]);
+        }
+        arguments.push(&url);
+        let program = &self.launcher.plan().programs.wrk;
+        let result = output::wrk(&self.launcher.client(program, &arguments)?)?;
+        if result.errors > 0 {
+            findings.faults.push(format!("wrk saw {} errors", result.errors));
+        }
+        if result.requests == 0 {
+            findings.faults.push("wrk completed no request".into());
+        }
+        if self.request.access_log {
+            // It grows by gigabytes in a long run, on a tmpfs.
+            let file = fs::OpenOptions::new().write(true).open(&self.log);
+            file.and_then(|file| file.set_len(0))
+                .map_err(Error::io(format!("emptying {}", self.log.display())))?;
+        }
+        let seconds = result.requests as f64 / result.per_second;
+        let round = Round { operations: result.requests, seconds };
+        Ok(Timed { round, latency: result.latency })
+    }
+
+    /// Fetches every file and one that is not there.
+    fn check(&mut self, findings: &mut Findings) -> Result<()> {
+        let mut client = Client::connect(self.address)?;
+        let faults = &mut findings.faults;
+        for size in SIZES.into_iter().chain([self.request.bytes]) {
+            let response = client.get(&format!("/{size}"))?;
+            if response.status != 200 || response.body != body(size) {
+                let (status, length) = (response.status, response.body.len());
+                faults
+                    .push(format!("file of {size} bytes came as {length} bytes, status {status}"));
+            }
+            findings.digest.add(&response.status.to_string(), &response.body);
+        }
+        let missing = client.get("/missing")?;
+        if missing.status != 404 {
+            faults.push(format!("a missing file has status {}", missing.status));
+        }
+        findings.digest.add("missing", &missing.body);
+        findings.operations += SIZES.len() as u64 + 2;
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.running.stop(Signal::SIGQUIT)
+    }
+}
+
+/// What is in the file of `size` bytes.
+fn body(size: u32) -> Vec<u8> {
+    content::bytes(u64::from(size), size as usize)
+}
+
+/// One worker, everything below `folder`.
+fn configuration(folder: &Path, address: SocketAddr, request: &Request) -> String {
+    let connections = request.connections + SPARE_CONNECTIONS;
     let folder = folder.display();
+    let log =
+        if request.access_log { format!("{folder}/access.log combined") } else { "off".into() };
     // The user directive means something (and is allowed) for root only.
     let user = if nix::unistd::geteuid().is_root() { "user root root;" } else { "" };
     format!(
@@ -86,9 +153,9 @@ master_process on;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log stderr warn;
-events {{ worker_connections 256; }}
+events {{ worker_connections {connections}; }}
 http {{
-    access_log off;
+    access_log {log};
     sendfile on;
     tcp_nopush on;
     keepalive_requests 100000000;
@@ -105,56 +172,4 @@ http {{
 }}
 "
     )
-}
-
-/// Fetches every file and one that is not there; returns how many requests
-/// that were.
-fn fetch(address: SocketAddr, digest: &mut Digest, faults: &mut Vec<String>) -> Result<u64> {
-    let mut client = Client::connect(address)?;
-    for size in SIZES {
-        let response = client.get(&format!("/{size}"))?;
-        if response.status != 200 || response.body != content::bytes(size as u64, size) {
-            let (status, length) = (response.status, response.body.len());
-            faults.push(format!("file of {size} bytes came as {length} bytes, status {status}"));
-        }
-        digest.add(&response.status.to_string(), &response.body);
-    }
-    let missing = client.get("/missing")?;
-    if missing.status != 404 {
-        faults.push(format!("a missing file has status {}", missing.status));
-    }
-    digest.add("missing", &missing.body);
-    Ok(SIZES.len() as u64 + 1)
-}
-
-/// One run of wrk. It takes whole seconds only.
-fn load(
-    launcher: &Launcher,
-    address: SocketAddr,
-    duration: Duration,
-    faults: &mut Vec<String>,
-) -> Result<output::Wrk> {
-    let plan = launcher.plan();
-    let seconds = duration.as_millis().div_ceil(1000).max(1).to_string();
-    let connections = plan.connections.to_string();
-    let url = format!("http://{address}/{LOADED}");
-    let arguments = [
-        "--threads",
-        "1",
-        "--connections",
-        &connections,
-        "--duration",
-        &seconds,
-        "--timeout",
-        "30",
-        &url,
-    ];
-    let result = output::wrk(&launcher.client(&plan.programs.wrk, &arguments)?)?;
-    if result.errors > 0 {
-        faults.push(format!("wrk saw {} errors", result.errors));
-    }
-    if result.requests == 0 {
-        faults.push("wrk completed no request".into());
-    }
-    Ok(result)
 }

@@ -1,14 +1,21 @@
 //! What servers expect of a system and a bare initramfs lacks.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::{Error, Result};
 
+/// Makes a loop device use a file (`linux/loop.h`).
+const LOOP_SET_FD: libc::c_ulong = 0x4c00;
+/// The loop device of the guest's disk: nothing else uses one there.
+const LOOP_DEVICE: &str = "/dev/loop0";
+
+nix::ioctl_write_int_bad!(loop_set_fd, LOOP_SET_FD);
 nix::ioctl_read_bad!(interface_flags, libc::SIOCGIFFLAGS, libc::ifreq);
 nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 
@@ -25,6 +32,26 @@ pub(super) fn guest() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Mounts the file system in the file `image` at `folder`.
+pub(super) fn disk(image: &Path, folder: &Path) -> Result<()> {
+    let open = |path: &Path| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(Error::io(format!("opening {}", path.display())))
+    };
+    let file = open(image)?;
+    let device = open(Path::new(LOOP_DEVICE))?;
+    // SAFETY: the ioctl takes the number of an open file, which the kernel
+    // keeps open on its own, and no pointer.
+    unsafe { loop_set_fd(device.as_raw_fd(), file.as_raw_fd()) }
+        .map_err(|e| Error::io(format!("setting up {LOOP_DEVICE}"))(e.into()))?;
+    fs::create_dir_all(folder).map_err(Error::io(format!("creating {}", folder.display())))?;
+    mount(Some(LOOP_DEVICE), folder, Some("ext4"), MsFlags::empty(), None::<&str>)
+        .map_err(|e| Error::io(format!("mounting {LOOP_DEVICE}"))(e.into()))
 }
 
 fn loopback_up() -> nix::Result<()> {

@@ -2,91 +2,130 @@
 //! loads a known dataset and checks what the server says about it.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::launch::{How, Launcher, Running, free_address};
-use super::{Amount, Sample};
+use super::subject::{Findings, Load, Subject, Timed};
 use crate::content::{self, Digest};
 use crate::outcome::Round;
 use crate::resp::{Client, Reply};
-use crate::{Result, output};
+use crate::workload::Access;
+use crate::{Error, Result, output};
 
-/// Bytes of a value, here and in redis-benchmark's `-d`.
-const VALUE_BYTES: usize = 64;
+/// Bytes of a list's item and the like in the checks.
+const ITEM_BYTES: u32 = 64;
 
 /// The load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Test {
-    /// `SET` of random keys of the dataset to one value.
-    Set,
-    /// `GET` of random keys of the dataset.
-    Get,
+pub(super) struct Request {
+    /// `GET` of random keys of the dataset, or `SET` of them to one value.
+    pub access: Access,
+    /// Bytes of a value.
+    pub bytes: u32,
+    /// Concurrent connections.
+    pub clients: u32,
+    /// Requests sent before their answers are read.
+    pub pipeline: u32,
 }
 
-impl Test {
-    /// As `redis-benchmark -t` takes it, and as it prints it.
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Set => ("set", "SET"),
-            Self::Get => ("get", "GET"),
+/// A server and a connection to it.
+#[derive(Debug)]
+pub(super) struct Server<'a> {
+    launcher: &'a Launcher,
+    request: Request,
+    address: SocketAddr,
+    running: Running,
+    client: Client,
+    /// Whether redis-benchmark has put a load on it.
+    loaded: bool,
+}
+
+impl<'a> Server<'a> {
+    /// Starts a server and stores the known dataset.
+    pub(super) fn start(launcher: &'a Launcher, how: How, request: Request) -> Result<Self> {
+        let address = free_address()?;
+        let (running, client) = start(launcher, how, address)?;
+        let mut server = Self { launcher, request, address, running, client, loaded: false };
+        let mut faults = Vec::new();
+        server.store(&mut faults)?;
+        match faults.pop() {
+            Some(fault) => Err(Error::Protocol(format!("redis: {fault}"))),
+            None => Ok(server),
         }
+    }
+
+    /// One run of redis-benchmark; returns what it printed.
+    fn benchmark(&self, requests: u64) -> Result<String> {
+        let Request { access, bytes, clients, pipeline } = self.request;
+        let plan = self.launcher.plan();
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        let values = [
+            ("-h", host),
+            ("-p", port),
+            ("-t", access.word().to_owned()),
+            ("-n", requests.to_string()),
+            ("-r", plan.redis_keys.to_string()),
+            ("-d", bytes.to_string()),
+            ("-c", clients.to_string()),
+            ("-P", pipeline.to_string()),
+        ];
+        let mut arguments: Vec<&str> =
+            values.iter().flat_map(|(option, value)| [*option, value]).collect();
+        arguments.push("--csv");
+        self.launcher.client(&plan.programs.redis_benchmark, &arguments)
+    }
+
+    /// Stores the known dataset.
+    fn store(&mut self, faults: &mut Vec<String>) -> Result<()> {
+        let bytes = self.request.bytes;
+        let commands = (0..self.launcher.plan().redis_keys)
+            .map(|index| [b"SET".to_vec(), key(index), value(index, bytes)]);
+        self.client.pipeline(commands, |index, reply| {
+            if reply != Reply::Status("OK".into()) {
+                faults.push(format!("SET of key {index}: {reply:?}"));
+            }
+        })
     }
 }
 
-pub(super) fn sample(launcher: &Launcher, how: How, amount: &Amount, test: Test) -> Result<Sample> {
-    let plan = launcher.plan();
-    let address = free_address()?;
-    let (mut server, mut client) = start(launcher, how, address)?;
-    let mut faults = Vec::new();
-    load(&mut client, plan.redis_keys, &mut faults)?;
-
-    let benchmark = |requests: u64| benchmark(launcher, address, test, requests);
-    // A short warm-up has no rate: redis-benchmark counts milliseconds.
-    if amount.warmup > Duration::ZERO {
-        benchmark(amount.warmup_operations)?;
+impl Subject for Server<'_> {
+    fn running(&mut self) -> &mut Running {
+        &mut self.running
     }
-    let settled = server.settle(how, plan, || benchmark(amount.warmup_operations).map(drop))?;
-    let earlier = server.session_so_far()?;
-    let cpu_before = server.cpu_time()?;
-    let printed = benchmark(amount.operations)?;
-    let cpu = server.cpu_time()? - cpu_before;
-    let rate = output::redis_benchmark(&printed, test.names().1)?;
-    // Unless the checks below may count as part of the load, which saves a
-    // second.
-    let timed = if amount.exact { server.session_so_far()? } else { None };
 
-    let mut digest = Digest::default();
-    check_values(&mut client, plan.redis_keys, test, &mut faults)?;
-    // After SET the values depend on which keys the random load has hit, so
-    // the dataset is loaded again: the digest is then that of known data
-    // which this very server process stored.
-    load(&mut client, plan.redis_keys, &mut faults)?;
-    load_structures(&mut client, &mut digest, &mut faults)?;
-    for question in [&[&b"DBSIZE"[..]][..], &[b"DEBUG", b"DIGEST"]] {
-        let answer = client.call(question)?;
-        if let Reply::Error(text) = &answer {
-            faults.push(format!("redis refused {:?}: {text}", question[0].escape_ascii()));
+    fn load(&mut self, load: &Load, _: &mut Findings) -> Result<Timed> {
+        let printed = self.benchmark(load.operations)?;
+        self.loaded = true;
+        let name = self.request.access.word().to_uppercase();
+        let result = output::redis_benchmark(&printed, &name)?;
+        let seconds = load.operations as f64 / result.per_second;
+        let round = Round { operations: load.operations, seconds };
+        Ok(Timed { round, latency: result.latency })
+    }
+
+    fn check(&mut self, findings: &mut Findings) -> Result<()> {
+        let Findings { digest, faults, .. } = findings;
+        let keys = self.launcher.plan().redis_keys;
+        check_values(&mut self.client, keys, self.request, self.loaded, faults)?;
+        // After SET the values depend on which keys the random load has hit, so
+        // the dataset is loaded again: the digest is then that of known data
+        // which this very server process stored.
+        self.store(faults)?;
+        load_structures(&mut self.client, digest, faults)?;
+        for question in [&[&b"DBSIZE"[..]][..], &[b"DEBUG", b"DIGEST"]] {
+            let answer = self.client.call(question)?;
+            if let Reply::Error(text) = &answer {
+                faults.push(format!("redis refused {:?}: {text}", question[0].escape_ascii()));
+            }
+            digest.add("redis", format!("{answer:?}").as_bytes());
         }
-        digest.add("redis", format!("{answer:?}").as_bytes());
+        Ok(())
     }
-    drop(client);
-    server.stop(Signal::SIGTERM)?;
 
-    let mut session = server.session(earlier.as_ref(), amount.operations)?;
-    if let (Some(session), Some(timed), Some(earlier)) = (&mut session, timed, &earlier) {
-        session.counts = timed.counts.since(&earlier.counts, amount.operations);
+    fn stop(&mut self) -> Result<()> {
+        self.running.stop(Signal::SIGTERM)
     }
-    Ok(Sample {
-        round: Round { operations: amount.operations, seconds: amount.operations as f64 / rate },
-        digest: digest.finish(),
-        faults,
-        cpu: Some(cpu),
-        settled,
-        session,
-    })
 }
 
 /// Starts a server without persistence and waits until it answers.
@@ -125,60 +164,14 @@ fn start(launcher: &Launcher, how: How, address: SocketAddr) -> Result<(Running,
     Ok((server, client))
 }
 
-/// One run of redis-benchmark; returns what it printed.
-fn benchmark(
-    launcher: &Launcher,
-    address: SocketAddr,
-    test: Test,
-    requests: u64,
-) -> Result<String> {
-    let plan = launcher.plan();
-    let program: &Path = &plan.programs.redis_benchmark;
-    let (name, _) = test.names();
-    let (host, port) = (address.ip().to_string(), address.port().to_string());
-    let (keys, bytes) = (plan.redis_keys.to_string(), VALUE_BYTES.to_string());
-    let connections = plan.connections.to_string();
-    let requests = requests.to_string();
-    launcher.client(
-        program,
-        &[
-            "-h",
-            &host,
-            "-p",
-            &port,
-            "-t",
-            name,
-            "-n",
-            &requests,
-            "-r",
-            &keys,
-            "-d",
-            &bytes,
-            "-c",
-            &connections,
-            "--csv",
-        ],
-    )
-}
-
 /// The name that redis-benchmark gives key `index`.
 fn key(index: u64) -> Vec<u8> {
     format!("key:{index:012}").into_bytes()
 }
 
 /// The value that belongs to key `index` in the known dataset.
-fn value(index: u64) -> Vec<u8> {
-    content::bytes(index, VALUE_BYTES)
-}
-
-/// Stores the known dataset.
-fn load(client: &mut Client, keys: u64, faults: &mut Vec<String>) -> Result<()> {
-    let commands = (0..keys).map(|index| [b"SET".to_vec(), key(index), value(index)]);
-    client.pipeline(commands, |index, reply| {
-        if reply != Reply::Status("OK".into()) {
-            faults.push(format!("SET of key {index}: {reply:?}"));
-        }
-    })
+fn value(index: u64, bytes: u32) -> Vec<u8> {
+    content::bytes(index, bytes as usize)
 }
 
 /// Reads every key back. After GET each has its known value; after SET it
@@ -186,7 +179,8 @@ fn load(client: &mut Client, keys: u64, faults: &mut Vec<String>) -> Result<()> 
 fn check_values(
     client: &mut Client,
     keys: u64,
-    test: Test,
+    request: Request,
+    loaded: bool,
     faults: &mut Vec<String>,
 ) -> Result<()> {
     let mut written: Option<Vec<u8>> = None;
@@ -196,16 +190,20 @@ fn check_values(
             faults.push(format!("GET of key {index}: {reply:?}"));
             return;
         };
-        if found == value(index as u64) {
+        if found == value(index as u64, request.bytes) {
             return;
         }
         changed += 1;
         let expected = written.get_or_insert_with(|| found.clone());
-        if test == Test::Get || found != *expected || found.len() != VALUE_BYTES {
+        if request.access == Access::Get
+            || found != *expected
+            || found.len() != request.bytes as usize
+        {
             faults.push(format!("key {index} has a value that nobody stored"));
         }
     })?;
-    if test == Test::Set && changed == 0 {
+    // A value of a single byte may be what the key had before.
+    if request.access == Access::Set && request.bytes > 1 && loaded && changed == 0 {
         faults.push("redis-benchmark's SETs changed no key".into());
     }
     Ok(())
@@ -219,7 +217,7 @@ fn load_structures(
     faults: &mut Vec<String>,
 ) -> Result<()> {
     let commands = (0..256u64).flat_map(|index| {
-        let item = value(index);
+        let item = value(index, ITEM_BYTES);
         let number = (index * 37 % 101).to_string().into_bytes();
         let words = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect::<Vec<_>>();
         [

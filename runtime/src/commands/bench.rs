@@ -15,5 +15,5 @@ pub(super) struct Arguments {
 
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: Arguments) -> u8 {
-    ub_bench::cli(arguments.arguments)
+    ub_bench::harness::cli(arguments.arguments)
 }
