@@ -17,7 +17,7 @@ const PLOTTED: usize = 10;
 /// The page.
 #[must_use]
 pub fn render(report: &Report) -> String {
-    let command = report.command.join(" ");
+    let command = report.command_line();
     let what = match report.source {
         Source::Session => "Session",
         Source::Profile => "Profile",
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn what_the_program_chose_is_text() {
         let page = render(&example());
-        assert!(page.contains("--save &lt;none&gt;") && page.contains("x87 &lt;fld1&gt;"));
+        assert!(page.contains("--save '&lt;none&gt;'") && page.contains("x87 &lt;fld1&gt;"));
         assert!(!page.contains("<none>") && !page.contains("<fld1>"));
     }
 

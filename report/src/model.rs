@@ -412,6 +412,14 @@ impl Report {
         self.time_saved = TimeSaved::of(&self.hot_gaps, self.totals.ridden);
     }
 
+    /// The command as one would type it.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let words = self.command.iter().map(String::as_str);
+        // Only a NUL cannot be quoted, and no argument has one.
+        shlex::try_join(words).unwrap_or_else(|_| self.command.join(" "))
+    }
+
     /// The process of a gap.
     #[must_use]
     pub fn process(&self, gap: &GapRow) -> Option<&Process> {

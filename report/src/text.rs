@@ -18,7 +18,7 @@ pub const GAPS: usize = 10;
 /// The counters, then the `gaps` most frequent gaps.
 #[must_use]
 pub fn render(report: &Report, gaps: usize) -> String {
-    let mut out = format!("\n ub: {} of '{}'", subject(report), report.command.join(" "));
+    let mut out = format!("\n ub: {} of `{}`", subject(report), report.command_line());
     if report.elapsed_ns > 0 {
         let _ = write!(out, ", {}", duration(report.elapsed_ns as f64));
     }
@@ -311,7 +311,7 @@ pub(crate) mod tests {
     #[test]
     fn a_session_in_the_shape_of_perf_stat() {
         let expected = "
- ub: session so far of 'redis-server --save <none>', 4.00 s:
+ ub: session so far of `redis-server --save '<none>'`, 4.00 s:
  CPU & more, tcg, kernel 6.12.0, KPTI on
  emulated: times and rates say nothing about real hardware; counts do
 

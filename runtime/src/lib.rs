@@ -11,11 +11,13 @@
 //! | [`inspect`] | asking a running supervisor |
 //! | [`launch`], [`exec`] | starting a supervisor, becoming the program |
 //! | [`host`], [`doctor`] | what kind of machine this is and whether it can ride |
+//! | [`config`] | settings and where they come from |
 //! | [`coverage`] | how much of a program the translator knows |
 //! | [`commands`] | the subcommands |
 
 pub mod abi;
 pub mod commands;
+pub mod config;
 pub mod coverage;
 pub mod device;
 pub mod doctor;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::{Winsize, openpty};
-use ub_report::{Process, Report, Source};
+use ub_report::{GapRow, GapState, Process, Report, Source};
 use ub_runtime::inspect::{Answer, Question, Server};
 
 /// A session of which there is only the supervisor's socket.
@@ -65,6 +65,16 @@ fn report() -> Report {
     report.totals.syscalls = 1000;
     report.totals.ridden = 600;
     report.totals.settle();
+    report.hot_gaps = vec![GapRow {
+        space: 1,
+        address: 0x1000,
+        from: Some("libc!write+0x14".into()),
+        to: Some("epoll_wait".into()),
+        count: 100,
+        state: GapState::Retired,
+        reason: Some("cost time, with confidence".into()),
+        ..GapRow::default()
+    }];
     report.processes = vec![Process { space: 1, pid: Some(pid), name: "a-program".into() }];
     report
 }
@@ -91,7 +101,7 @@ fn stat_shows_a_running_session_to_its_members_only() {
         let output = run(session.ub().args(["stat", "-p", &member.to_string()]));
         assert!(output.status.success(), "{}", text(&output.stderr));
         let said = text(&output.stdout);
-        assert!(said.contains("session so far of 'a-program'"), "{said}");
+        assert!(said.contains("session so far of `a-program`"), "{said}");
         assert!(said.contains("60.0 % of system calls"), "{said}");
     }
     child.kill().unwrap();
@@ -143,6 +153,7 @@ fn what_cannot_be_shown_is_one_line_that_says_what_to_do() {
     for (arguments, advice) in [
         (vec!["stat", "-p", &pid], "load ub_gate.ko"),
         (vec!["report", "-p", &pid], "load ub_gate.ko"),
+        (vec!["explain", "-p", &pid], "load ub_gate.ko"),
         (vec!["top"], "load ub_gate.ko"),
         (vec!["top", "--once"], "load ub_gate.ko"),
         (vec!["report", file], "ub run --report FILE"),
@@ -154,6 +165,22 @@ fn what_cannot_be_shown_is_one_line_that_says_what_to_do() {
         assert!(said.contains(advice) && said.lines().count() == 1, "{arguments:?}: {said}");
         assert!(output.stdout.is_empty());
     }
+}
+
+#[test]
+fn explain_says_what_is_known_and_what_is_not() {
+    let session = Session::start();
+    let pid = std::process::id().to_string();
+    let output = run(session.ub().args(["explain", "-p", &pid]));
+    let said = text(&output.stdout);
+    assert!(said.contains("0x1000  libc!write+0x14 -> epoll_wait"), "{said}");
+    assert!(said.contains("retired: cost time"), "{said}");
+    let output = run(session.ub().args(["explain", "-p", &pid, "0x1000"]));
+    let said = text(&output.stdout);
+    assert!(said.contains("gap 0x1000") && said.contains("no fragment for this address"), "{said}");
+    let output = run(session.ub().args(["explain", "-p", &pid, "0x2000"]));
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("nothing is known about 0x2000"));
 }
 
 #[test]

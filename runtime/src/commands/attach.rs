@@ -69,6 +69,10 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
             return 1;
         }
     }
+    if let Some(pid) = arguments.target.pids.first() {
+        supervision.started(*pid);
+    }
+    supervision.listen();
     let result = match &arguments.target.cgroup {
         None => supervision.until(None).map(|_| 0),
         Some(folder) => follow(folder, &mut supervision),

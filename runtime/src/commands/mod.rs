@@ -3,9 +3,12 @@
 mod attach;
 mod bench;
 mod child;
+mod completions;
+mod config;
 mod coverage;
 mod detach;
 mod doctor;
+mod explain;
 mod lab;
 mod members;
 mod observe;
@@ -42,6 +45,10 @@ enum Command {
     Report(report::Arguments),
     Attach(attach::Arguments),
     Detach(detach::Arguments),
+    Explain(explain::Arguments),
+    Config(config::Arguments),
+    Completions(completions::Completions),
+    Man(completions::Man),
     Doctor(doctor::Arguments),
     Lab(lab::Arguments),
     Bench(bench::Arguments),
@@ -65,6 +72,10 @@ pub fn main(words: Vec<OsString>) -> u8 {
         Command::Report(arguments) => report::main(&arguments),
         Command::Attach(arguments) => attach::main(&arguments),
         Command::Detach(arguments) => detach::main(&arguments),
+        Command::Explain(arguments) => explain::main(&arguments),
+        Command::Config(arguments) => config::main(&arguments),
+        Command::Completions(arguments) => completions::completions(&arguments),
+        Command::Man(arguments) => completions::man(&arguments),
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::Lab(arguments) => lab::main(arguments),
         Command::Bench(arguments) => bench::main(arguments),

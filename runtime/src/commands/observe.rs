@@ -15,7 +15,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ub_ebpf_fallback::{Profile, Profiler, WatchError};
 
 use super::child::{Child, Event};
-use super::{complain, session};
+use super::complain;
+use crate::config;
 use crate::exec::{EXIT_UB, exec};
 
 /// How often libraries that were loaded meanwhile are looked for.
@@ -70,7 +71,7 @@ impl Target {
                 }
             };
         }
-        if session::disabled() {
+        if config::disabled_by_environment() == Some(true) {
             return become_program(&self.command);
         }
         match Profiler::new() {

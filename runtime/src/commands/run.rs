@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::complain;
-use super::session::{self, Options, Plan};
+use super::session::{Decision, Options, Plan};
 use crate::exec::{EXIT_UB, exec};
 use crate::launch::{self, Log};
 
@@ -13,7 +13,8 @@ use crate::launch::{self, Log};
 ///
 /// The program keeps this process: pid, terminal, signals, exit status. If
 /// there can be no session it runs natively after one line on stderr. With
-/// UB_DISABLE=1 in the environment it always runs natively.
+/// UB_DISABLE=1 in the environment it always runs natively. Options can also be
+/// set in files and in the environment: see `ub config show --origin`.
 ///
 /// Exit status: that of the program; 125 if ub itself fails, 126 if the
 /// program cannot be executed, 127 if it is not found.
@@ -45,26 +46,28 @@ enum Backend {
 
 /// Runs the command; returns only if the program was not executed.
 pub(super) fn main(arguments: &Arguments) -> u8 {
-    if !session::disabled() && arguments.backend != Backend::None {
-        let mut plan = match arguments.options.plan(arguments.report.as_deref()) {
-            Ok(plan) => plan,
+    if arguments.backend != Backend::None {
+        match arguments.options.decide(arguments.report.as_deref()) {
             Err(error) => {
                 complain(error);
                 return EXIT_UB;
             }
-        };
-        let joined = match arguments.backend {
-            Backend::Bpf => Err("the BPF backend saves no transitions yet".to_owned()),
-            _ => join(&mut plan),
-        };
-        if let Err(reason) = joined {
-            // It was writable a moment ago; the program matters more.
-            let _ = plan.write_inactive(&reason);
-            if arguments.options.require {
-                complain(reason);
-                return EXIT_UB;
+            Ok(Decision::Native(notice)) => {
+                if let Some(notice) = notice {
+                    complain(notice);
+                }
             }
-            complain(format_args!("{reason}; running natively"));
+            Ok(Decision::Session(mut plan)) => {
+                if let Err(reason) = join(&mut plan, arguments.backend) {
+                    // It was writable a moment ago; the program matters more.
+                    let _ = plan.write_inactive(&reason);
+                    if plan.require {
+                        complain(reason);
+                        return EXIT_UB;
+                    }
+                    complain(format_args!("{reason}; running natively"));
+                }
+            }
         }
     }
     let error = exec(&arguments.options.command);
@@ -73,7 +76,10 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
 }
 
 /// Makes this process the first member of a session.
-fn join(plan: &mut Plan) -> Result<(), String> {
+fn join(plan: &mut Plan, backend: Backend) -> Result<(), String> {
+    if backend == Backend::Bpf {
+        return Err("the BPF backend saves no transitions yet".to_owned());
+    }
     let supervision = plan.open().map_err(|error| error.to_string())?;
     let log = Log { file: plan.log.take(), level: plan.level };
     let link =

@@ -10,6 +10,7 @@ use clap::Args;
 use tracing::Level;
 
 use crate::abi::{ABI_VERSION, NATIVE_NEVER, SessionConfig, TIME_GAPS};
+use crate::config::{self, Places, Settings};
 use crate::device::{Device, OpenError};
 use crate::host::Environment;
 use crate::logging;
@@ -20,12 +21,12 @@ use crate::supervisor::Slowed;
 /// Options about a session that begins with a program.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Fail with status 125 instead of running natively when there can be no
-    /// session
-    #[arg(long)]
-    pub(super) require: bool,
     #[command(flatten)]
     session: SessionOptions,
+    /// Fail with status 125 instead of running natively when there can be no
+    /// session
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    require: Option<bool>,
     /// The program to run and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
@@ -35,54 +36,17 @@ pub(super) struct Options {
 #[derive(Debug, Args)]
 pub(super) struct SessionOptions {
     #[command(flatten)]
-    thresholds: Thresholds,
-    /// Count the cycles between system calls, for the report; makes each call
-    /// a little slower
-    #[arg(long)]
-    time_gaps: bool,
-    /// Append the supervisor's log to FILE [default: the value of UB_LOG]
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
+    settings: Settings,
+    #[command(flatten)]
+    tests: ForTests,
     /// Log more; twice for everything. Needs a log file
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Most fragments at a time; beyond, the coldest go [default: the module's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
-    max_fragments: Option<u32>,
-    /// Most code at a time, in KiB; beyond, the coldest goes [default: the
-    /// module's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(64..=8192))]
-    max_code_kib: Option<u64>,
 }
 
-/// How hot gaps are found and judged. What is not given is the module's, see
-/// `/sys/module/ub/parameters`.
+/// Options that no file can set.
 #[derive(Debug, Clone, Args)]
-pub(super) struct Thresholds {
-    /// Look at one passage of a gap in N
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
-    sample_interval: Option<u32>,
-    /// Leave threads alone that make fewer system calls a second
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    min_rate: Option<u32>,
-    /// Samples of a gap that make it hot
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    hot_count: Option<u32>,
-    /// Samples of all gaps among which these must be
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    hot_window: Option<u32>,
-    /// Longest gap that is tried before others have paid, in microseconds
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    gap_short_us: Option<u64>,
-    /// Longest gap that is tried at all, in microseconds
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    gap_max_us: Option<u64>,
-    /// Misses at an address before it is translated
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    miss_count: Option<u32>,
-    /// Let one passage of a translated gap in N go natively, to compare
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
-    native_interval: Option<u32>,
+struct ForTests {
     /// Translate whatever is seen a few times and keep it, whether it pays or
     /// not: for tests and for measuring rides themselves
     #[arg(long)]
@@ -108,24 +72,26 @@ const EAGER_COUNT: u32 = 64;
 /// Longest gap with `--eager`.
 const EAGER_GAP_NS: u64 = 1_000_000_000;
 
-impl Thresholds {
-    /// What the module is asked for; zeros are its defaults.
-    fn config(&self) -> SessionConfig {
-        let eager = |value| if self.eager { value } else { 0 };
-        let eager_ns = if self.eager { EAGER_GAP_NS } else { 0 };
-        let ns = |micros: Option<u64>| micros.map_or(eager_ns, |micros| micros * 1000);
-        SessionConfig {
-            abi_version: ABI_VERSION,
-            sample_interval: self.sample_interval.unwrap_or(eager(1)),
-            min_rate: self.min_rate.unwrap_or(eager(1)),
-            hot_count: self.hot_count.unwrap_or(eager(EAGER_COUNT)),
-            hot_window: self.hot_window.unwrap_or(0),
-            gap_short_ns: ns(self.gap_short_us),
-            gap_max_ns: ns(self.gap_max_us),
-            native_interval: self.native_interval.unwrap_or(eager(NATIVE_NEVER)),
-            miss_count: self.miss_count.unwrap_or(0),
-            ..Default::default()
-        }
+/// What the module is asked for; zeros are its defaults, see
+/// `/sys/module/ub/parameters`.
+fn session_config(settings: &Settings, eager: bool) -> SessionConfig {
+    let default = |value| if eager { value } else { 0 };
+    let default_ns = if eager { EAGER_GAP_NS } else { 0 };
+    let ns = |micros: Option<u64>| micros.map_or(default_ns, |micros| micros * 1000);
+    SessionConfig {
+        abi_version: ABI_VERSION,
+        flags: if settings.time_gaps == Some(true) { TIME_GAPS } else { 0 },
+        sample_interval: settings.sample_interval.unwrap_or(default(1)),
+        min_rate: settings.min_rate.unwrap_or(default(1)),
+        hot_count: settings.hot_count.unwrap_or(default(EAGER_COUNT)),
+        hot_window: settings.hot_window.unwrap_or(0),
+        gap_short_ns: ns(settings.gap_short_us),
+        gap_max_ns: ns(settings.gap_max_us),
+        native_interval: settings.native_interval.unwrap_or(default(NATIVE_NEVER)),
+        miss_count: settings.miss_count.unwrap_or(0),
+        max_fragments: settings.max_fragments.unwrap_or(0),
+        max_arena_bytes: settings.max_code_kib.unwrap_or(0) << 10,
+        ..Default::default()
     }
 }
 
@@ -141,12 +107,29 @@ pub(super) enum UsageError {
     /// `-v` without a place for it.
     #[error("--verbose needs --log FILE or UB_LOG")]
     NoLog,
+    /// A session was asked for, and somebody turned them off.
+    #[error("sessions are turned off, see `ub config show --origin`")]
+    Disabled,
+    /// The configuration is wrong, and a session was required.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+}
+
+/// What is to be done with a program.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// To run it without a session, after this line if there is one.
+    Native(Option<String>),
+    /// To open a session for it.
+    Session(Box<Plan>),
 }
 
 /// The options, resolved and checked.
 #[derive(Debug)]
 pub(super) struct Plan {
     config: SessionConfig,
+    /// Whether to fail rather than to run natively.
+    pub(super) require: bool,
     slowed: Option<Slowed>,
     pub(super) log: Option<File>,
     pub(super) level: Level,
@@ -155,19 +138,37 @@ pub(super) struct Plan {
     environment: Environment,
 }
 
-/// Whether the user turned everything off: UB_DISABLE set, neither empty nor 0.
-pub(super) fn disabled() -> bool {
-    std::env::var_os("UB_DISABLE").is_some_and(|value| !value.is_empty() && value != "0")
-}
-
 impl Options {
-    /// Checks the options. `report` is where the session report goes.
+    /// Looks whether there is to be a session. `report` is where its report
+    /// goes.
     ///
     /// # Errors
     /// See [`UsageError`].
-    pub(super) fn plan(&self, report: Option<&Path>) -> Result<Plan, UsageError> {
-        self.session.plan(&self.command, report)
+    pub(super) fn decide(&self, report: Option<&Path>) -> Result<Decision, UsageError> {
+        let flags = Settings { require: self.require, ..self.session.settings.clone() };
+        match load(&flags) {
+            Ok(None) => Ok(Decision::Native(None)),
+            Ok(Some(settings)) => {
+                let plan = self.session.planned(&settings, &self.command, report)?;
+                Ok(Decision::Session(Box::new(plan)))
+            }
+            Err(error) if self.require == Some(true) => Err(error.into()),
+            // A file that somebody broke must not stop every program.
+            Err(error) => Ok(Decision::Native(Some(format!("{error}; running natively")))),
+        }
     }
+}
+
+/// The settings; `None` if everything is to run natively.
+fn load(flags: &Settings) -> Result<Option<Settings>, config::Error> {
+    // Before a file is opened: this is the way out if one is wrong.
+    let by_environment = config::disabled_by_environment();
+    if by_environment == Some(true) {
+        return Ok(None);
+    }
+    let settings = Places::default().load(flags)?;
+    let disabled = by_environment.is_none() && settings.disable == Some(true);
+    Ok((!disabled).then_some(settings))
 }
 
 impl SessionOptions {
@@ -181,8 +182,17 @@ impl SessionOptions {
         command: &[OsString],
         report: Option<&Path>,
     ) -> Result<Plan, UsageError> {
-        let from_env = || std::env::var_os("UB_LOG").filter(|path| !path.is_empty());
-        let log = match self.log.clone().or_else(|| from_env().map(PathBuf::from)) {
+        let settings = load(&self.settings)?.ok_or(UsageError::Disabled)?;
+        self.planned(&settings, command, report)
+    }
+
+    fn planned(
+        &self,
+        settings: &Settings,
+        command: &[OsString],
+        report: Option<&Path>,
+    ) -> Result<Plan, UsageError> {
+        let log = match settings.log.clone() {
             Some(path) => {
                 Some(logging::open(&path).map_err(|error| UsageError::Log { path, error })?)
             }
@@ -197,13 +207,9 @@ impl SessionOptions {
             })
             .transpose()?;
         let plan = Plan {
-            config: SessionConfig {
-                max_fragments: self.max_fragments.unwrap_or(0),
-                max_arena_bytes: self.max_code_kib.unwrap_or(0) << 10,
-                flags: if self.time_gaps { TIME_GAPS } else { 0 },
-                ..self.thresholds.config()
-            },
-            slowed: self.thresholds.debug_slow,
+            config: session_config(settings, self.tests.eager),
+            require: settings.require == Some(true),
+            slowed: self.tests.debug_slow,
             log,
             level: match self.verbose {
                 0 => Level::INFO,

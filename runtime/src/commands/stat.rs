@@ -6,7 +6,7 @@ use clap::Args;
 use ub_report::{Report, text};
 
 use super::child::{Child, Event};
-use super::session::{self, Options};
+use super::session::{Decision, Options};
 use super::{complain, print};
 use crate::device::Session;
 use crate::exec::{EXIT_UB, exec};
@@ -72,13 +72,16 @@ fn look(arguments: &Arguments, pid: u32) -> u8 {
 /// Runs the program and prints its counters at the end.
 fn run(arguments: &Arguments) -> u8 {
     let command = &arguments.options.command;
-    if session::disabled() {
-        let error = exec(command);
-        complain(&error);
-        return error.exit_code();
-    }
-    let mut plan = match arguments.options.plan(arguments.json.as_deref()) {
-        Ok(plan) => plan,
+    let mut plan = match arguments.options.decide(arguments.json.as_deref()) {
+        Ok(Decision::Session(plan)) => plan,
+        Ok(Decision::Native(notice)) => {
+            if let Some(notice) = notice {
+                complain(notice);
+            }
+            let error = exec(command);
+            complain(&error);
+            return error.exit_code();
+        }
         Err(error) => {
             complain(error);
             return EXIT_UB;
@@ -88,7 +91,7 @@ fn run(arguments: &Arguments) -> u8 {
         Ok(supervision) => Some(supervision),
         Err(reason) => {
             let _ = plan.write_inactive(&reason.to_string());
-            if arguments.options.require {
+            if plan.require {
                 complain(reason);
                 return EXIT_UB;
             }
@@ -97,7 +100,7 @@ fn run(arguments: &Arguments) -> u8 {
         }
     };
     let session = supervision.as_ref().map(|supervision| supervision.session());
-    let require = arguments.options.require;
+    let require = plan.require;
     let enroll = || match session.map(Session::enroll) {
         Some(Err(error)) if require => {
             complain(error);

@@ -200,7 +200,7 @@ fn process_lines(report: &Report, before: Option<&Report>, gaps: &[GapLine]) -> 
     };
     let mut lines = vec![ProcessLine {
         pid: report.pid,
-        name: report.command.join(" "),
+        name: report.command_line(),
         is_session: true,
         calls: calls / seconds,
         ridden: share(ridden, calls),

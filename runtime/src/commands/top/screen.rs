@@ -6,7 +6,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span, Text};
-use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState};
+use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 use ub_report::units::{duration, short};
 
 use super::rates::{Column, GapLine, ProcessLine, View};
@@ -34,9 +34,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, choices: &Choices) {
     let processes = u16::try_from(view.processes.len()).unwrap_or(u16::MAX).clamp(1, 8);
     // On small terminals the gaps are what is looked for.
     let processes = processes.min(frame.area().height / 4).max(1);
+    let machine = machine(view);
+    let lines = 1 + u16::from(machine.chars().count() > usize::from(frame.area().width));
+    let machine = Paragraph::new(Span::styled(machine, DIM)).wrap(Wrap { trim: true });
     let [title, facts, top, gaps, detail, keys] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(1),
+        Constraint::Length(lines),
         Constraint::Length(processes + 1),
         Constraint::Min(2),
         Constraint::Length(2),
@@ -44,7 +47,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, choices: &Choices) {
     ])
     .areas(frame.area());
     frame.render_widget(Paragraph::new(status(view, choices)), title);
-    frame.render_widget(Paragraph::new(Span::styled(machine(view), DIM)), facts);
+    frame.render_widget(machine, facts);
     if view.processes.is_empty() {
         let text = "no session is running; start one with `ub run -- CMD`";
         frame.render_widget(Paragraph::new(text), top);
@@ -261,7 +264,7 @@ mod tests {
 ub top  1 session, 2 gaps  sort: highest rate first  every 1.0 s
 EMULATED, times are not hardware's: QEMU, tcg, kernel 6.12.95, KPTI unknown
     PID CALLS/s  RIDDEN  SAVED/s FRAGS TOP EXIT        COMMAND
-   4242    100k   60.0%   20.0ms    37 syscall_refused redis-server --save
+   4242    100k   60.0%   20.0ms    37 syscall_refused redis-server --save ''
    4242   50.0k   80.0%   20.0ms                         redis-server
    5000      10    0.0%        -                         child
     PID RATE/s RIDDEN  NATIVE    RIDE  SAVED/s STATE   GAP
@@ -280,6 +283,14 @@ q quit  s sort  r reverse  space pause  up/down select  +/- interval";
         let lines = screen(&example().view(Column::Rate, false), &choices(), 140, 24).join("\n");
         let label = "redis-server!bioProcessBackgroundJobs+0x152 -> futex";
         assert!(lines.contains(label), "{lines}");
+    }
+
+    #[test]
+    fn a_long_name_of_a_cpu_takes_a_second_line() {
+        let mut view = example().view(Column::Rate, false);
+        view.facts += ", and the last word";
+        let lines = screen(&view, &choices(), 80, 24);
+        assert!(lines[2].ends_with("the last word"), "{}", lines.join("\n"));
     }
 
     #[test]
