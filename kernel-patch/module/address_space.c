@@ -10,6 +10,7 @@
 #include "address_space.h"
 #include "compat/compat.h"
 #include "fragment.h"
+#include "protection.h"
 
 typedef int access_remote_vm_fn(struct mm_struct *, unsigned long, void *, int, unsigned int);
 DEFINE_STATIC_CALL_NULL(ub_access_remote_vm, *(access_remote_vm_fn *)NULL);
@@ -109,7 +110,7 @@ static bool is_watched(struct ub_space *space, u64 start, u64 end)
 /* True if fragments were retired that riders may still be inside. */
 static bool code_changes(struct ub_space *space, const struct mmu_notifier_range *range)
 {
-	if (!is_watched(space, range->start, range->end))
+	if (UB_LEFT_OUT(INVALIDATION) || !is_watched(space, range->start, range->end))
 		return false;
 	space->sequence++;
 	return ub_fragments_retire_range(space, range->start, range->end);
@@ -267,15 +268,16 @@ bool ub_space_watches(struct ub_space *space, const struct ub_range *range)
 }
 
 /*
- * Code that nobody can change without the notifier being told. VM_SHARED may
- * be written through another mapping. An anon_vma means that there may be
- * private copies of pages, which a debugger can write without any
- * notification; it is prepared before the notification of the first copy, so
- * a mapping without one still has that to come.
+ * Code that nobody can change without the notifier being told. VM_MAYSHARE may
+ * be written through another mapping (VM_SHARED is clear where only others
+ * can). An anon_vma means that there may be private copies of pages, which a
+ * debugger can write without any notification; it is prepared before the
+ * notification of the first copy, so a mapping without one still has that to
+ * come.
  */
 static bool is_steady_code(const struct vm_area_struct *area)
 {
-	return (area->vm_flags & VM_EXEC) && !(area->vm_flags & (VM_WRITE | VM_SHARED)) &&
+	return (area->vm_flags & VM_EXEC) && !(area->vm_flags & (VM_WRITE | VM_MAYSHARE)) &&
 	       !area->anon_vma;
 }
 

@@ -6,17 +6,30 @@
 
 #include "address_space.h"
 #include "code_files.h"
+#include "protection.h"
 
 struct code_file {
 	struct fsnotify_mark mark;
 	struct ub_space *space;		/* outlives its files */
+	const struct inode *inode;	/* with the code; kept by this mark or its twin */
 	struct list_head in_space;
 };
 
+/*
+ * Opened for writing, or changed by its name. The first is what tells of
+ * stores through a shared mapping that is made later: nobody has one without
+ * having opened the file, and this runs before the opener gets it. As long as
+ * anybody can write, ub_code_files_watch() refuses the file.
+ */
 static int file_changed(struct fsnotify_mark *mark, u32 mask, struct inode *inode,
 			struct inode *dir, const struct qstr *name, u32 cookie)
 {
-	ub_space_file_changed(container_of(mark, struct code_file, mark)->space, inode);
+	struct code_file *code = container_of(mark, struct code_file, mark);
+
+	if (UB_LEFT_OUT(FILE_NOTICE))
+		return 0;
+	if ((mask & FS_MODIFY) || inode_is_open_for_write(code->inode))
+		ub_space_file_changed(code->space, code->inode);
 	return 0;
 }
 
@@ -38,24 +51,21 @@ int ub_code_files_init(struct ub_code_files *files)
 	return PTR_ERR_OR_ZERO(files->group);
 }
 
-int ub_code_files_watch(struct ub_space *space, struct file *file)
+/* Events of `watched` are told as changes of `inode`. */
+static int watch(struct ub_space *space, struct inode *watched, const struct inode *inode)
 {
-	struct inode *inode = file_inode(file);
-	struct code_file *code;
+	struct code_file *code = kzalloc(sizeof(*code), GFP_KERNEL_ACCOUNT);
 	int err;
 
-	/* Stores through a shared mapping are nobody's event. */
-	if (mapping_writably_mapped(inode->i_mapping))
-		return -EACCES;
-	code = kzalloc(sizeof(*code), GFP_KERNEL_ACCOUNT);
 	if (!code)
 		return -ENOMEM;
 	code->space = space;
+	code->inode = inode;
 	fsnotify_init_mark(&code->mark, space->files.group);
-	code->mark.mask = FS_MODIFY;
+	code->mark.mask = FS_MODIFY | FS_OPEN;
 
 	mutex_lock(&space->files.lock);
-	err = fsnotify_add_inode_mark(&code->mark, inode, 0);
+	err = fsnotify_add_inode_mark(&code->mark, watched, 0);
 	if (!err)
 		list_add(&code->in_space, &space->files.files);
 	mutex_unlock(&space->files.lock);
@@ -63,6 +73,35 @@ int ub_code_files_watch(struct ub_space *space, struct file *file)
 	if (err)
 		fsnotify_put_mark(&code->mark);
 	return err == -EEXIST ? 0 : err;
+}
+
+/*
+ * Somebody can write to the file. Memory files and shared memory segments live
+ * on mounts of the kernel's own, where writers are neither counted nor told
+ * about.
+ */
+static bool is_writable(const struct inode *inode)
+{
+	return inode_is_open_for_write(inode) || mapping_writably_mapped(inode->i_mapping) ||
+	       (inode->i_sb->s_flags & SB_KERNMOUNT);
+}
+
+int ub_code_files_watch(struct ub_space *space, struct file *file)
+{
+	struct inode *inode = file_inode(file), *above = d_inode(file->f_path.dentry);
+	int err = watch(space, inode, inode);
+
+	/* What is opened and written through overlayfs is its inode, not the one below. */
+	if (!err && above && above != inode)
+		err = watch(space, above, inode);
+	if (err)
+		return err;
+	/*
+	 * Either whoever opens the file finds the mark, or we see that it is
+	 * open: it counts itself, with full ordering, before it looks.
+	 */
+	smp_mb();
+	return is_writable(inode) ? -EACCES : 0;
 }
 
 void ub_code_files_end(struct ub_code_files *files)

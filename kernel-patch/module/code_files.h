@@ -2,7 +2,9 @@
 /*
  * Writes to files that code is mapped from. Such a write changes a private
  * mapping as long as the page was not copied, and no mmu notifier tells;
- * fsnotify does, before the write returns to its caller.
+ * fsnotify does. Files that somebody can write to right now are refused, and
+ * opening one for writing counts as a change: so stores through shared
+ * mappings, which are nobody's event, never meet a translation.
  */
 #ifndef UB_CODE_FILES_H
 #define UB_CODE_FILES_H
@@ -24,7 +26,7 @@ struct ub_code_files {
 int ub_code_files_init(struct ub_code_files *files);
 /*
  * From now on ub_space_file_changed() is called for each change of the file.
- * -EACCES: it can change without notification. Sleeps.
+ * -EACCES: somebody has it open for writing. Sleeps.
  */
 int ub_code_files_watch(struct ub_space *space, struct file *file);
 /* No more calls once this returns. Sleeps. */

@@ -13,6 +13,7 @@
 #include "arena.h"
 #include "fixup.h"
 #include "fragment.h"
+#include "protection.h"
 #include "ride/run_fragment.h"
 
 static const u8 endbr64[] = { 0xf3, 0x0f, 0x1e, 0xfa };
@@ -189,7 +190,8 @@ static int publish(struct ub_session *session, struct ub_space *space,
 	spin_lock_irqsave(&space->lock, flags);
 	if (READ_ONCE(session->ended))
 		err = -ESHUTDOWN;
-	else if (space->sequence != sequence || !all_watched(space, fragment))
+	else if (!UB_LEFT_OUT(INSTALL_SEQUENCE) &&
+		 (space->sequence != sequence || !all_watched(space, fragment)))
 		err = -ESTALE;
 	else if (READ_ONCE(space->gone))
 		err = -ESRCH;

@@ -113,6 +113,9 @@ static int __init ub_init(void)
 			return err;
 		}
 	}
+#ifdef UB_WITHOUT_PROTECTION
+	pr_notice("ub: TEST BUILD without %s\n", __stringify(UB_WITHOUT_PROTECTION));
+#endif
 	pr_info("ub: ready, refusals 0x%x, actions 0x%x\n", ub_refusals, ub_actions);
 	return 0;
 }
@@ -126,3 +129,6 @@ module_init(ub_init);
 module_exit(ub_exit);
 MODULE_LICENSE("Dual MIT/GPL");
 MODULE_DESCRIPTION("Userspace Bypass");
+#ifdef UB_WITHOUT_PROTECTION
+MODULE_INFO(without_protection, __stringify(UB_WITHOUT_PROTECTION));
+#endif

@@ -31,8 +31,17 @@ impl Kernel {
     /// [`LabError::ModuleBuild`] with the compiler's messages for every error and every warning;
     /// [`LabError::Setup`] when the kernel's compiler is missing and cannot be installed.
     pub fn build_module(&self, source_dir: &Path) -> Result<Vec<PathBuf>> {
+        self.build_module_with(source_dir, &[])
+    }
+
+    /// [`build_module`](Self::build_module) with more settings (`NAME=VALUE`) on make's command
+    /// line.
+    ///
+    /// # Errors
+    /// As [`build_module`](Self::build_module).
+    pub fn build_module_with(&self, source_dir: &Path, settings: &[&str]) -> Result<Vec<PathBuf>> {
         let sources = sources(source_dir)?;
-        let key = key(&sources, self.release());
+        let key = key(&sources, self.release(), settings);
         let store = cache::target_dir()?.join("vm-lab/modules");
         let store = store.join(self.release());
         let destination = store.join(&key);
@@ -49,7 +58,7 @@ impl Kernel {
                 }
                 fs::write(&path, content).context("writing", &path)?;
             }
-            self.make(&compiler, source_dir, pending.path())?;
+            self.make(&compiler, source_dir, pending.path(), settings)?;
             pending.publish()?;
         }
         let modules = built_modules(&destination)?;
@@ -71,7 +80,13 @@ impl Kernel {
         Ok(compiler)
     }
 
-    fn make(&self, compiler: &str, source_dir: &Path, build_dir: &Path) -> Result<()> {
+    fn make(
+        &self,
+        compiler: &str,
+        source_dir: &Path,
+        build_dir: &Path,
+        settings: &[&str],
+    ) -> Result<()> {
         tracing::info!(source = %source_dir.display(), release = self.release(), "building kernel module");
         let mut make = Command::new("make");
         make.env("LC_ALL", "C")
@@ -84,6 +99,7 @@ impl Kernel {
             .arg(format!("CC={compiler}"))
             .arg(format!("-j{}", std::thread::available_parallelism().map_or(1, usize::from)))
             .args(MAKE_SETTINGS)
+            .args(settings)
             .arg("modules");
         let output = make.output().map_err(|error| {
             LabError::Setup(format!(
@@ -137,7 +153,7 @@ fn is_build_product(path: &Path) -> bool {
         || ["Module.symvers", "modules.order"].contains(&name.as_ref())
 }
 
-fn key(sources: &[(PathBuf, Vec<u8>)], release: &str) -> String {
+fn key(sources: &[(PathBuf, Vec<u8>)], release: &str, settings: &[&str]) -> String {
     let mut hash = Sha256::new();
     // Lengths keep the parts apart.
     let mut add = |bytes: &[u8]| {
@@ -146,7 +162,9 @@ fn key(sources: &[(PathBuf, Vec<u8>)], release: &str) -> String {
     };
     add(RECIPE.as_bytes());
     add(release.as_bytes());
-    add(MAKE_SETTINGS.join(" ").as_bytes());
+    for setting in MAKE_SETTINGS.iter().chain(settings) {
+        add(setting.as_bytes());
+    }
     for (name, content) in sources {
         add(name.as_os_str().as_encoded_bytes());
         add(content);
@@ -184,17 +202,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_depends_on_names_contents_and_kernel_only() {
+    fn key_depends_on_names_contents_kernel_and_settings_only() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("sub")).unwrap();
         fs::write(dir.path().join("a.c"), "1").unwrap();
         fs::write(dir.path().join("sub/b.h"), "2").unwrap();
-        let first = key(&sources(dir.path()).unwrap(), "6.1");
+        let first = key(&sources(dir.path()).unwrap(), "6.1", &[]);
         fs::write(dir.path().join("a.o"), "product").unwrap();
         fs::write(dir.path().join(".a.o.cmd"), "product").unwrap();
-        assert_eq!(key(&sources(dir.path()).unwrap(), "6.1"), first);
-        assert_ne!(key(&sources(dir.path()).unwrap(), "6.12"), first);
+        assert_eq!(key(&sources(dir.path()).unwrap(), "6.1", &[]), first);
+        assert_ne!(key(&sources(dir.path()).unwrap(), "6.12", &[]), first);
+        assert_ne!(key(&sources(dir.path()).unwrap(), "6.1", &["A=B"]), first);
         fs::write(dir.path().join("sub/b.h"), "3").unwrap();
-        assert_ne!(key(&sources(dir.path()).unwrap(), "6.1"), first);
+        assert_ne!(key(&sources(dir.path()).unwrap(), "6.1", &[]), first);
     }
 }

@@ -9,12 +9,15 @@
 #include <linux/thread_info.h>
 #include <linux/types.h>
 
+#include "protection.h"
+
 struct pt_regs;
 
 /* True if the system call that a thread is about to make has to be filtered. */
 static inline bool ub_filter_wanted(void)
 {
-	return READ_ONCE(current_thread_info()->syscall_work) & SYSCALL_WORK_SECCOMP;
+	return !UB_LEFT_OUT(SECCOMP_FILTER) &&
+	       (READ_ONCE(current_thread_info()->syscall_work) & SYSCALL_WORK_SECCOMP);
 }
 
 /*

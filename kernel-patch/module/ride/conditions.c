@@ -29,7 +29,7 @@ static int notify_resume(struct pt_regs *regs)
 		set_thread_flag(TIF_NOTIFY_RESUME);
 		return UB_STOP_POLL;
 	}
-	if (current->rseq)
+	if (current->rseq && !UB_LEFT_OUT(RSEQ))
 		static_call(ub_rseq_resume)(NULL, regs);
 	return UB_GO;
 }

@@ -23,6 +23,7 @@
 #include "address_space.h"
 #include "compat/compat.h"
 #include "mitigations.h"
+#include "protection.h"
 #include "rider.h"
 
 /* An access fs:[disp32] stays in the user half or its hole above this base. */
@@ -46,7 +47,9 @@
 #define UB_GO (-1)
 
 /* The work flags with which a thread does not go (back) to user code. */
-#define UB_WORK_MASK ((u32)EXIT_TO_USER_MODE_WORK)
+#define UB_WORK_MASK                                                           \
+	((u32)EXIT_TO_USER_MODE_WORK &                                         \
+	 ~(UB_LEFT_OUT(SIGNAL_CHECK) ? _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL : 0))
 
 /*
  * Does the work that the way back to user mode would do, as far as a ride can
@@ -72,7 +75,7 @@ static inline bool ub_calls_may_ride(void)
 {
 	unsigned long work = READ_ONCE(current_thread_info()->syscall_work);
 
-	if (likely(!work))
+	if (likely(!work) || UB_LEFT_OUT(SYSCALL_WORK_CHECK))
 		return true;
 	return work == SYSCALL_WORK_SECCOMP && !current->ptrace &&
 	       READ_ONCE(current->seccomp.mode) == SECCOMP_MODE_FILTER;

@@ -171,7 +171,7 @@ static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs,
 		fpregs_unlock();
 		return UB_STOP_NO_FRAGMENT;
 	}
-	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+	if (test_thread_flag(TIF_NEED_FPU_LOAD) && !UB_LEFT_OUT(VECTOR_RELOAD))
 		switch_fpu_return();
 	/* A store on every run would be one too many. */
 	if (unlikely(!READ_ONCE(fragment->used)))
@@ -237,7 +237,7 @@ int ub_ride(void *thread, struct pt_regs *regs)
 
 	if (unlikely(rider->time_gaps))
 		ub_gap_timer_start(&rider->timer);
-	if (must_restart(regs)) {
+	if (must_restart(regs) && !UB_LEFT_OUT(RESTART_CHECK)) {
 		stop = UB_STOP_RESTART;
 		goto out;
 	}
