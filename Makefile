@@ -52,9 +52,9 @@ test: deps lint doc module ## everything that must pass before a commit lands
 
 test-all: test ## test, then the tests marked as long (soak, sweeps)
 ifeq ($(NEXTEST),yes)
-	$(RUN_TESTS) --workspace --run-ignored only --no-tests pass
+	$(RUN_TESTS) --workspace --run-ignored only --no-tests pass --success-output immediate
 else
-	$(RUN_TESTS) --workspace -- --ignored --skip fuzz_
+	$(RUN_TESTS) --workspace -- --ignored --nocapture --skip fuzz_
 endif
 
 lint: ## formatting, clippy and (where installed) cargo-deny; warnings are errors

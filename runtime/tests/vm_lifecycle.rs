@@ -2,10 +2,7 @@
 
 mod support;
 
-use std::path::Path;
-
-use support::{Machine, assert_ridden, assert_steps, lab, run, scripted};
-use ub_bench::demo::find_program;
+use support::{Machine, assert_ridden, assert_steps, lab, run, scripted, with_debian_program};
 use ub_vm_lab::{Job, Lab};
 
 const REDIS_CYCLES: u32 = 3;
@@ -48,15 +45,6 @@ fn survives_supervisor_and_module(machine: Machine, cycles: u32) {
         assert_ridden(&outcome, &format!("busy-{cycle}.json"));
         assert_ridden(&outcome, &format!("sleeper-{cycle}.json"));
     }
-}
-
-/// Adds a program of Debian's, installed or unpacked by `make deps`.
-#[track_caller]
-fn with_debian_program(job: Job, name: &str) -> Job {
-    let found = find_program(name).unwrap_or_else(|error| panic!("{error}"));
-    // Some are links to a program of another name.
-    let file = found.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", found.display()));
-    job.file(file, Path::new("/usr/bin").join(name))
 }
 
 #[track_caller]

@@ -3,33 +3,12 @@
  * and adds up its own version; every run must see the newest one.
  */
 #include "guest.h"
+#include "versions.h"
 
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-
-#define PAGE 4096
-
-/* Makes `count` calls and returns `count` times the version. */
-typedef long version_fn(long count);
-
-static void write_version(void *at, int version)
-{
-	unsigned char code[] = {
-		0x45, 0x31, 0xc0,			/*    xor %r8d,%r8d */
-		0xb8, SYS_getuid, 0, 0, 0,		/* 1: mov $getuid,%eax */
-		0x0f, 0x05,				/*    syscall */
-		0x49, 0x81, 0xc0, 0, 0, 0, 0,		/*    add $version,%r8 */
-		0x48, 0xff, 0xcf,			/*    dec %rdi */
-		0x75, 0xed,				/*    jnz 1b */
-		0x4c, 0x89, 0xc0,			/*    mov %r8,%rax */
-		0xc3,					/*    ret */
-	};
-
-	memcpy(code + 13, &version, sizeof(version));
-	memcpy(at, code, sizeof(code));
-}
 
 static void *map(void *at, int protection, int file)
 {
@@ -42,13 +21,9 @@ static void *map(void *at, int protection, int file)
 /* Maps code as a program's code is mapped: from a file, not to be written. */
 static void *map_version(void *at, int version)
 {
-	unsigned char image[PAGE] = { 0 };
-	int file = MUST(memfd_create("code", 0));
+	int file = version_file(version);
 	void *page;
 
-	write_version(image, version);
-	if (write(file, image, sizeof(image)) != sizeof(image))
-		die("write");
 	page = map(at, PROT_READ | PROT_EXEC, file);
 	close(file);
 	return page;
@@ -169,11 +144,10 @@ static void change_what_is_linked(void)
 	char *code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	for (int version = 1; version < 40; version++) {
-		int file = MUST(memfd_create("code", 0));
+		int file;
 
 		write_linked(pages, version);
-		if (write(file, pages, sizeof(pages)) != sizeof(pages))
-			die("write");
+		file = code_file(pages, sizeof(pages));
 		if (version == 1)
 			map(code, PROT_READ | PROT_EXEC, file);
 		if (mmap(code + PAGE, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, file,
@@ -192,14 +166,18 @@ static void change_what_is_linked(void)
  * The same while it runs: what was seen once must not be followed by older.
  * Versions differ in one byte, so none is seen half-written.
  */
-static int linked_file;
+static char linked_path[] = "/tmp/code-XXXXXX";
 
 static void *rewrite_file(void *unused)
 {
 	for (int version = 2; version <= 200; version++) {
-		if (pwrite(linked_file, &version, sizeof(version), PAGE + LINKED_VERSION) !=
+		/* As long as it is open for writing nothing is translated from it. */
+		int file = MUST(open(linked_path, O_WRONLY));
+
+		if (pwrite(file, &version, sizeof(version), PAGE + LINKED_VERSION) !=
 		    sizeof(version))
 			die("pwrite");
+		close(file);
 		usleep(2000);
 	}
 	return unused;
@@ -208,16 +186,16 @@ static void *rewrite_file(void *unused)
 static void change_what_runs_linked(void)
 {
 	unsigned char pages[2 * PAGE];
-	char path[] = "/tmp/code-XXXXXX";
+	int file = MUST(mkstemp(linked_path));
 	long newest = 1, older = 0;
 	version_fn *code;
 	pthread_t writer;
 
-	linked_file = MUST(mkstemp(path));
 	write_linked(pages, 1);
-	if (write(linked_file, pages, sizeof(pages)) != sizeof(pages))
+	if (write(file, pages, sizeof(pages)) != sizeof(pages))
 		die("write");
-	code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, linked_file, 0);
+	code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+	close(file);
 	settle(code, 1);
 	if (pthread_create(&writer, NULL, rewrite_file, NULL))
 		die("pthread_create");
@@ -230,7 +208,7 @@ static void change_what_runs_linked(void)
 	}
 	pthread_join(writer, NULL);
 	expect(code, 200, 50);
-	unlink(path);
+	unlink(linked_path);
 	printf("linked file: %ld stale, %ld older\n", stale, older);
 }
 
@@ -279,15 +257,18 @@ static void write_to_file(void)
 {
 	unsigned char image[PAGE];
 	char path[] = "/tmp/code-XXXXXX";
-	int file = MUST(mkstemp(path));
 	void *code = NULL;
 
+	close(MUST(mkstemp(path)));
 	for (int version = 1; version < 4; version++) {
+		int file = MUST(open(path, O_RDWR));
+
 		write_version(image, version);
 		if (pwrite(file, image, sizeof(image), 0) != sizeof(image))
 			die("pwrite");
 		if (!code)
 			code = mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+		close(file);
 		settle(code, version);
 	}
 	unlink(path);

@@ -20,6 +20,20 @@
 #include <unistd.h>
 
 /* A system call inside the program's own code, so that its gaps are too. */
+static inline long call6(long number, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 asm("r10") = d;
+	register long r8 asm("r8") = e;
+	register long r9 asm("r9") = f;
+	long result;
+
+	asm volatile("syscall"
+		     : "=a"(result)
+		     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+		     : "rcx", "r11", "memory");
+	return result;
+}
+
 static inline long call4(long number, long a, long b, long c, long d)
 {
 	register long r10 asm("r10") = d;

@@ -24,7 +24,7 @@ end_sessions() {
 }
 
 kill_supervisor() {
-	ub run --require --report killed.json -- worker until /tmp/killed-stop >killed.out &
+	ub run --require --eager --report killed.json -- worker until /tmp/killed-stop >killed.out &
 	retry 20 rides killed.json || say "kill: never rode"
 	say "kill: $(supervisors)"
 	sleep 0.3
@@ -39,9 +39,9 @@ unload_under_load() { # CYCLE
 	local n=$1 busy sleeper
 	load
 	mkfifo /tmp/fifo-$n
-	ub run --require --report busy-$n.json -- worker until /tmp/stop-$n >busy-$n.out &
+	ub run --require --eager --report busy-$n.json -- worker until /tmp/stop-$n >busy-$n.out &
 	busy=$!
-	ub run --require --report sleeper-$n.json -- worker sleep /tmp/fifo-$n /tmp/asleep-$n >sleeper-$n.out &
+	ub run --require --eager --report sleeper-$n.json -- worker sleep /tmp/fifo-$n /tmp/asleep-$n >sleeper-$n.out &
 	sleeper=$!
 	retry 20 rides busy-$n.json || say "cycle $n: busy never rode"
 	retry 20 rides sleeper-$n.json || say "cycle $n: sleeper never rode"

@@ -45,7 +45,7 @@ writes 0 600
 say "native digest: $(cli debug digest)"
 stop
 
-start ub run --require --report redis.json --
+start ub run --require --eager --report redis.json --
 redis-benchmark -p 7777 -t get,ping -n 1000000000 -c 8 -q >/dev/null 2>&1 &
 load=$!
 writes 0 200

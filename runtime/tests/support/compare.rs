@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 use ub_vm_lab::Outcome;
 
-use super::{RESULTS, result};
+use super::{RESULTS, difference, result};
 
 /// A program run twice in a guest.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ compare() {
 	local name=$1; shift
 	echo "ub test: $name" >/dev/kmsg
 	once $name.native 0020 "$@"
-	once $name.ridden 1200 ub run --require --report $name.json --log $name.log -v -- "$@"
+	once $name.ridden 1200 ub run --require --eager --report $name.json --log $name.log -v -- "$@"
 	await_report $name.json
 }
 "#;
@@ -102,21 +102,6 @@ impl Comparison {
         }
         wrong
     }
-}
-
-/// The first line in which two texts differ.
-fn difference(what: &str, native: &str, ridden: &str) -> Option<String> {
-    if native == ridden {
-        return None;
-    }
-    let line = native
-        .lines()
-        .map(Some)
-        .chain([None])
-        .zip(ridden.lines().map(Some).chain([None]))
-        .find(|(native, ridden)| native != ridden);
-    let (native, ridden) = line.unwrap_or((Some(native), Some(ridden)));
-    Some(format!("{what} differs:\n    native {native:?}\n    ridden {ridden:?}"))
 }
 
 /// Fails with everything that is wrong with any of the programs.

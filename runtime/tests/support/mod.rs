@@ -4,11 +4,13 @@
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
 pub mod compare;
+pub mod scenarios;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use ub_bench::demo::find_program;
 use ub_vm_lab::{ExitStatus, Job, Kernel, KernelVersion, Lab, Module, Outcome};
 
 /// What the shell scripts of the tests use besides `ub` and the shell.
@@ -71,15 +73,26 @@ pub fn lab() -> Lab {
 
 /// The modules for this kernel, in the order of loading.
 pub fn modules(kernel: &Kernel) -> Vec<Module> {
+    module_files(kernel, &[]).into_iter().map(Module::new).collect()
+}
+
+/// Files of the modules, built with more settings for make, in the order of loading.
+pub fn module_files(kernel: &Kernel, settings: &[&str]) -> Vec<PathBuf> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel-patch/module");
-    let mut files = kernel.build_module(&sources).unwrap_or_else(|error| panic!("{error}"));
+    let mut files =
+        kernel.build_module_with(&sources, settings).unwrap_or_else(|error| panic!("{error}"));
     files.sort_by_key(|file| !file.ends_with("ub_gate.ko"));
     assert_eq!(files.len(), 2, "ub_gate.ko and ub.ko: {files:?}");
-    files.into_iter().map(Module::new).collect()
+    files
 }
 
 /// Compiles a program of `tests/guest` from its sources.
 pub fn compile(name: &str, sources: &[&str]) -> PathBuf {
+    compile_with(name, sources, &[])
+}
+
+/// [`compile`] with options for the compiler.
+fn compile_with(name: &str, sources: &[&str], options: &[&str]) -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = manifest.join("tests/guest");
     let built = tempfile::Builder::new()
@@ -89,10 +102,13 @@ pub fn compile(name: &str, sources: &[&str]) -> PathBuf {
     let program = built.path().join(name);
     let output = Command::new("gcc")
         .args(["-std=gnu11", "-O1", "-mavx", "-pthread", "-Wall", "-Wextra", "-Werror"])
+        // What a table leaves out is zero.
+        .arg("-Wno-missing-field-initializers")
         .arg("-I")
         .arg(manifest.join("../kernel-patch/module/uapi"))
         .arg("-o")
         .arg(&program)
+        .args(options)
         .args(sources.iter().map(|source| folder.join(source)))
         .output()
         .expect("gcc is installed");
@@ -146,6 +162,21 @@ pub fn assert_ridden(outcome: &Outcome, report: &str) {
     assert!(json["ridden"].as_u64() > Some(0), "{report}: nothing rode: {json}");
 }
 
+/// Adds a compiled library as `/usr/lib/NAME`.
+pub fn with_library(job: Job, name: &str, source: &str, options: &[&str]) -> Job {
+    let options: Vec<_> = ["-shared", "-fPIC"].iter().chain(options).copied().collect();
+    job.file(compile_with(name, &[source], &options), Path::new("/usr/lib").join(name))
+}
+
+/// Adds a program of Debian's, installed or unpacked by `make deps`.
+#[track_caller]
+pub fn with_debian_program(job: Job, name: &str) -> Job {
+    let found = find_program(name).unwrap_or_else(|error| panic!("{error}"));
+    // Some are links to a program of another name.
+    let file = found.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", found.display()));
+    job.file(file, Path::new("/usr/bin").join(name))
+}
+
 /// Runs the job; the lab fails it for whatever the guest's kernel complains of.
 #[track_caller]
 pub fn run(lab: &Lab, job: &Job) -> Outcome {
@@ -169,4 +200,19 @@ pub fn run(lab: &Lab, job: &Job) -> Outcome {
 pub fn result(outcome: &Outcome, name: &str) -> String {
     let path = Path::new(RESULTS).join(name);
     String::from_utf8_lossy(outcome.file(path).unwrap_or_default()).into_owned()
+}
+
+/// The first line in which two texts differ.
+pub fn difference(what: &str, native: &str, ridden: &str) -> Option<String> {
+    if native == ridden {
+        return None;
+    }
+    let line = native
+        .lines()
+        .map(Some)
+        .chain([None])
+        .zip(ridden.lines().map(Some).chain([None]))
+        .find(|(native, ridden)| native != ridden);
+    let (native, ridden) = line.unwrap_or((Some(native), Some(ridden)));
+    Some(format!("{what} differs:\n    native {native:?}\n    ridden {ridden:?}"))
 }

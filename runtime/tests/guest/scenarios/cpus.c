@@ -1,0 +1,526 @@
+/* What belongs to the CPU that a rider is on: its number, its vector registers, its time. */
+#include "scenario.h"
+
+#include <fcntl.h>
+#include <linux/rseq.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/rseq.h>
+#include <sys/times.h>
+#include <linux/membarrier.h>
+#include <x86intrin.h>
+
+static volatile int stop;
+static int cpus;
+
+static void pin(pid_t thread, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	MUST(sched_setaffinity(thread, sizeof(set), &set));
+}
+
+static void count_cpus(void)
+{
+	cpus = sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* Odd while the rider is being moved. */
+static volatile unsigned long moves;
+
+static void *move_rider(void *rider)
+{
+	for (int i = 0; !stop; i++) {
+		moves++;
+		__sync_synchronize();
+		pin((long)rider, i % cpus);
+		__sync_synchronize();
+		moves++;
+		usleep(1500);
+	}
+	return NULL;
+}
+
+/* The CPU that the kernel says restartable sequences are on. */
+static inline int cpu_of_sequences(void)
+{
+	struct rseq *area = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
+
+	return __atomic_load_n(&area->cpu_id, __ATOMIC_RELAXED);
+}
+
+static __attribute__((noinline)) int compare_cpus(void)
+{
+	unsigned int before, after;
+	unsigned long first = moves;
+	int between;
+
+	__sync_synchronize();
+	call3(SYS_getcpu, (long)&before, 0, 0);
+	between = cpu_of_sequences();
+	call3(SYS_getcpu, (long)&after, 0, 0);
+	__sync_synchronize();
+	/* Not moved meanwhile, so all three are one. */
+	if (first % 2 == 0 && moves == first)
+		return before != after || (int)before != between;
+	return 0;
+}
+
+static void cpu_number(void)
+{
+	pthread_t mover;
+	long wrong = 0;
+	double until;
+
+	count_cpus();
+	WARM_UP(compare_cpus());
+	mover = start_thread(move_rider, (void *)(long)gettid());
+	until = seconds() + 1;
+	while (seconds() < until)
+		for (int i = 0; i < 100; i++)
+			wrong += compare_cpus();
+	stop = 1;
+	join_thread(mover);
+	expect_equal("wrong", wrong, 0);
+}
+
+static void cpu_number_of_libc(void)
+{
+	long wrong = 0;
+
+	count_cpus();
+	WARM_UP(({ call0(SYS_getuid); sched_getcpu(); }));
+	for (int i = 0; i < 500; i++) {
+		pin(0, i % cpus);
+		call0(SYS_getuid);
+		wrong += sched_getcpu() != i % cpus;
+	}
+	expect_equal("wrong", wrong, 0);
+}
+
+/*
+ * Adds one to the CPU's counter in a restartable sequence: if the thread is
+ * interrupted, preempted or moved before the store, it starts again.
+ */
+static long counters[64][16];
+
+static __attribute__((noinline)) void count_on_cpu(void)
+{
+	struct rseq *area = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
+
+	asm volatile(
+		".pushsection __rseq_cs, \"aw\"\n\t"
+		".balign 32\n\t"
+		"3:\n\t"
+		".long 0, 0\n\t"
+		".quad 1f, 2f - 1f, 4f\n\t"
+		".popsection\n\t"
+		"0:\n\t"
+		"leaq 3b(%%rip), %%rax\n\t"
+		"movq %%rax, %c[cs](%[area])\n\t"
+		"1:\n\t"
+		"movl %c[cpu](%[area]), %%eax\n\t"
+		"shlq $7, %%rax\n\t"
+		"leaq (%[counters],%%rax), %%rdx\n\t"
+		"movq (%%rdx), %%rcx\n\t"
+		".rept 200\n\tleaq 1(%%rcx), %%rcx\n\tleaq -1(%%rcx), %%rcx\n\t.endr\n\t"
+		"leaq 1(%%rcx), %%rcx\n\t"
+		"movq %%rcx, (%%rdx)\n\t"
+		"2:\n\t"
+		"jmp 5f\n\t"
+		".long 0x53053053\n\t"	/* glibc's RSEQ_SIG */
+		"4:\n\t"
+		"jmp 0b\n\t"
+		"5:"
+		: : [area] "r"(area), [counters] "r"(counters),
+		  [cs] "i"(offsetof(struct rseq, rseq_cs)), [cpu] "i"(offsetof(struct rseq, cpu_id))
+		: "rax", "rcx", "rdx", "memory", "cc");
+}
+
+#define COUNTS 20000
+
+static void *count_often(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < COUNTS; i++) {
+		count_on_cpu();
+		call0(SYS_getuid);
+	}
+	return NULL;
+}
+
+static void restartable_sequences(void)
+{
+	pthread_t threads[3], mover;
+	long sum = 0;
+
+	count_cpus();
+	WARM_UP(({ count_on_cpu(); call0(SYS_getuid); }));
+	memset(counters, 0, sizeof(counters));
+	for (int i = 0; i < 3; i++)
+		threads[i] = start_thread(count_often, NULL);
+	mover = start_thread(move_rider, (void *)(long)gettid());
+	for (int i = 0; i < 3; i++)
+		join_thread(threads[i]);
+	count_often(NULL);
+	stop = 1;
+	join_thread(mover);
+	for (int i = 0; i < 64; i++)
+		sum += counters[i][0];
+	expect_equal("sum", sum, 4 * COUNTS);
+}
+
+static void *ride_along(void *unused)
+{
+	(void)unused;
+	return (void *)ride_until(&stop);
+}
+
+static void memory_barriers(int enable, int command)
+{
+	pthread_t threads[2];
+
+	WARM_UP(call0(SYS_getuid));
+	for (int i = 0; i < 2; i++)
+		threads[i] = start_thread(ride_along, NULL);
+	MUST(syscall(SYS_membarrier, enable, 0, 0));
+	for (int i = 0; i < 100; i++) {
+		MUST(syscall(SYS_membarrier, command, 0, 0));
+		ridden_steps(10, 1);
+	}
+	stop = 1;
+	for (int i = 0; i < 2; i++)
+		expect_equal("went on", (long)join_thread(threads[i]) > 0, 1);
+}
+
+static void memory_barrier(void)
+{
+	memory_barriers(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED,
+			MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+}
+
+static void memory_barrier_of_code(void)
+{
+	memory_barriers(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE,
+			MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE);
+}
+
+static void memory_barrier_of_sequences(void)
+{
+	memory_barriers(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ,
+			MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ);
+}
+
+/* All vector registers hold a pattern over a call that sleeps. */
+struct patterns {
+	uint64_t words[16][4];
+};
+
+static __attribute__((noinline)) long read_with_patterns(int file, char *byte,
+							 const struct patterns *in,
+							 struct patterns *out)
+{
+	long result;
+
+	asm volatile(
+		".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\t"
+		"vmovdqu \\n*32(%[in]), %%ymm\\n\n\t"
+		".endr\n\t"
+		"syscall\n\t"
+		".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\t"
+		"vmovdqu %%ymm\\n, \\n*32(%[out])\n\t"
+		".endr\n\t"
+		"vzeroupper"
+		: "=a"(result)
+		: "a"(SYS_read), "D"(file), "S"(byte), "d"(1), [in] "r"(in), [out] "r"(out)
+		: "rcx", "r11", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6",
+		  "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+	return result;
+}
+
+static int to_other[2], from_other[2];
+
+static __attribute__((noinline)) long send_and_read(char *byte, const struct patterns *in,
+						    struct patterns *out)
+{
+	if (call3(SYS_write, to_other[1], (long)byte, 1) != 1)
+		die("write");
+	return read_with_patterns(from_other[0], byte, in, out);
+}
+
+static void *answer_with_patterns(void *unused)
+{
+	struct patterns mine, ignored;
+	char byte;
+
+	memset(&mine, 0xa5, sizeof(mine));
+	while (read_with_patterns(to_other[0], &byte, &mine, &ignored) == 1 && byte)
+		MUST(write(from_other[1], &byte, 1));
+	return unused;
+}
+
+static void keep_patterns(bool moved)
+{
+	struct patterns in, out;
+	pthread_t other, mover = 0;
+	uint64_t x = 1;
+	long lost = 0;
+	char byte = 1;
+
+	count_cpus();
+	MUST(pipe(to_other));
+	MUST(pipe(from_other));
+	if (!moved)
+		pin(0, 0);	/* and so is the thread created from here */
+	other = start_thread(answer_with_patterns, NULL);
+	memset(&in, 0x3c, sizeof(in));
+	WARM_UP(send_and_read(&byte, &in, &out));
+	if (moved)
+		mover = start_thread(move_rider, (void *)(long)gettid());
+	for (int i = 0; i < 1500; i++) {
+		for (int j = 0; j < 16 * 4; j++)
+			in.words[j / 4][j % 4] = x = step(x);
+		byte = 1;
+		if (send_and_read(&byte, &in, &out) != 1)
+			die("read");
+		lost += memcmp(&in, &out, sizeof(in)) != 0;
+	}
+	stop = 1;
+	byte = 0;
+	MUST(write(to_other[1], &byte, 1));
+	join_thread(other);
+	if (moved)
+		join_thread(mover);
+	expect_equal("lost", lost, 0);
+}
+
+static void vectors_of_sleeper(void) { keep_patterns(false); }
+static void vectors_of_moved_sleeper(void) { keep_patterns(true); }
+
+/* Rounding and exceptions of the vector unit, and of the x87. */
+static void float_modes(void)
+{
+	volatile double one = 1, three = 3, down, up;
+	unsigned short control = 0, expected;
+	long wrong = 0;
+
+	WARM_UP(({ down = one / three; call0(SYS_getuid); }));
+	_mm_setcsr((_mm_getcsr() & ~0x6000u) | 0x2000);
+	down = one / three;
+	_mm_setcsr((_mm_getcsr() & ~0x6000u) | 0x4000);
+	up = one / three;
+	expect_equal("down and up differ", down < up, 1);
+	asm volatile("fnstcw %0" : "=m"(expected));
+	expected = (expected & ~0x0c00) | 0x0400;
+	asm volatile("fldcw %0" : : "m"(expected));
+	for (int i = 0; i < 500; i++) {
+		call0(SYS_getuid);
+		wrong += one / three != up;
+		asm volatile("fnstcw %0" : "=m"(control));
+		wrong += control != expected;
+	}
+	expect_equal("wrong", wrong, 0);
+}
+
+/* A long sum in floating point, in vectors and in the x87, while others compute. */
+static void *sum_floats(void *start)
+{
+	double sum = (long)start;
+	long double more = (long)start;
+
+	for (int i = 1; i < 3000; i++) {
+		sum = sum * 1.0000001 + 1.0 / i;
+		more += (long double)1 / i;
+		call0(SYS_getuid);
+	}
+	return (void *)(long)(sum * 1e9 + (double)more);
+}
+
+static void floats_of_threads(void)
+{
+	pthread_t threads[4];
+
+	WARM_UP(call0(SYS_getuid));
+	for (long i = 0; i < 4; i++)
+		threads[i] = start_thread(sum_floats, (void *)i);
+	for (int i = 0; i < 4; i++)
+		printf("sum %lx\n", (long)join_thread(threads[i]));
+}
+
+static double used(int who)
+{
+	struct rusage use;
+
+	MUST(getrusage(who, &use));
+	return use.ru_utime.tv_sec + use.ru_stime.tv_sec +
+	       (use.ru_utime.tv_usec + use.ru_stime.tv_usec) * 1e-6;
+}
+
+static double clock_of(clockid_t clock)
+{
+	struct timespec now;
+
+	MUST(clock_gettime(clock, &now));
+	return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+/* A rider's time is charged to it, as user or as system time. */
+static void time_adds_up(void)
+{
+	double start, rusage, process, thread;
+
+	WARM_UP(call0(SYS_getuid));
+	start = seconds();
+	rusage = used(RUSAGE_SELF);
+	process = clock_of(CLOCK_PROCESS_CPUTIME_ID);
+	thread = clock_of(CLOCK_THREAD_CPUTIME_ID);
+	while (clock_of(CLOCK_THREAD_CPUTIME_ID) - thread < 0.5)
+		ridden_steps(100, 1);
+	thread = clock_of(CLOCK_THREAD_CPUTIME_ID) - thread;
+	process = clock_of(CLOCK_PROCESS_CPUTIME_ID) - process;
+	rusage = used(RUSAGE_SELF) - rusage;
+	start = seconds() - start;
+	expect_equal("process and thread agree", process >= thread - 0.02 && process < thread + 0.1, 1);
+	expect_equal("rusage and clock agree", rusage > thread - 0.05 && rusage < thread + 0.1, 1);
+	expect_equal("no more than elapsed", thread <= start + 0.02, 1);
+}
+
+static void time_of_threads_adds_up(void)
+{
+	pthread_t threads[2];
+	double before, after, own;
+
+	WARM_UP(call0(SYS_getuid));
+	before = used(RUSAGE_SELF);
+	own = used(RUSAGE_THREAD);
+	for (int i = 0; i < 2; i++)
+		threads[i] = start_thread(ride_along, NULL);
+	while (used(RUSAGE_SELF) - before < 0.3)
+		usleep(10 * 1000);
+	stop = 1;
+	for (int i = 0; i < 2; i++)
+		join_thread(threads[i]);
+	after = used(RUSAGE_SELF);
+	own = used(RUSAGE_THREAD) - own;
+	expect_equal("most of it is the threads'", own < (after - before) / 2, 1);
+}
+
+/* A rider that never sleeps does not keep others from its CPU. */
+static void shared_cpu(void)
+{
+	pthread_t rider;
+
+	WARM_UP(call0(SYS_getuid));
+	pin(0, 0);
+	rider = start_thread(ride_along, NULL);
+	for (int i = 0; i < 200; i++)
+		usleep(1000);
+	stop = 1;
+	expect_equal("rider went on", (long)join_thread(rider) > 0, 1);
+}
+
+static void yielding(void)
+{
+	pthread_t rider;
+
+	WARM_UP(call0(SYS_sched_yield));
+	pin(0, 0);
+	rider = start_thread(ride_along, NULL);
+	for (int i = 0; i < 500; i++)
+		call0(SYS_sched_yield);
+	stop = 1;
+	join_thread(rider);
+	printf("500 times\n");
+}
+
+static bool set_online(int cpu, const char *value)
+{
+	char path[80];
+	int file;
+	bool done;
+
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", cpu);
+	file = open(path, O_WRONLY);
+	done = file >= 0 && write(file, value, 1) == 1;
+	if (file >= 0)
+		close(file);
+	return done;
+}
+
+/* The rider's CPU goes and comes back. */
+static void hotplug(void)
+{
+	pthread_t riders[3];
+	long wrong = 0;
+
+	WARM_UP(call0(SYS_getuid));
+	for (int i = 0; i < 3; i++)
+		riders[i] = start_thread(ride_along, NULL);
+	for (int i = 0; i < 5; i++) {
+		cpu_set_t set;
+
+		MUST(sched_getaffinity(0, sizeof(set), &set));
+		usleep(20 * 1000);
+		wrong += !set_online(1, "0");
+		wrong += sched_getcpu() != 0;
+		ridden_steps(200, 1);
+		wrong += !set_online(1, "1");
+	}
+	stop = 1;
+	for (int i = 0; i < 3; i++)
+		expect_equal("went on", (long)join_thread(riders[i]) > 0, 1);
+	expect_equal("wrong", wrong, 0);
+}
+
+/* Pinned to a CPU that goes: the rider runs on elsewhere, with its vectors. */
+static void hotplug_of_pinned(void)
+{
+	struct patterns in, out;
+	pthread_t other;
+	long lost = 0;
+	char byte = 1;
+
+	MUST(pipe(to_other));
+	MUST(pipe(from_other));
+	other = start_thread(answer_with_patterns, NULL);
+	memset(&in, 0x5a, sizeof(in));
+	WARM_UP(send_and_read(&byte, &in, &out));
+	for (int i = 0; i < 4; i++) {
+		pin(0, 1);
+		for (int j = 0; j < 200; j++) {
+			byte = 1;
+			if (j == 100)
+				lost += !set_online(1, "0");
+			send_and_read(&byte, &in, &out);
+			lost += memcmp(&in, &out, sizeof(in)) != 0;
+		}
+		lost += !set_online(1, "1");
+	}
+	byte = 0;
+	MUST(write(to_other[1], &byte, 1));
+	join_thread(other);
+	expect_equal("lost", lost, 0);
+}
+
+static const struct scenario scenarios[] = {
+	{ "cpu-number", cpu_number },
+	{ "cpu-number-of-libc", cpu_number_of_libc },
+	{ "restartable-sequences", restartable_sequences },
+	{ "memory-barrier", memory_barrier },
+	{ "memory-barrier-of-code", memory_barrier_of_code },
+	{ "memory-barrier-of-sequences", memory_barrier_of_sequences },
+	{ "vectors-of-sleeper", vectors_of_sleeper },
+	{ "vectors-of-moved-sleeper", vectors_of_moved_sleeper },
+	{ "float-modes", float_modes },
+	{ "floats-of-threads", floats_of_threads },
+	{ "time-adds-up", time_adds_up },
+	{ "time-of-threads-adds-up", time_of_threads_adds_up },
+	{ "shared-cpu", shared_cpu },
+	{ "yielding", yielding },
+	{ "hotplug", hotplug },
+	{ "hotplug-of-pinned", hotplug_of_pinned },
+};
+SCENARIO_MAIN(scenarios)

@@ -1,0 +1,274 @@
+/* Files that code is mapped from and that change, are replaced, or go. */
+#include "changing.h"
+
+#include <linux/falloc.h>
+
+/* A path that files of several versions can be moved to. */
+#define LIBRARY "/tmp/library-under-test"
+
+static void publish_version(const char *path, int version)
+{
+	unsigned char image[PAGE] = { 0 };
+	int file = MUST(open(path, O_CREAT | O_TRUNC | O_WRONLY, 0755));
+
+	write_version(image, version);
+	if (write(file, image, sizeof(image)) != sizeof(image))
+		die("write");
+	close(file);
+}
+
+static void map_library(void)
+{
+	int file = MUST(open(LIBRARY, O_RDONLY));
+
+	map_file(file, MAP_PRIVATE);
+	close(file);
+}
+
+static void map_new_library(int version)
+{
+	unlink(LIBRARY);
+	publish_version(LIBRARY, version);
+	map_library();
+}
+
+static void write_to_library(int version)
+{
+	int file = MUST(open(LIBRARY, O_WRONLY));
+
+	if (pwrite(file, &version, sizeof(version), VERSION_OFFSET) != sizeof(version))
+		die("pwrite");
+	close(file);
+}
+
+static void file_written(void)
+{
+	map_new_library(1);
+	settle(CODE, 1);
+	for (int version = 2; version < 5; version++) {
+		write_to_library(version);
+		settle(CODE, version);
+	}
+	for (int version = 5; version < 100; version++) {
+		write_to_library(version);
+		expect(CODE, version, 20);
+	}
+	report();
+}
+
+/*
+ * Changes while the code is being translated: what was read before one must
+ * not be installed behind it.
+ */
+static void file_written_often(void)
+{
+	double until;
+
+	map_new_library(1);
+	settle(CODE, 1);
+	until = seconds() + 1.5;
+	for (int version = 2; seconds() < until; version++) {
+		write_to_library(version);
+		expect(CODE, version, 1500);
+	}
+	report();
+}
+
+static void file_written_by_another(void)
+{
+	map_new_library(1);
+	settle(CODE, 1);
+	for (int version = 2; version < 20; version++) {
+		pid_t child = MUST(fork());
+
+		if (child == 0) {
+			write_to_library(version);
+			_exit(0);
+		}
+		end_of(child);
+		expect(CODE, version, 100);
+	}
+	report();
+}
+
+/* Opened before the code is hot and written when it is. */
+static void file_kept_open(void)
+{
+	int file;
+
+	map_new_library(1);
+	file = MUST(open(LIBRARY, O_RDWR));
+	for (int version = 1; version < 4; version++) {
+		if (pwrite(file, &version, sizeof(version), VERSION_OFFSET) != sizeof(version))
+			die("pwrite");
+		expect(CODE, version, 3000);
+	}
+	close(file);
+	settle(CODE, 3);
+	report();
+}
+
+/* A shared mapping made when the code already rides: its stores are nobody's event. */
+static void file_mapped_writable(void)
+{
+	char *writable;
+	int file;
+
+	map_new_library(1);
+	settle(CODE, 1);
+	file = MUST(open(LIBRARY, O_RDWR));
+	writable = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	close(file);
+	for (int version = 2; version < 50; version++) {
+		memcpy(writable + VERSION_OFFSET, &version, sizeof(version));
+		expect(CODE, version, 100);
+	}
+	MUST(munmap(writable, PAGE));
+	settle(CODE, 49);
+	report();
+}
+
+static void file_mapped_by_another(void)
+{
+	int to_child[2], from_child[2];
+	char byte = 0;
+	pid_t child;
+
+	map_new_library(1);
+	settle(CODE, 1);
+	MUST(pipe(to_child));
+	MUST(pipe(from_child));
+	child = MUST(fork());
+	if (child == 0) {
+		int file = MUST(open(LIBRARY, O_RDWR));
+		char *writable = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+
+		for (int version = 2; version < 30; version++) {
+			memcpy(writable + VERSION_OFFSET, &version, sizeof(version));
+			MUST(write(from_child[1], &byte, 1));
+			MUST(read(to_child[0], &byte, 1));
+		}
+		_exit(0);
+	}
+	for (int version = 2; version < 30; version++) {
+		MUST(read(from_child[0], &byte, 1));
+		expect(CODE, version, 50);
+		MUST(write(to_child[1], &byte, 1));
+	}
+	expect_equal("child", end_of(child), 0);
+	report();
+}
+
+/* Who has the old file mapped keeps it. */
+static void file_replaced(void)
+{
+	map_new_library(1);
+	settle(CODE, 1);
+	for (int version = 2; version < 5; version++) {
+		publish_version(LIBRARY ".new", version);
+		MUST(rename(LIBRARY ".new", LIBRARY));
+		expect(CODE, version - 1, 100);
+		map_library();
+		settle(CODE, version);
+	}
+	report();
+}
+
+static void file_removed(void)
+{
+	map_new_library(1);
+	settle(CODE, 1);
+	MUST(unlink(LIBRARY));
+	expect(CODE, 1, 500);
+	map_new_library(2);
+	settle(CODE, 2);
+	report();
+}
+
+static void file_cut(void)
+{
+	for (int version = 1; version < 4; version++) {
+		map_new_library(version);
+		settle(CODE, version);
+		MUST(truncate(LIBRARY, 0));
+		expect_fault(SIGBUS);
+		publish_version(LIBRARY, version + 10);
+		settle(CODE, version + 10);
+	}
+	report();
+}
+
+static void file_punched(void)
+{
+	int file;
+
+	map_new_library(1);
+	settle(CODE, 1);
+	file = MUST(open(LIBRARY, O_RDWR));
+	/* Not every file system can. */
+	if (fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE) == 0)
+		stale += AT[0] != 0;
+	close(file);
+	publish_version(LIBRARY, 2);
+	settle(CODE, 2);
+	report();
+}
+
+static void file_copied_over(void)
+{
+	map_new_library(1);
+	settle(CODE, 1);
+	for (int version = 2; version < 10; version++) {
+		int from = version_file(version), to = MUST(open(LIBRARY, O_WRONLY));
+		loff_t start = 0, end = 0;
+
+		if (copy_file_range(from, &start, to, &end, PAGE, 0) != PAGE) {
+			char image[PAGE];
+
+			if (pread(from, image, PAGE, 0) != PAGE || pwrite(to, image, PAGE, 0) != PAGE)
+				die("copy");
+		}
+		close(from);
+		close(to);
+		expect(CODE, version, 100);
+		if (version == 2)
+			settle(CODE, version);
+	}
+	report();
+}
+
+static void written_under_riders(void)
+{
+	pthread_t followers[2];
+
+	map_new_library(1);
+	newest = 1;
+	settle(CODE, 1);
+	for (int i = 0; i < 2; i++)
+		followers[i] = start_thread(follow, NULL);
+	for (int version = 2; version < 100; version++) {
+		write_to_library(version);
+		newest = version;
+		usleep(version % 10 ? 1000 : 20 * 1000);
+	}
+	done = 1;
+	for (int i = 0; i < 2; i++)
+		stale += (long)join_thread(followers[i]);
+	report();
+}
+
+static const struct scenario scenarios[] = {
+	{ "written", file_written },
+	{ "written-often", file_written_often },
+	{ "written-by-another", file_written_by_another },
+	{ "kept-open", file_kept_open },
+	{ "mapped-writable", file_mapped_writable },
+	{ "mapped-by-another", file_mapped_by_another },
+	{ "replaced", file_replaced },
+	{ "removed", file_removed },
+	{ "cut", file_cut },
+	{ "punched", file_punched },
+	{ "copied-over", file_copied_over },
+	{ "written-under-riders", written_under_riders },
+};
+SCENARIO_MAIN(scenarios)

@@ -1,0 +1,244 @@
+/* Seccomp filters and other judges of system calls that come in the middle of a ride. */
+#include "scenario.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <ucontext.h>
+
+#ifndef PR_SET_SYSCALL_USER_DISPATCH
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#define PR_SYS_DISPATCH_OFF 0
+#define PR_SYS_DISPATCH_ON 1
+#endif
+
+static volatile int stop;
+
+/* A filter that decides on one call and lets all others pass. */
+static long filter(unsigned int flags, long call, unsigned int verdict)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned int)call, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, verdict),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { .len = COUNT_OF(code), .filter = code };
+
+	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	return MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
+}
+
+static __attribute__((noinline)) long count_results(long call, int times, long result)
+{
+	long count = 0;
+
+	for (int i = 0; i < times; i++)
+		count += call0(call) == result;
+	return count;
+}
+
+#define WARM_CALL(call) WARM_UP(count_results(call, 1, 0))
+
+static void filter_refuses(void)
+{
+	WARM_CALL(SYS_getuid);
+	filter(0, SYS_getuid, SECCOMP_RET_ERRNO | EPERM);
+	expect_equal("refused", count_results(SYS_getuid, 1000, -EPERM), 1000);
+	/* And whoever has a filter rides on. */
+	WARM_CALL(SYS_geteuid);
+	expect_equal("refused", count_results(SYS_getuid, 1000, -EPERM), 1000);
+	expect_equal("not refused", count_results(SYS_geteuid, 1000, 0), 1000);
+}
+
+static void filter_on_filter(void)
+{
+	WARM_CALL(SYS_getuid);
+	filter(0, SYS_getuid, SECCOMP_RET_ERRNO | 1);
+	expect_equal("first", count_results(SYS_getuid, 300, -1), 300);
+	filter(0, SYS_geteuid, SECCOMP_RET_ERRNO | 2);
+	expect_equal("first", count_results(SYS_getuid, 300, -1), 300);
+	expect_equal("second", count_results(SYS_geteuid, 300, -2), 300);
+	filter(0, SYS_getuid, SECCOMP_RET_ERRNO | 3);
+	/* The later of two equals. */
+	expect_equal("third", count_results(SYS_getuid, 300, -3), 300);
+}
+
+static void filter_allows(void)
+{
+	WARM_CALL(SYS_getuid);
+	filter(0, SYS_getuid, SECCOMP_RET_ALLOW);
+	expect_equal("allowed", count_results(SYS_getuid, 1000, 0), 1000);
+}
+
+static volatile long traps, trap_call, trap_error;
+
+static void on_trap(int signal, siginfo_t *info, void *context)
+{
+	ucontext_t *where = context;
+
+	(void)signal;
+	traps++;
+	trap_call += info->si_syscall;
+	trap_error += info->si_errno;
+	where->uc_mcontext.gregs[REG_RAX] = 77;
+}
+
+static void filter_traps(void)
+{
+	struct sigaction action = { .sa_sigaction = on_trap, .sa_flags = SA_SIGINFO };
+
+	MUST(sigaction(SIGSYS, &action, NULL));
+	WARM_CALL(SYS_getuid);
+	filter(0, SYS_getuid, SECCOMP_RET_TRAP | 5);
+	expect_equal("answers of the handler", count_results(SYS_getuid, 200, 77), 200);
+	expect_equal("traps", traps, 200);
+	expect_equal("calls", trap_call, 200 * SYS_getuid);
+	expect_equal("data", trap_error, 200 * 5);
+}
+
+static void filter_kills_process(void)
+{
+	prctl(PR_SET_DUMPABLE, 0);
+	WARM_CALL(SYS_getuid);
+	filter(0, SYS_geteuid, SECCOMP_RET_KILL_PROCESS);
+	expect_equal("alive", count_results(SYS_getuid, 500, 0), 500);
+	call0(SYS_geteuid);
+	printf("not reached: FAILED\n");
+}
+
+static void *die_by_filter(void *unused)
+{
+	(void)unused;
+	count_results(SYS_getuid, 500, 0);
+	call0(SYS_geteuid);
+	stop = 1;
+	return NULL;
+}
+
+static void filter_kills_thread(void)
+{
+	WARM_CALL(SYS_getuid);
+	filter(0, SYS_geteuid, SECCOMP_RET_KILL_THREAD);
+	join_thread(start_thread(die_by_filter, NULL));
+	expect_equal("went on", stop, 0);
+	expect_equal("others live", count_results(SYS_getuid, 500, 0), 500);
+}
+
+static volatile long refused_later, all_filtered;
+
+static void *count_refused(void *unused)
+{
+	(void)unused;
+	while (!stop) {
+		bool all = all_filtered;
+
+		refused_later += all && call0(SYS_getuid) != -EPERM;
+		call0(SYS_getppid);
+	}
+	return NULL;
+}
+
+/* Put on a riding thread by another one. */
+static void filter_on_all_threads(void)
+{
+	pthread_t threads[3];
+
+	WARM_CALL(SYS_getuid);
+	for (int i = 0; i < 3; i++)
+		threads[i] = start_thread(count_refused, NULL);
+	usleep(300 * 1000);
+	filter(SECCOMP_FILTER_FLAG_TSYNC, SYS_getuid, SECCOMP_RET_ERRNO | EPERM);
+	all_filtered = 1;
+	usleep(200 * 1000);
+	stop = 1;
+	for (int i = 0; i < 3; i++)
+		join_thread(threads[i]);
+	expect_equal("passed", refused_later, 0);
+	expect_equal("we are refused", count_results(SYS_getuid, 100, -EPERM), 100);
+}
+
+static void *answer_listener(void *file)
+{
+	struct seccomp_notif notice;
+	struct seccomp_notif_resp answer;
+
+	for (int i = 0; i < 100; i++) {
+		memset(&notice, 0, sizeof(notice));
+		memset(&answer, 0, sizeof(answer));
+		MUST(ioctl((long)file, SECCOMP_IOCTL_NOTIF_RECV, &notice));
+		answer.id = notice.id;
+		answer.val = 1000 + notice.data.nr;
+		MUST(ioctl((long)file, SECCOMP_IOCTL_NOTIF_SEND, &answer));
+	}
+	return NULL;
+}
+
+static void filter_asks_listener(void)
+{
+	pthread_t listener;
+	long file;
+
+	WARM_CALL(SYS_geteuid);
+	file = filter(SECCOMP_FILTER_FLAG_NEW_LISTENER, SYS_getuid, SECCOMP_RET_USER_NOTIF);
+	listener = start_thread(answer_listener, (void *)file);
+	for (int i = 0; i < 100; i++) {
+		call0(SYS_geteuid);
+		if (call0(SYS_getuid) != 1000 + SYS_getuid)
+			printf("wrong answer: FAILED\n");
+	}
+	join_thread(listener);
+	printf("100 answers\n");
+}
+
+static void strict_mode(void)
+{
+	WARM_CALL(SYS_getuid);
+	MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT));
+	call3(SYS_write, 1, (long)"written\n", 8);
+	call0(SYS_getuid);
+	call3(SYS_write, 1, (long)"FAILED\n", 7);
+}
+
+static volatile char dispatch = 0;
+
+static void on_dispatch(int signal, siginfo_t *info, void *context)
+{
+	dispatch = 0;
+	on_trap(signal, info, context);
+}
+
+static void user_dispatch(void)
+{
+	struct sigaction action = { .sa_sigaction = on_dispatch, .sa_flags = SA_SIGINFO };
+	long answers = 0;
+
+	MUST(sigaction(SIGSYS, &action, NULL));
+	WARM_CALL(SYS_getuid);
+	MUST(prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &dispatch));
+	for (int i = 0; i < 100; i++) {
+		call0(SYS_getuid);
+		dispatch = 1;
+		answers += call0(SYS_getuid) == 77;
+	}
+	MUST(prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0));
+	expect_equal("answers of the handler", answers, 100);
+	expect_equal("traps", traps, 100);
+}
+
+static const struct scenario scenarios[] = {
+	{ "refuses", filter_refuses },
+	{ "on-filter", filter_on_filter },
+	{ "allows", filter_allows },
+	{ "traps", filter_traps },
+	{ "kills-process", filter_kills_process },
+	{ "kills-thread", filter_kills_thread },
+	{ "on-all-threads", filter_on_all_threads },
+	{ "asks-listener", filter_asks_listener },
+	{ "strict-mode", strict_mode },
+	{ "user-dispatch", user_dispatch },
+};
+SCENARIO_MAIN(scenarios)

@@ -1,0 +1,96 @@
+/*
+ * Scenarios: small programs in one, each run in a process of its own. Natively
+ * and in a session every one must print the same and end in the same way.
+ * What it printed stands between "scenario NAME" and "end NAME HOW"; how much
+ * of it rode goes to the file that the environment variable RIDES names.
+ */
+#ifndef SCENARIO_H
+#define SCENARIO_H
+
+#include "../guest.h"
+
+#include <sys/types.h>
+
+/* What must be known about the ride for the scenario to count. */
+enum riding {
+	RIDES,		/* system calls were made in a ride */
+	MAY_RIDE,	/* what matters happens elsewhere: in user mode, in other threads */
+};
+
+/*
+ * A name that begins with '-' is a part that scenarios execute (become()): it
+ * is run in the calling process and only when it is named.
+ */
+struct scenario {
+	const char *name;
+	void (*run)(void);
+	enum riding riding;
+};
+
+/* Runs those that the arguments name, or all. */
+int run_scenarios(int argc, char **argv, const struct scenario *scenarios, size_t count);
+
+#define SCENARIO_MAIN(scenarios)                                               \
+	int main(int argc, char **argv)                                        \
+	{                                                                      \
+		return run_scenarios(argc, argv, scenarios,                    \
+				     sizeof(scenarios) / sizeof(scenarios[0])); \
+	}
+
+/* System calls of the whole session so far that rode; 0 without a session. */
+uint64_t session_ridden(void);
+
+/* Whether there is a session to wait for. */
+bool in_session(void);
+
+/* Warms code up until it rides: see WARM_UP(). */
+struct warming {
+	uint64_t ridden;
+	int batches;
+	double until;
+};
+
+struct warming warming_begin(void);
+bool warming_done(struct warming *warming);
+
+#define WARM_UP_BATCH 60
+
+/*
+ * Repeats the statement until at least half of its repetitions ride (natively:
+ * one batch). Gives up, silently, after some seconds: a scenario that did
+ * not ride fails by the count.
+ */
+#define WARM_UP(statement)                                                     \
+	do {                                                                   \
+		struct warming warming_ = warming_begin();                     \
+		do {                                                           \
+			for (int warming_i = 0; warming_i < WARM_UP_BATCH; warming_i++) \
+				statement;                                     \
+		} while (!warming_done(&warming_));                            \
+	} while (0)
+
+/* Calls that ride once they are warm, and a sequence that shows each of them. */
+uint64_t ridden_steps(long count, uint64_t seed);
+/* The same, until the flag is set: returns the count. For threads that ride along. */
+long ride_until(volatile int *stop);
+
+/* Writes `count` bytes and reads one: with none to read, it waits for one. */
+long exchange(const int ends[2], char *byte, long count);
+
+/* Waits for the child; exit status, or 1000 + the signal that killed it. */
+int end_of(pid_t child);
+
+/* Executes this program again, as the part of that name; returns on errors only. */
+void become(const char *part);
+
+/* Prints "WHAT: ok" or what was wrong. */
+void expect_equal(const char *what, long value, long expected);
+
+/* Threads without an error to check. */
+#include <pthread.h>
+pthread_t start_thread(void *(*run)(void *), void *argument);
+void *join_thread(pthread_t thread);
+
+#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+
+#endif

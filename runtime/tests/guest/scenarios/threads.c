@@ -1,0 +1,528 @@
+/* Threads that share a translation cache: what they compute, how they wait, how they end. */
+#include "scenario.h"
+
+#include <linux/futex.h>
+#include <signal.h>
+#include <semaphore.h>
+#include <sys/mman.h>
+
+#define THREADS 4
+
+static volatile int stop;
+
+static void *steps(void *seed)
+{
+	WARM_UP(ridden_steps(1, 1));
+	return (void *)ridden_steps(3000, (uint64_t)seed);
+}
+
+static void print_sums(pthread_t *threads, int count)
+{
+	for (int i = 0; i < count; i++)
+		printf("thread %d: %lx\n", i, (unsigned long)join_thread(threads[i]));
+}
+
+static void shared_code(void)
+{
+	pthread_t threads[2 * THREADS];
+
+	for (long i = 0; i < 2 * THREADS; i++)
+		threads[i] = start_thread(steps, (void *)i);
+	print_sums(threads, 2 * THREADS);
+}
+
+#define OWN_CODE(name, operation)                                              \
+	static __attribute__((noinline)) uint64_t name##_loop(int count, uint64_t x) \
+	{                                                                      \
+		for (int i = 0; i < count; i++)                                \
+			x = (operation) + call0(SYS_getuid);                   \
+		return x;                                                      \
+	}                                                                      \
+	static void *name(void *seed)                                          \
+	{                                                                      \
+		WARM_UP(name##_loop(1, 1));                                    \
+		return (void *)name##_loop(3000, (uint64_t)seed);              \
+	}
+OWN_CODE(own_multiply, x * 6364136223846793005 + 1)
+OWN_CODE(own_rotate, ((x << 7) | (x >> 57)) ^ 0x55)
+OWN_CODE(own_add, x + 0x123456789)
+OWN_CODE(own_step, step(x))
+
+static void own_code(void)
+{
+	pthread_t threads[] = {
+		start_thread(own_multiply, (void *)1), start_thread(own_rotate, (void *)2),
+		start_thread(own_add, (void *)3), start_thread(own_step, (void *)4),
+	};
+
+	print_sums(threads, COUNT_OF(threads));
+}
+
+static void *few_steps(void *seed)
+{
+	return (void *)ridden_steps(20, (uint64_t)seed);
+}
+
+static void short_lived(void)
+{
+	uint64_t sum = 0;
+
+	WARM_UP(ridden_steps(1, 1));
+	for (long i = 0; i < 100; i++) {
+		pthread_t thread = start_thread(few_steps, (void *)i);
+
+		sum += ridden_steps(20, i);
+		sum = step(sum + (uint64_t)join_thread(thread));
+	}
+	printf("sum %lx\n", (unsigned long)sum);
+}
+
+/* Each scenario with a kind of lock: so many increments under it, by all. */
+static long counter;
+static void (*lock_it)(void), (*unlock_it)(void);
+
+static void *locked_increments(void *unused)
+{
+	for (int i = 0; i < 1500; i++) {
+		lock_it();
+		counter++;
+		call0(SYS_getuid);
+		unlock_it();
+		call0(SYS_getpid);
+	}
+	return unused;
+}
+
+static void count_under(void (*lock)(void), void (*unlock)(void))
+{
+	pthread_t threads[THREADS];
+
+	lock_it = lock;
+	unlock_it = unlock;
+	WARM_UP(({ lock(); call0(SYS_getuid); unlock(); }));
+	for (int i = 0; i < THREADS; i++)
+		threads[i] = start_thread(locked_increments, NULL);
+	for (int i = 0; i < THREADS; i++)
+		join_thread(threads[i]);
+	expect_equal("increments", counter, THREADS * 1500);
+}
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static void mutex_lock(void) { pthread_mutex_lock(&mutex); }
+static void mutex_unlock(void) { pthread_mutex_unlock(&mutex); }
+static void mutex_counts(void) { count_under(mutex_lock, mutex_unlock); }
+
+static void priority_mutex(void)
+{
+	pthread_mutexattr_t kind;
+
+	pthread_mutexattr_init(&kind);
+	pthread_mutexattr_setprotocol(&kind, PTHREAD_PRIO_INHERIT);
+	pthread_mutex_init(&mutex, &kind);
+	count_under(mutex_lock, mutex_unlock);
+}
+
+static pthread_rwlock_t rwlock = PTHREAD_RWLOCK_INITIALIZER;
+static void write_lock(void) { pthread_rwlock_wrlock(&rwlock); }
+static void write_unlock(void) { pthread_rwlock_unlock(&rwlock); }
+static void rwlock_counts(void) { count_under(write_lock, write_unlock); }
+
+static sem_t semaphore;
+static void down(void) { sem_wait(&semaphore); }
+static void up(void) { sem_post(&semaphore); }
+
+static void semaphore_counts(void)
+{
+	sem_init(&semaphore, 0, 1);
+	count_under(down, up);
+}
+
+static pthread_spinlock_t spinlock;
+static void spin_lock(void) { pthread_spin_lock(&spinlock); }
+static void spin_unlock(void) { pthread_spin_unlock(&spinlock); }
+
+static void spinlock_counts(void)
+{
+	pthread_spin_init(&spinlock, 0);
+	count_under(spin_lock, spin_unlock);
+}
+
+static int ticket, serving;
+
+/* A futex made by hand: the waits ride as well. */
+static void take_ticket(void)
+{
+	int mine = __atomic_fetch_add(&ticket, 1, __ATOMIC_SEQ_CST), now;
+
+	while ((now = __atomic_load_n(&serving, __ATOMIC_SEQ_CST)) != mine)
+		call4(SYS_futex, (long)&serving, FUTEX_WAIT_PRIVATE, now, 0);
+}
+
+static void serve_next(void)
+{
+	__atomic_fetch_add(&serving, 1, __ATOMIC_SEQ_CST);
+	call3(SYS_futex, (long)&serving, FUTEX_WAKE_PRIVATE, 1000);
+}
+
+static void futex_counts(void) { count_under(take_ticket, serve_next); }
+
+static long atomic_sum;
+
+static void *add_atomically(void *unused)
+{
+	for (int i = 0; i < 5000; i++) {
+		__atomic_fetch_add(&atomic_sum, 3, __ATOMIC_SEQ_CST);
+		call0(SYS_getuid);
+	}
+	return unused;
+}
+
+static void atomic_counts(void)
+{
+	pthread_t threads[THREADS];
+
+	WARM_UP(({ __atomic_fetch_add(&counter, 1, __ATOMIC_SEQ_CST); call0(SYS_getuid); }));
+	for (int i = 0; i < THREADS; i++)
+		threads[i] = start_thread(add_atomically, NULL);
+	for (int i = 0; i < THREADS; i++)
+		join_thread(threads[i]);
+	expect_equal("sum", atomic_sum, THREADS * 5000 * 3);
+}
+
+static pthread_cond_t turned = PTHREAD_COND_INITIALIZER;
+static int turn;
+
+static void *take_turns(void *mine)
+{
+	for (int i = 0; i < 1000; i++) {
+		pthread_mutex_lock(&mutex);
+		while (turn != (long)mine)
+			pthread_cond_wait(&turned, &mutex);
+		counter = counter * 3 + (long)mine + 1;
+		turn = !turn;
+		pthread_cond_broadcast(&turned);
+		pthread_mutex_unlock(&mutex);
+	}
+	return NULL;
+}
+
+static void condition(void)
+{
+	pthread_t threads[2] = { start_thread(take_turns, (void *)0),
+				 start_thread(take_turns, (void *)1) };
+
+	join_thread(threads[0]);
+	join_thread(threads[1]);
+	printf("turns %lx\n", counter);
+}
+
+static pthread_barrier_t barrier;
+static long cells[THREADS];
+
+static void *meet(void *index)
+{
+	long wrong = 0;
+
+	for (int i = 1; i <= 300; i++) {
+		cells[(long)index] = i;
+		call0(SYS_getuid);
+		pthread_barrier_wait(&barrier);
+		for (int j = 0; j < THREADS; j++)
+			wrong += cells[j] != i;
+		pthread_barrier_wait(&barrier);
+	}
+	return (void *)wrong;
+}
+
+static void barriers(void)
+{
+	pthread_t threads[THREADS];
+	long wrong = 0;
+
+	pthread_barrier_init(&barrier, NULL, THREADS);
+	for (long i = 0; i < THREADS; i++)
+		threads[i] = start_thread(meet, (void *)i);
+	for (int i = 0; i < THREADS; i++)
+		wrong += (long)join_thread(threads[i]);
+	expect_equal("cells seen early or late", wrong, 0);
+}
+
+static void futex_timeout(void)
+{
+	struct timespec soon = { .tv_nsec = 20 * 1000 * 1000 }, at_once = { 0 };
+	int word = 0;
+	double start;
+
+	WARM_UP(call4(SYS_futex, (long)&word, FUTEX_WAIT_PRIVATE, 0, (long)&at_once));
+	WARM_UP(call4(SYS_futex, (long)&word, FUTEX_WAIT_PRIVATE, 1, 0));
+	expect_equal("other value", call4(SYS_futex, (long)&word, FUTEX_WAIT_PRIVATE, 1, 0), -EAGAIN);
+	start = seconds();
+	expect_equal("time is up", call4(SYS_futex, (long)&word, FUTEX_WAIT_PRIVATE, 0, (long)&soon),
+		     -ETIMEDOUT);
+	expect_equal("too early", seconds() - start < 0.019, 0);
+	expect_equal("bad address", call4(SYS_futex, 8, FUTEX_WAIT_PRIVATE, 0, 0), -EFAULT);
+}
+
+/* What one thread stores before the other sees the flag, it must see. */
+static volatile long message, flag;
+
+static void *send_messages(void *unused)
+{
+	for (long i = 1; i <= 2000; i++) {
+		message = i * 7;
+		__atomic_store_n(&flag, i, __ATOMIC_RELEASE);
+		while (__atomic_load_n(&flag, __ATOMIC_ACQUIRE))
+			call0(SYS_sched_yield);
+	}
+	return unused;
+}
+
+static void messages(void)
+{
+	pthread_t sender = start_thread(send_messages, NULL);
+	long wrong = 0;
+
+	for (long i = 1; i <= 2000; i++) {
+		while (__atomic_load_n(&flag, __ATOMIC_ACQUIRE) != i)
+			call0(SYS_sched_yield);
+		wrong += message != i * 7;
+		__atomic_store_n(&flag, 0, __ATOMIC_RELEASE);
+	}
+	join_thread(sender);
+	expect_equal("messages lost", wrong, 0);
+}
+
+/* Spins in a gap, without any call, until another thread stores. */
+static volatile int spun, released;
+
+static __attribute__((noinline)) void spin_after_call(void)
+{
+	call0(SYS_getuid);
+	while (released < spun)
+		;
+}
+
+static void *release_spinner(void *unused)
+{
+	while (!stop) {
+		released = spun;
+		usleep(1000);
+	}
+	return unused;
+}
+
+static void spinning(void)
+{
+	pthread_t other;
+
+	WARM_UP(spin_after_call());
+	other = start_thread(release_spinner, NULL);
+	for (int i = 0; i < 50; i++) {
+		spun++;
+		spin_after_call();
+	}
+	stop = 1;
+	join_thread(other);
+	expect_equal("releases", spun, 50);
+}
+
+static __thread long private_count;
+
+static __attribute__((noinline)) void count_to(int count)
+{
+	for (int i = 0; i < count; i++) {
+		private_count += i;
+		errno = call0(SYS_getuid);
+	}
+}
+
+static void *count_privately(void *unused)
+{
+	(void)unused;
+	WARM_UP(count_to(1));
+	private_count = 0;
+	count_to(2000);
+	return (void *)private_count;
+}
+
+static void thread_local(void)
+{
+	pthread_t threads[THREADS];
+
+	for (int i = 0; i < THREADS; i++)
+		threads[i] = start_thread(count_privately, NULL);
+	for (int i = 0; i < THREADS; i++)
+		expect_equal("private count", (long)join_thread(threads[i]), 1999000);
+}
+
+static int ends[2];
+static volatile int cleaned;
+
+static void clean_up(void *by)
+{
+	cleaned += (long)by;
+}
+
+static void *read_forever(void *unused)
+{
+	char byte = 'x';
+
+	pthread_cleanup_push(clean_up, (void *)1);
+	WARM_UP(exchange(ends, &byte, 1));
+	/* A cancellation point that sleeps: glibc's own read. */
+	for (;;)
+		read(ends[0], &byte, 1);
+	pthread_cleanup_pop(0);
+	return unused;
+}
+
+static void cancel_sleeper(void)
+{
+	pthread_t thread;
+
+	MUST(pipe(ends));
+	for (int i = 0; i < 3; i++) {
+		thread = start_thread(read_forever, NULL);
+		usleep(50 * 1000);
+		pthread_cancel(thread);
+		expect_equal("cancelled", join_thread(thread) == PTHREAD_CANCELED, 1);
+	}
+	expect_equal("cleaned", cleaned, 3);
+}
+
+static volatile int ready;
+
+static void *ride_cancelled(void *unused)
+{
+	pthread_cleanup_push(clean_up, (void *)1);
+	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
+	ready = 1;
+	ride_until(&stop);
+	pthread_cleanup_pop(0);
+	return unused;
+}
+
+static void cancel_rider(void)
+{
+	WARM_UP(call0(SYS_getuid));
+	for (int i = 0; i < 5; i++) {
+		pthread_t thread = start_thread(ride_cancelled, NULL);
+		uint64_t before = session_ridden();
+
+		while (!ready)
+			usleep(1000);
+		ready = 0;
+		for (int j = 0; j < 100 && in_session() && session_ridden() - before < 1000; j++)
+			usleep(10 * 1000);
+		pthread_cancel(thread);
+		expect_equal("cancelled", join_thread(thread) == PTHREAD_CANCELED, 1);
+	}
+	expect_equal("cleaned", cleaned, 5);
+}
+
+static void *ride_until_allowed(void *unused)
+{
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	pthread_cleanup_push(clean_up, (void *)1);
+	ride_until(&stop);
+	cleaned += 10;
+	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+	pthread_testcancel();
+	pthread_cleanup_pop(0);
+	return unused;
+}
+
+static void cancel_disabled(void)
+{
+	pthread_t thread = start_thread(ride_until_allowed, NULL);
+
+	usleep(300 * 1000);
+	pthread_cancel(thread);
+	usleep(50 * 1000);
+	expect_equal("cleaned while disabled", cleaned, 0);
+	stop = 1;
+	expect_equal("cancelled", join_thread(thread) == PTHREAD_CANCELED, 1);
+	expect_equal("cleaned", cleaned, 11);
+}
+
+/* The owner ends with the mutex locked, in a ride for all that it knows. */
+static void *end_as_owner(void *robust)
+{
+	WARM_UP(call0(SYS_getuid));
+	pthread_mutex_lock(robust);
+	ridden_steps(200, 1);
+	return NULL;
+}
+
+static pthread_mutex_t *robust_mutex(void)
+{
+	pthread_mutex_t *robust = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+				       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pthread_mutexattr_t kind;
+
+	pthread_mutexattr_init(&kind);
+	pthread_mutexattr_setrobust(&kind, PTHREAD_MUTEX_ROBUST);
+	pthread_mutexattr_setpshared(&kind, PTHREAD_PROCESS_SHARED);
+	pthread_mutex_init(robust, &kind);
+	return robust;
+}
+
+static void take_over(pthread_mutex_t *robust)
+{
+	expect_equal("the owner died", pthread_mutex_lock(robust), EOWNERDEAD);
+	expect_equal("made consistent", pthread_mutex_consistent(robust), 0);
+	expect_equal("unlocked", pthread_mutex_unlock(robust), 0);
+	expect_equal("locked again", pthread_mutex_lock(robust), 0);
+}
+
+static void robust_thread(void)
+{
+	pthread_mutex_t *robust = robust_mutex();
+
+	join_thread(start_thread(end_as_owner, robust));
+	take_over(robust);
+}
+
+static void robust_process(void)
+{
+	pthread_mutex_t *robust = robust_mutex();
+	pid_t child = MUST(fork());
+
+	if (child == 0) {
+		end_as_owner(robust);
+		for (;;)
+			call0(SYS_getuid);
+	}
+	while (pthread_mutex_trylock(robust) == 0) {
+		pthread_mutex_unlock(robust);
+		usleep(10 * 1000);
+	}
+	MUST(kill(child, SIGKILL));
+	expect_equal("child", end_of(child), 1009);
+	take_over(robust);
+}
+
+static const struct scenario scenarios[] = {
+	{ "shared-code", shared_code },
+	{ "own-code", own_code },
+	{ "short-lived", short_lived },
+	{ "mutex", mutex_counts },
+	{ "priority-mutex", priority_mutex },
+	{ "rwlock", rwlock_counts },
+	{ "semaphore", semaphore_counts },
+	{ "spinlock", spinlock_counts },
+	{ "futex", futex_counts },
+	{ "futex-timeout", futex_timeout },
+	{ "atomic", atomic_counts },
+	{ "condition", condition, MAY_RIDE },
+	{ "barrier", barriers, MAY_RIDE },
+	{ "messages", messages },
+	{ "spinning", spinning },
+	{ "thread-local", thread_local },
+	{ "cancel-sleeper", cancel_sleeper },
+	{ "cancel-rider", cancel_rider },
+	{ "cancel-disabled", cancel_disabled },
+	{ "robust-thread", robust_thread },
+	{ "robust-process", robust_process },
+};
+SCENARIO_MAIN(scenarios)

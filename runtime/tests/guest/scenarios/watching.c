@@ -1,0 +1,398 @@
+/* Debuggers and tracers that begin or end in the middle of a ride. */
+#include "scenario.h"
+
+#include <fcntl.h>
+#include <linux/perf_event.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+
+static __attribute__((noinline)) long count_results(long call, int times, long result)
+{
+	long count = 0;
+
+	for (int i = 0; i < times; i++)
+		count += call0(call) == result;
+	return count;
+}
+
+#define WARM_CALL(call) WARM_UP(count_results(call, 1, 0))
+
+/* What tracer and traced share. */
+static struct shared {
+	volatile long calls;
+	volatile int stop, ready;
+} *shared;
+
+static pid_t start_traced(void)
+{
+	pid_t child;
+
+	shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	child = MUST(fork());
+	if (child) {
+		while (!shared->ready)
+			usleep(1000);
+		return child;
+	}
+	WARM_UP(({ call0(SYS_getuid); shared->calls++; }));
+	shared->ready = 1;
+	while (!shared->stop) {
+		call0(SYS_getuid);
+		shared->calls++;
+	}
+	_exit(11);
+}
+
+static int wait_stop(pid_t child)
+{
+	int status;
+
+	MUST(waitpid(child, &status, __WALL));
+	if (!WIFSTOPPED(status))
+		die("the child ended");
+	return status >> 8;
+}
+
+static void end_traced(pid_t child)
+{
+	long calls = shared->calls;
+
+	/* It goes on when nobody traces it any more. */
+	while (shared->calls < calls + 1000)
+		usleep(1000);
+	shared->stop = 1;
+	expect_equal("end", end_of(child), 11);
+}
+
+static void seized(void)
+{
+	pid_t child = start_traced();
+	struct user_regs_struct registers;
+
+	MUST(ptrace(PTRACE_SEIZE, child, 0, 0));
+	for (int i = 0; i < 10; i++) {
+		usleep(5000);
+		MUST(ptrace(PTRACE_INTERRUPT, child, 0, 0));
+		expect_equal("stop", wait_stop(child), SIGTRAP | PTRACE_EVENT_STOP << 8);
+		MUST(ptrace(PTRACE_GETREGS, child, 0, &registers));
+		expect_equal("user code", registers.cs == 0x33 && registers.rip < 1ul << 47 &&
+			     registers.rsp < 1ul << 47, 1);
+		MUST(ptrace(PTRACE_CONT, child, 0, 0));
+	}
+	MUST(ptrace(PTRACE_INTERRUPT, child, 0, 0));
+	wait_stop(child);
+	MUST(ptrace(PTRACE_DETACH, child, 0, 0));
+	end_traced(child);
+}
+
+/* The tracer sees every register of a stopped rider as user code has it: no kernel addresses. */
+static void registers_seen(void)
+{
+	pid_t child = start_traced();
+	long leaks = 0;
+
+	MUST(ptrace(PTRACE_SEIZE, child, 0, 0));
+	for (int i = 0; i < 30; i++) {
+		unsigned long registers[sizeof(struct user_regs_struct) / 8];
+
+		usleep(1000 + 300 * i);
+		MUST(ptrace(PTRACE_INTERRUPT, child, 0, 0));
+		wait_stop(child);
+		MUST(ptrace(PTRACE_GETREGS, child, 0, registers));
+		for (size_t j = 0; j < COUNT_OF(registers); j++)
+			leaks += registers[j] >> 47 == 0x1ffff && registers[j] < -4096ul;
+		MUST(ptrace(PTRACE_CONT, child, 0, 0));
+	}
+	expect_equal("kernel addresses", leaks, 0);
+	MUST(kill(child, SIGKILL));
+	expect_equal("end", end_of(child), 1000 + SIGKILL);
+}
+
+static void emulated_calls(void)
+{
+	pid_t child = start_traced();
+	struct user_regs_struct registers;
+	long seen = 0, calls;
+
+	MUST(ptrace(PTRACE_ATTACH, child, 0, 0));
+	wait_stop(child);
+	calls = shared->calls;
+	for (int i = 0; i < 50; i++) {
+		MUST(ptrace(PTRACE_SYSEMU, child, 0, 0));
+		wait_stop(child);
+		MUST(ptrace(PTRACE_GETREGS, child, 0, &registers));
+		seen += registers.orig_rax == SYS_getuid;
+		registers.rax = 0;
+		MUST(ptrace(PTRACE_SETREGS, child, 0, &registers));
+	}
+	expect_equal("seen", seen, 50);
+	expect_equal("made", labs(shared->calls - calls - 50) <= 1, 1);
+	MUST(ptrace(PTRACE_DETACH, child, 0, 0));
+	end_traced(child);
+}
+
+static void changed_registers(void)
+{
+	pid_t child = MUST(fork());
+	struct user_regs_struct registers;
+
+	if (child == 0) {
+		WARM_UP(call0(SYS_getuid));
+		MUST(ptrace(PTRACE_TRACEME, 0, 0, 0));
+		raise(SIGSTOP);
+		for (;;)
+			if (call0(SYS_getuid) == 4711)
+				_exit(12);
+	}
+	wait_stop(child);
+	for (int i = 0; i < 2 * 20; i++) {
+		MUST(ptrace(PTRACE_SYSCALL, child, 0, 0));
+		wait_stop(child);
+	}
+	/* At the exit of the twentieth call. */
+	MUST(ptrace(PTRACE_GETREGS, child, 0, &registers));
+	registers.rax = 4711;
+	MUST(ptrace(PTRACE_SETREGS, child, 0, &registers));
+	MUST(ptrace(PTRACE_DETACH, child, 0, 0));
+	expect_equal("end", end_of(child), 12);
+}
+
+static void followed_through_fork(void)
+{
+	pid_t child = MUST(fork());
+	unsigned long grandchild;
+	int stops = 0;
+
+	if (child == 0) {
+		WARM_UP(ridden_steps(1, 1));
+		raise(SIGSTOP);
+		child = MUST(fork());
+		ridden_steps(100, 1);
+		_exit(child ? end_of(child) + 1 : 13);
+	}
+	MUST(waitpid(child, NULL, WUNTRACED));
+	MUST(ptrace(PTRACE_SEIZE, child, 0, PTRACE_O_TRACEFORK));
+	MUST(kill(child, SIGCONT));
+	for (;;) {
+		int status;
+		pid_t stopped = MUST(waitpid(-1, &status, __WALL));
+
+		if (WIFEXITED(status)) {
+			if (stopped == child) {
+				expect_equal("end", WEXITSTATUS(status), 14);
+				break;
+			}
+			continue;
+		}
+		if (status >> 8 == (SIGTRAP | PTRACE_EVENT_FORK << 8)) {
+			MUST(ptrace(PTRACE_GETEVENTMSG, stopped, 0, &grandchild));
+			stops++;
+		}
+		MUST(ptrace(PTRACE_CONT, stopped, 0, 0));
+	}
+	expect_equal("forks seen", stops, 1);
+}
+
+/* Debug registers: the rider must be stopped by a store in the very gap that rides. */
+static void watchpoint(void)
+{
+	pid_t child = start_traced();
+	long before = shared->calls;
+	size_t debug = offsetof(struct user, u_debugreg);
+
+	MUST(ptrace(PTRACE_ATTACH, child, 0, 0));
+	wait_stop(child);
+	MUST(ptrace(PTRACE_POKEUSER, child, debug, &shared->calls));
+	/* Local, eight bytes, on writes. */
+	MUST(ptrace(PTRACE_POKEUSER, child, debug + 7 * sizeof(long), 0x90001));
+	for (int i = 0; i < 20; i++) {
+		long now;
+
+		MUST(ptrace(PTRACE_CONT, child, 0, 0));
+		if (wait_stop(child) != SIGTRAP)
+			printf("other stop: FAILED\n");
+		now = shared->calls;
+		if (i && now != before + 1)
+			printf("stores missed: FAILED\n");
+		before = now;
+	}
+	MUST(ptrace(PTRACE_POKEUSER, child, debug + 7 * sizeof(long), 0));
+	MUST(ptrace(PTRACE_DETACH, child, 0, 0));
+	end_traced(child);
+}
+
+static int open_event(unsigned int type, unsigned long config, pid_t pid, int cpu)
+{
+	struct perf_event_attr attributes = { .type = type, .size = sizeof(attributes),
+					      .config = config };
+
+	return syscall(SYS_perf_event_open, &attributes, pid, cpu, -1, 0);
+}
+
+static unsigned long tracepoint(const char *name)
+{
+	char path[200], text[20] = "";
+	int file;
+
+	mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, NULL);
+	snprintf(path, sizeof(path), "/sys/kernel/tracing/events/%s/id", name);
+	file = MUST(open(path, O_RDONLY));
+	MUST(read(file, text, sizeof(text) - 1));
+	close(file);
+	return strtoul(text, NULL, 10);
+}
+
+static long read_event(int event)
+{
+	uint64_t count;
+
+	if (read(event, &count, sizeof(count)) != sizeof(count))
+		die("read");
+	return count;
+}
+
+/* All calls of this thread while the event counts, none of them unseen. */
+static void calls_counted(const char *name)
+{
+	unsigned long id = tracepoint(name);
+	int event;
+	long before, after;
+
+	WARM_UP(call0(SYS_getuid));
+	event = MUST(open_event(PERF_TYPE_TRACEPOINT, id, 0, -1));
+	before = read_event(event);
+	count_results(SYS_getuid, 5000, 0);
+	after = read_event(event);
+	/* One of the two reads is counted as well, or its exit. */
+	expect_equal("calls", after - before, 5001);
+	close(event);
+	WARM_UP(call0(SYS_getuid));
+	count_results(SYS_getuid, 1000, 0);
+}
+
+static void calls_counted_at_entry(void) { calls_counted("raw_syscalls/sys_enter"); }
+static void calls_counted_at_exit(void) { calls_counted("raw_syscalls/sys_exit"); }
+
+static void calls_of_a_kind_counted(void)
+{
+	unsigned long id = tracepoint("syscalls/sys_enter_getuid");
+	int event;
+
+	WARM_CALL(SYS_getuid);
+	event = MUST(open_event(PERF_TYPE_TRACEPOINT, id, 0, -1));
+	count_results(SYS_getuid, 5000, 0);
+	expect_equal("calls", read_event(event), 5000);
+}
+
+static void calls_of_all_counted(void)
+{
+	unsigned long id = tracepoint("syscalls/sys_enter_getuid");
+	pid_t child = start_traced();
+	int event = MUST(open_event(PERF_TYPE_TRACEPOINT, id, -1, 0));
+	int other = open_event(PERF_TYPE_TRACEPOINT, id, -1, 1);
+	long before, counted, calls;
+
+	MUST(kill(child, SIGSTOP));
+	MUST(waitpid(child, NULL, WUNTRACED));
+	before = read_event(event) + (other < 0 ? 0 : read_event(other));
+	calls = shared->calls;
+	MUST(kill(child, SIGCONT));
+	usleep(100 * 1000);
+	MUST(kill(child, SIGSTOP));
+	MUST(waitpid(child, NULL, WUNTRACED));
+	counted = read_event(event) + (other < 0 ? 0 : read_event(other)) - before;
+	calls = shared->calls - calls;
+	expect_equal("counted", calls > 100 && labs(counted - calls) <= 1, 1);
+	MUST(kill(child, SIGKILL));
+	expect_equal("end", end_of(child), 1000 + SIGKILL);
+}
+
+static void sampled(void)
+{
+	struct perf_event_attr attributes = {
+		.type = PERF_TYPE_SOFTWARE, .size = sizeof(attributes),
+		.config = PERF_COUNT_SW_CPU_CLOCK, .sample_period = 200 * 1000,
+		.sample_type = PERF_SAMPLE_IP | PERF_SAMPLE_CALLCHAIN | PERF_SAMPLE_REGS_USER,
+		.sample_regs_user = 0xff0fff, .wakeup_events = 1,
+	};
+	int event = MUST(syscall(SYS_perf_event_open, &attributes, 0, -1, -1, 0));
+	struct perf_event_mmap_page *ring = mmap(NULL, 9 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
+						 event, 0);
+
+	if (ring == MAP_FAILED)
+		die("mmap");
+	WARM_UP(call0(SYS_getuid));
+	double until = seconds() + 0.3;
+	while (seconds() < until)
+		ridden_steps(100, 1);
+	expect_equal("samples", ring->data_head > 0, 1);
+	printf("sum %lx\n", (unsigned long)ridden_steps(100, 1));
+}
+
+static void read_by_another(void)
+{
+	pid_t child = start_traced();
+	long calls = 0;
+	struct iovec to = { &calls, sizeof(calls) }, from = { (void *)&shared->calls, sizeof(calls) };
+
+	for (int i = 0; i < 10; i++) {
+		long before = calls;
+
+		/* Until it has made progress. */
+		while (calls <= before) {
+			usleep(1000);
+			if (process_vm_readv(child, &to, 1, &from, 1, 0) != sizeof(calls))
+				die("process_vm_readv");
+		}
+	}
+	shared->stop = 1;
+	expect_equal("end", end_of(child), 11);
+}
+
+/* What /proc says of a rider is there and has no kernel addresses where a program's would be. */
+static void seen_in_proc(void)
+{
+	static const char *const names[] = { "stat", "status", "maps", "syscall", "wchan", "sched",
+					     "schedstat", "io", "limits", "environ", "cmdline" };
+	pid_t child = start_traced();
+
+	for (size_t i = 0; i < COUNT_OF(names); i++) {
+		char path[64], text[4096];
+		int file;
+		long length;
+
+		snprintf(path, sizeof(path), "/proc/%d/%s", child, names[i]);
+		file = open(path, O_RDONLY);
+		if (file < 0)
+			continue;
+		length = read(file, text, sizeof(text));
+		expect_equal(names[i], length > 0, 1);
+		close(file);
+	}
+	shared->stop = 1;
+	expect_equal("end", end_of(child), 11);
+}
+
+static const struct scenario scenarios[] = {
+	{ "seized", seized },
+	{ "registers-seen", registers_seen },
+	{ "emulated-calls", emulated_calls },
+	{ "changed-registers", changed_registers },
+	{ "followed-through-fork", followed_through_fork },
+	{ "watchpoint", watchpoint },
+	{ "calls-counted-at-entry", calls_counted_at_entry },
+	{ "calls-counted-at-exit", calls_counted_at_exit },
+	{ "calls-of-a-kind-counted", calls_of_a_kind_counted },
+	{ "calls-of-all-counted", calls_of_all_counted },
+	{ "sampled", sampled },
+	{ "read-by-another", read_by_another },
+	{ "seen-in-proc", seen_in_proc },
+};
+SCENARIO_MAIN(scenarios)

@@ -1,0 +1,161 @@
+//! Everything that a program can observe of its threads, signals, children and
+//! code, natively and in a session, on both kernels with page-table isolation
+//! on and off. Each line that the tests print is a scenario.
+
+mod support;
+
+use std::time::Duration;
+
+use support::scenarios::{self, Control, Program, Ridden, Run};
+use support::{Machine, lab, run};
+
+/// `make test` runs these on 6.12 with page-table isolation and on 6.1 without ...
+const SOME: [Program; 5] = [
+    Program::all("threads"),
+    Program::all("signals"),
+    Program::all("code"),
+    Program::all("files"),
+    Program::all("credentials"),
+];
+
+/// ... and these the other way round: each on both kernels, with and without isolation.
+const OTHERS: [Program; 6] = [
+    Program::all("interrupted"),
+    Program::all("processes"),
+    Program::all("clones"),
+    Program::all("filters"),
+    Program::all("watching"),
+    Program::all("cpus"),
+];
+
+#[track_caller]
+fn scenarios_behave_as_natively(machine: Machine, name: &str, programs: &[Program]) {
+    let lab = lab();
+    let job = machine.job(&lab, name, true).timeout(Duration::from_secs(900));
+    let outcome = run(&lab, &scenarios::with_scenarios(job, programs));
+    scenarios::check(programs, &outcome);
+}
+
+#[test]
+fn vm_scenarios_on_6_12_with_kpti() {
+    scenarios_behave_as_natively(Machine::V6_12_KPTI_ON, "scenarios", &SOME);
+}
+
+#[test]
+fn vm_scenarios_on_6_12_without_kpti() {
+    scenarios_behave_as_natively(Machine::V6_12_KPTI_OFF, "scenarios", &OTHERS);
+}
+
+#[test]
+fn vm_scenarios_on_6_1_with_kpti() {
+    scenarios_behave_as_natively(Machine::V6_1_KPTI_ON, "scenarios", &OTHERS);
+}
+
+#[test]
+fn vm_scenarios_on_6_1_without_kpti() {
+    scenarios_behave_as_natively(Machine::V6_1_KPTI_OFF, "scenarios", &SOME);
+}
+
+/// All of them, for `make test-all`.
+#[track_caller]
+fn all_scenarios_behave_as_natively(machine: Machine) {
+    let all: Vec<_> = SOME.into_iter().chain(OTHERS).collect();
+    scenarios_behave_as_natively(machine, "all-scenarios", &all);
+}
+
+#[test]
+#[ignore = "long: two hundred scenarios"]
+fn vm_all_scenarios_on_6_12_with_kpti() {
+    all_scenarios_behave_as_natively(Machine::V6_12_KPTI_ON);
+}
+
+#[test]
+#[ignore = "long: two hundred scenarios"]
+fn vm_all_scenarios_on_6_12_without_kpti() {
+    all_scenarios_behave_as_natively(Machine::V6_12_KPTI_OFF);
+}
+
+#[test]
+#[ignore = "long: two hundred scenarios"]
+fn vm_all_scenarios_on_6_1_with_kpti() {
+    all_scenarios_behave_as_natively(Machine::V6_1_KPTI_ON);
+}
+
+#[test]
+#[ignore = "long: two hundred scenarios"]
+fn vm_all_scenarios_on_6_1_without_kpti() {
+    all_scenarios_behave_as_natively(Machine::V6_1_KPTI_OFF);
+}
+
+/// Tests that must fail in a build without what they test.
+const CONTROLS: [Control; 9] = [
+    control("SIGNAL_CHECK", "signals", "to-self"),
+    control("RESTART_CHECK", "interrupted", "read-interrupted"),
+    control("INVALIDATION", "code", "mapped-over"),
+    control("INSTALL_SEQUENCE", "files", "written-often"),
+    control("FILE_NOTICE", "files", "mapped-writable"),
+    control("VECTOR_RELOAD", "cpus", "vectors-of-sleeper"),
+    control("RSEQ", "cpus", "cpu-number"),
+    control("SECCOMP_FILTER", "filters", "refuses"),
+    control("SYSCALL_WORK_CHECK", "watching", "calls-counted-at-entry"),
+];
+
+const fn control(
+    protection: &'static str,
+    program: &'static str,
+    scenario: &'static str,
+) -> Control {
+    Control { protection, program: Program { name: program, arguments: scenario } }
+}
+
+#[test]
+#[ignore = "long: builds the modules nine times"]
+fn vm_scenarios_fail_without_what_they_test() {
+    let lab = lab();
+    let machine = Machine::V6_12_KPTI_OFF;
+    let job = machine.job(&lab, "controls", false).timeout(Duration::from_secs(600));
+    let job = scenarios::with_controls(job, &machine.kernel(&lab), &CONTROLS);
+    scenarios::check_controls(&CONTROLS, &run(&lab, &job));
+}
+
+#[test]
+fn output_is_cut_into_scenarios() {
+    let found = scenarios::runs("scenario a\none\ntwo\nend a exit 0\nscenario b\nend b signal 9\n");
+    let expected = [
+        ("a".to_owned(), Run { output: "one\ntwo\n".into(), end: "exit 0".into() }),
+        ("b".to_owned(), Run { output: String::new(), end: "signal 9".into() }),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn rides_are_counted_by_scenario() {
+    let found = scenarios::rides("a 17\nb 0 may ride\n");
+    assert_eq!(found["a"], Ridden { calls: 17, must_ride: true });
+    assert_eq!(found["b"], Ridden { calls: 0, must_ride: false });
+}
+
+/// The checks above are worth nothing if they cannot fail.
+#[test]
+fn every_kind_of_difference_is_found() {
+    let run = |output: &str, end: &str| Run { output: output.into(), end: end.into() };
+    let rode = |calls, must_ride| Some(Ridden { calls, must_ride });
+    let complaints = |native: &Run, ridden: Option<&Run>, rode| {
+        scenarios::complaints(native, ridden, rode).len()
+    };
+    let good = run("a\n", "exit 0");
+    assert_eq!(complaints(&good, Some(&good), rode(1, true)), 0);
+    assert_eq!(complaints(&good, Some(&good), rode(0, false)), 0);
+    assert_eq!(complaints(&good, Some(&good), rode(0, true)), 1);
+    assert_eq!(complaints(&good, Some(&good), None), 1);
+    assert_eq!(complaints(&good, None, rode(1, true)), 1);
+    assert_eq!(complaints(&good, Some(&run("b\n", "exit 0")), rode(1, true)), 1);
+    assert_eq!(complaints(&good, Some(&run("a\n", "exit 1")), rode(1, true)), 1);
+    assert_eq!(complaints(&good, Some(&run("a\n", "")), rode(1, true)), 1);
+    let failed = run("a: FAILED\n", "exit 0");
+    assert_eq!(complaints(&failed, Some(&failed), rode(1, true)), 1);
+    let late = run("", "FAILED after 40 seconds");
+    assert_eq!(complaints(&late, Some(&late), rode(1, true)), 1);
+    let unfinished = run("", "");
+    assert_eq!(complaints(&unfinished, Some(&unfinished), rode(1, true)), 1);
+}
