@@ -140,7 +140,10 @@ fn prepare_with(plan: &Plan) -> Result<Launcher> {
     if plan.prepare_guest {
         prepare::guest()?;
     }
-    if let (Some(image), Some(folder)) = (&plan.disk_image, &plan.disk) {
+    // The guest gets an image only if something reads it.
+    if let (Some(image), Some(folder)) = (&plan.disk_image, &plan.disk)
+        && image.exists()
+    {
         prepare::disk(image, folder)?;
     }
     Launcher::new(plan.clone())
