@@ -34,7 +34,7 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotFound {
     /// No session at all.
-    #[error("no session is running{}; start one with `ub run -- CMD`", hint(.0))]
+    #[error("no session is running{} start one with `ub run -- CMD`", hint(.0))]
     NoSession(
         /// Why there cannot be one, if that is known.
         Option<String>,
@@ -54,7 +54,7 @@ pub enum NotFound {
 }
 
 fn hint(reason: &Option<String>) -> String {
-    reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"))
+    reason.as_ref().map_or_else(|| ";".to_owned(), |reason| format!(": {reason}, then"))
 }
 
 impl Peer {
