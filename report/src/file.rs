@@ -59,11 +59,18 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
 }
 
 /// Writes `content` to `path` so that a reader sees a whole file, old or new,
-/// at any moment.
+/// at any moment. What is there and no regular file, such as `/dev/null` or a
+/// pipe, is written to and stays what it is; so does a symbolic link.
 ///
 /// # Errors
-/// What the file system answers; `path` is unchanged then.
+/// What the file system answers; a regular file at `path` is unchanged then.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return fs::OpenOptions::new().write(true).open(path)?.write_all(content);
+    }
+    // Fails where there is nothing yet.
+    let target = fs::canonicalize(path);
+    let path = target.as_deref().unwrap_or(path);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let mut file = tempfile::Builder::new()
         .prefix(".ub-report-")
@@ -105,6 +112,27 @@ mod tests {
         assert_eq!(read(&path).unwrap(), report());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(write(&dir.path().join("absent/report.json"), b"").is_err());
+    }
+
+    #[test]
+    fn links_and_what_is_no_file_stay_what_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link, pipe) =
+            (dir.path().join("file"), dir.path().join("link"), dir.path().join("pipe"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write(&pipe, b"through").unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+        assert!(write(dir.path(), b"").is_err());
     }
 
     #[test]
