@@ -84,6 +84,9 @@ struct thread {
 	__u64 call_ns;
 	__u64 bytes;
 	__u64 cpu_start;
+	/* The last site with a caller, and its entry of the map. */
+	__u64 site;
+	__u64 site_offset;
 };
 
 struct gap_key {
@@ -390,10 +393,10 @@ SEC("raw_tp/sys_exit")
 int call_ends(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	__u32 tid = pid_tgid, *offset;
+	__u32 tid = pid_tgid, *found;
 	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
-	struct site_key key = {};
 	struct user_return user;
+	__u64 offset = NO_CALLER;
 	__s64 result = ctx->args[1];
 
 	if (!thread) {
@@ -414,16 +417,23 @@ int call_ends(struct bpf_raw_tracepoint_args *ctx)
 	if (user.call == CALL_RT_SIGRETURN || (__s32)user.call == -1) {
 		thread->call = CALL_RT_SIGRETURN;
 		thread->resume = 0;
+	} else if (thread->site == user.ip) {
+		offset = thread->site_offset;
 	} else {
-		key.resume = user.ip;
-		key.space = thread->space;
-		offset = bpf_map_lookup_elem(&sites, &key);
-		if (!offset)
+		struct site_key key = { .resume = user.ip, .space = thread->space };
+
+		found = bpf_map_lookup_elem(&sites, &key);
+		if (!found) {
 			new_site(&key, &user, ctx->args[0], pid_tgid >> 32);
-		else if (*offset < STACK_WORDS)
-			bpf_probe_read_user(&thread->caller, sizeof(thread->caller),
-					    (void *)(user.sp + 8 * (__u64)*offset));
+		} else if (*found != NO_CALLER) {
+			offset = *found;
+			thread->site = user.ip;
+			thread->site_offset = offset;
+		}
 	}
+	if (offset < STACK_WORDS)
+		bpf_probe_read_user(&thread->caller, sizeof(thread->caller),
+				    (void *)(user.sp + 8 * offset));
 	thread->left = bpf_ktime_get_ns();
 	thread->call_ns = thread->entered ? thread->left - thread->entered : 0;
 	return 0;
@@ -464,6 +474,7 @@ int program_starts(struct bpf_raw_tracepoint_args *ctx)
 	add_cpu_time(thread, task);
 	moved = *thread;
 	moved.space = new_space(tid, 0);
+	moved.site = 0;
 	bpf_map_update_elem(&spaces, &tid, &moved.space, BPF_ANY);
 	/* A thread that calls exec takes over the number of the first one. */
 	if (old != tid)

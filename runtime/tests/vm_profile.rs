@@ -11,7 +11,8 @@ fn profiles(machine: Machine) {
                   dd if=/dev/zero of=/dev/null bs=1 count=20000; echo $? >/results/status; \
                   ub predict --json --output /results/prediction.json -- \
                   dd if=/dev/zero of=/dev/null bs=1 count=20000";
-    let job = machine.job(&lab, "profile", false).program("dd").command(["sh", "-e", "-c", script]);
+    let job =
+        machine.job_without_modules("profile").program("dd").command(["sh", "-e", "-c", script]);
     let outcome = run(&lab, &job);
     assert_eq!(result(&outcome, "status").trim(), "0", "{}", outcome.stderr_text());
     let profile: serde_json::Value =

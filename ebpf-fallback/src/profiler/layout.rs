@@ -28,6 +28,8 @@ pub(super) struct Thread {
     pub(super) bytes: u64,
     /// CPU time in nanoseconds when it was first watched.
     pub(super) cpu_start: u64,
+    pub(super) site: u64,
+    pub(super) site_offset: u64,
 }
 
 /// Which gap.

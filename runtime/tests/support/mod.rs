@@ -41,6 +41,19 @@ impl Machine {
     /// A job with `ub`, the shell and its tools. The modules lie in
     /// `/ub/modules`, loaded if `load` is set.
     pub fn job(self, lab: &Lab, name: &str, load: bool) -> Job {
+        let mut job = self.job_without_modules(name);
+        job.modules = modules(&self.kernel(lab));
+        for module in &mut job.modules {
+            module.load = load;
+        }
+        if let Some(ub) = job.modules.last_mut() {
+            ub.parameters = EAGER.into();
+        }
+        job
+    }
+
+    /// The same for what needs no modules; none are there.
+    pub fn job_without_modules(self, name: &str) -> Job {
         let mut job = Job::new(name, self.kernel)
             .kpti(self.kpti)
             .timeout(Duration::from_secs(300))
@@ -51,13 +64,6 @@ impl Machine {
         job.la57 = self.kpti;
         job.programs.extend(TOOLS.iter().map(PathBuf::from));
         job.directories.push(RESULTS.into());
-        job.modules = modules(&self.kernel(lab));
-        for module in &mut job.modules {
-            module.load = load;
-        }
-        if let Some(ub) = job.modules.last_mut() {
-            ub.parameters = EAGER.into();
-        }
         job
     }
 
