@@ -29,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb clean deps build
+.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb clean deps build
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -37,6 +37,9 @@ help: ## list the targets
 
 demo: deps build ## boot guests, compare native and ub, print the table (needs no arguments)
 	@$(RELEASE)/ub-demo $(ARGS)
+
+payoff: deps ## programs of different rhythm, ub against native, counted under -icount (20 minutes)
+	$(CARGO) test $(CARGO_FLAGS) -p ub-runtime --test vm_payoff -- --ignored --nocapture --test-threads 1
 
 user-cost: deps build ## count instructions per redis request, native and ub, under -icount
 	@$(RELEASE)/ub-demo --user-cost $(ARGS)

@@ -16,6 +16,21 @@
 #include "ride/ride.h"
 #include "rider.h"
 
+/*
+ * True if there is nothing to ride into behind this call and its gap is not
+ * sampled: the kernel may then go on as if there were no hook, which is most of
+ * what an enrolled thread costs that has nothing hot.
+ */
+static bool pass_by(struct ub_rider *rider)
+{
+	if (rider->until_sample <= 1 || rider->time_gaps || !list_empty(&rider->space->fragments))
+		return false;
+	rider->until_sample--;
+	rider->rode = false;
+	rider->counters.refused[UB_STOP_NO_FRAGMENT]++;
+	return true;
+}
+
 /* At the entry of every system call of an enrolled thread, rides excepted. */
 static void *on_enter(struct pt_regs *regs, unsigned int nr)
 {
@@ -37,7 +52,7 @@ static void *on_enter(struct pt_regs *regs, unsigned int nr)
 		return NULL;
 	if (unlikely(rider->gap))
 		ub_measure_end(rider, nr, rider->rode, true);
-	return ub_call_allowed(nr) ? rider : NULL;
+	return ub_call_allowed(nr) && !pass_by(rider) ? rider : NULL;
 }
 
 static const struct ub_gate_ops gate_ops = {
