@@ -52,6 +52,7 @@ fn times(log: &str, words: &[&str]) -> Vec<f64> {
 }
 
 #[test]
+#[ignore = "long: make payoff"]
 fn vm_slowed_fragment_is_retired_and_stays_away() {
     let lab = lab();
     let outcome = run(&lab, &job(Machine::V6_12_KPTI_OFF, &lab, "slowed", true));
