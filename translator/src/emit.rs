@@ -3,6 +3,7 @@
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 
 use crate::assemble::Branch;
+use crate::frame::REP_LIMIT;
 
 /// A place in the code, bound once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,6 +127,21 @@ impl Emitter {
 
     fn item(&mut self, operation: Operation, landing: Option<Label>) {
         self.sections[self.current as usize].push(Item { operation, landing });
+    }
+
+    /// Instructions that executing everything once takes, repetitions counted.
+    pub(crate) fn work(&self) -> u32 {
+        let items = self.sections.iter().flatten();
+        items
+            .map(|item| match &item.operation {
+                Operation::Plain(instruction)
+                    if instruction.has_rep_prefix() || instruction.has_repne_prefix() =>
+                {
+                    REP_LIMIT.unsigned_abs()
+                }
+                _ => 1,
+            })
+            .sum()
     }
 
     /// The section and index in it that `label` is bound to.

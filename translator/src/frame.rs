@@ -38,7 +38,10 @@ pub const WINDOW_LOW: i64 = -(1 << 20);
 pub const WINDOW_HIGH: i64 = 1 << 31;
 /// Largest `rcx` with which a `rep` string instruction is run in a fragment;
 /// it bounds the time without a poll.
-pub const REP_LIMIT: i32 = 4096;
+pub const REP_LIMIT: i32 = 1024;
+/// Most instructions between two polls, each repetition counted: on any path
+/// of a fragment from its entry or a poll to the next poll or out.
+pub const WORK_LIMIT: u32 = 8192;
 /// Alignment within which a locked operand must lie: a split lock in ring 0
 /// is fatal where the CPU detects it.
 pub const CACHE_LINE: u32 = 64;

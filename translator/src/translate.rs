@@ -7,6 +7,7 @@ use crate::cpu::CpuFeatures;
 use crate::displace;
 use crate::error::TranslateError;
 use crate::fragment::{Fixup, Fragment, Parts, Translated};
+use crate::frame::WORK_LIMIT;
 use crate::graph;
 use crate::layout::layout;
 use crate::liveness;
@@ -130,7 +131,8 @@ pub fn translate_predicted(
             emitter
         };
         let assembled = assemble(&emitter).map_err(bug)?;
-        if assembled.code.len() > options.max_code_bytes {
+        // A path cannot be longer than all of it: no need to look for the longest.
+        if assembled.code.len() > options.max_code_bytes || emitter.work() > WORK_LIMIT {
             if region.instructions <= 1 {
                 return Err(TranslateError::NoRoom { entry, needed: assembled.code.len() });
             }

@@ -31,6 +31,7 @@ mod step;
 mod tests;
 mod transfer;
 mod value;
+mod work;
 
 use crate::fragment::{Fragment, Parts, Translated, Verified};
 pub use features::Features;
@@ -40,9 +41,8 @@ pub use features::Features;
 pub struct Policy {
     /// Extensions of the CPU that will run it.
     pub features: Features,
-    /// One past the highest user address: `1 << 47`, or `1 << 56` with 5-level
-    /// paging. Constants beyond it are not addresses.
-    pub user_half_end: u64,
+    /// See [`Policy::with_user_half_end`].
+    user_half_end: u64,
     /// Most bytes of code.
     pub max_code_bytes: usize,
     /// Most exits.
@@ -85,6 +85,18 @@ impl Policy {
             #[cfg(feature = "planted-bugs")]
             without: None,
         }
+    }
+
+    /// One past the highest user address: `1 << 47`, or `1 << 56` with 5-level
+    /// paging. Constants beyond it are not addresses.
+    ///
+    /// # Panics
+    /// Beyond `1 << 56`, where no CPU has user memory: what the rules say about
+    /// ranges of addresses would be wrong.
+    #[must_use]
+    pub const fn with_user_half_end(self, user_half_end: u64) -> Self {
+        assert!(user_half_end <= 1 << 56, "no user memory lies beyond 2^56");
+        Self { user_half_end, ..self }
     }
 
     /// This policy with a rule left out.
@@ -181,6 +193,10 @@ pub enum Rule {
     /// `rep` follows the bound on `rcx`. Stops keeping the CPU with preemption
     /// off.
     Rep,
+    /// Between two polls, or a poll and the way out, lie at most
+    /// [`WORK_LIMIT`](crate::frame::WORK_LIMIT) instructions. Stops long code
+    /// without loops from keeping the CPU with preemption off.
+    Work,
     /// All code but padding is reachable, so all of it was proven. Stops
     /// leaving unproven bytes in executable kernel memory.
     Unreachable,
@@ -225,6 +241,7 @@ pub fn verify(
     tables(parts, policy).map_err(table_error)?;
     let code = code::Code::new(parts, policy)?;
     flow::prove(&code, policy)?;
+    work::prove(&code)?;
     Ok(fragment.into_verified())
 }
 

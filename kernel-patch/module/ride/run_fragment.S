@@ -17,6 +17,8 @@
 #include <uapi/asm/debugreg.h>
 #include "ride/run_fragment.h"
 
+/* Set in kernel addresses; without it they are not canonical and fault. */
+#define USER_HALF_BIT 63
 /* The arithmetic flags that lahf and sahf leave out. */
 #define EFLAGS_OF_BIT 11
 
@@ -40,7 +42,12 @@ SYM_CODE_START(ub_run_fragment)
 	movq	%rdi, %rdx
 	movq	RUN_REGS(%rdx), %rdi
 
+	/*
+	 * ub_may_go_on() has compared it, but a branch can be mispredicted:
+	 * what the verifier takes for granted must hold as data.
+	 */
 	movq	pt_regs_sp(%rdi), %rax
+	btrq	$USER_HALF_BIT, %rax
 	movq	%rax, FRAME_RSP(%rsp)
 	movq	pt_regs_r11(%rdi), %rax
 	movq	%rax, FRAME_R11(%rsp)
@@ -132,6 +139,9 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 	movq	FRAME_RSP(%rsp), %rax
 	cmpq	RUN_STACK_END(%rdx), %rax
 	jae	.Lleave
+	/* As at the start: the comparison may be mispredicted. */
+	btrq	$USER_HALF_BIT, %rax
+	movq	%rax, FRAME_RSP(%rsp)
 	/* hw_breakpoint_active(): another CPU may have armed one by interrupt. */
 	testl	$DR_GLOBAL_ENABLE_MASK, PER_CPU_VAR(cpu_dr7)
 	jnz	.Lleave

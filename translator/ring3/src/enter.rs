@@ -164,8 +164,11 @@ std::arch::global_asm!(
     "mov rax, [rdi + {target}]",
     "5:",
     // The contract: the user's stack pointer is in the user half at entry.
+    // Compared for the program's sake and masked for the verifier's, as the
+    // kernel module does.
     "cmp qword ptr [rdi + {user_rsp}], 0",
     "jl 1b",
+    "btr qword ptr [rdi + {user_rsp}], 63",
     "mov rcx, {hash_factor}",
     "imul rcx, rax",
     "shr rcx, 32",

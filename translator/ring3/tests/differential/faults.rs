@@ -234,7 +234,7 @@ fn a_repeated_store_that_hits_a_guard_page_stops_where_natively() {
     let end = memory.data() + ub_ring3::memory::DATA_BYTES as u64;
     for before in [1, 15, 64, 1000] {
         let mut state = random_state(&mut Rng(before), &memory);
-        state.gpr[gpr::RCX] = 4000;
+        state.gpr[gpr::RCX] = ub_translator::frame::REP_LIMIT as u64;
         state.gpr[gpr::RDI] = end - before;
         same_fault(&mut memory, &mut runner, "rep stosb", &state, USER_FLAGS);
     }

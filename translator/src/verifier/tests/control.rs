@@ -229,3 +229,47 @@ fn rep() {
         b.a.repne().cmpsb()
     });
 }
+
+#[test]
+fn work_between_polls_is_bounded() {
+    // Behind the entry: the branch that ends the build's body leaves.
+    let straight = |count: u32| move |b: &mut Build| (0..count).try_for_each(|_| b.a.inc(rbx));
+    accepted(straight(WORK_ROOM));
+    refused(Rule::Work, straight(frame::WORK_LIMIT));
+    // Each repetition is one.
+    let filled = |count: u32| {
+        move |b: &mut Build| {
+            for _ in 0..count {
+                b.confine(rdi)?;
+                b.a.cmp(rcx, frame::REP_LIMIT)?;
+                b.ja_guard()?;
+                b.faulting()?;
+                b.a.rep().stosb()?;
+            }
+            Ok(())
+        }
+    };
+    let limit = frame::WORK_LIMIT / frame::REP_LIMIT.unsigned_abs();
+    accepted(filled(limit - 1));
+    refused(Rule::Work, filled(limit));
+    // A poll begins a new stretch, wherever it leads.
+    let looped = |count: u32| {
+        move |b: &mut Build| {
+            let (mut top, mut done) = (b.a.create_label(), b.a.create_label());
+            straight(WORK_ROOM / 2)(b)?;
+            b.a.set_label(&mut top)?;
+            b.a.dec(rcx)?;
+            b.a.je(done)?;
+            straight(count)(b)?;
+            b.poll(top)?;
+            b.a.set_label(&mut done)?;
+            b.a.mov(r9, qword_ptr(rsp + frame::USER_R11))?;
+            straight(WORK_ROOM / 2 - 64)(b)
+        }
+    };
+    accepted(looped(WORK_ROOM / 2 - 64));
+    refused(Rule::Work, looped(frame::WORK_LIMIT));
+}
+
+/// Instructions that leave room for what the build adds.
+const WORK_ROOM: u32 = frame::WORK_LIMIT - 64;

@@ -141,3 +141,10 @@ fn noise_is_refused() {
         assert!(check(noise).is_err());
     }
 }
+
+#[test]
+fn the_user_half_ends_with_five_levels_of_page_tables_at_the_latest() {
+    let policy = Policy::new(Features::all());
+    assert_ne!(policy.with_user_half_end(1 << 56), policy);
+    assert!(std::panic::catch_unwind(|| policy.with_user_half_end((1 << 56) + 1)).is_err());
+}

@@ -1,0 +1,51 @@
+//! How long a ride keeps its CPU from what is urgent, in instructions.
+
+mod support;
+
+use support::{Machine, assert_ridden, lab, result, run, with_program};
+
+/// Instructions between two polls, at most, with the way out and everything
+/// else that a native thread would not have to wait for. The virtual clock
+/// counts them as nanoseconds.
+const BOUND: i64 = 10_000;
+
+/// The figure called `name` in the program's output.
+#[track_caller]
+fn figure(output: &str, name: &str) -> i64 {
+    let line = output.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("{name}: {output}"))
+}
+
+#[track_caller]
+fn serves_what_is_pending(machine: Machine) {
+    let lab = lab();
+    let mut job = with_program(machine.job(&lab, "bounded", true), "bounded", &["bounded.c"])
+        .shell(
+            "bounded >/results/native && \
+             HEAT_MS=1500 ub run --require --report /results/ub.json -- bounded >/results/ub",
+        );
+    job.smp = 1;
+    job.icount = Some(0);
+    let outcome = run(&lab, &job);
+    let (native, ridden) = (result(&outcome, "native"), result(&outcome, "ub"));
+    println!("native: {native:?}, ub: {ridden:?}");
+    assert_ridden(&outcome, "ub.json");
+    let report: serde_json::Value =
+        serde_json::from_str(&result(&outcome, "ub.json")).expect("checked above");
+    // Its loop was left by polls: it was in a ride when something was due.
+    assert!(report["fragments_run"].as_u64() > Some(1000), "{report}");
+    for cause in ["interrupt", "softirq"] {
+        let later = figure(&ridden, cause) - figure(&native, cause);
+        assert!(later <= BOUND, "{cause}: {later} instructions later\n{native}\n{ridden}");
+    }
+}
+
+#[test]
+fn vm_bounded_on_6_12() {
+    serves_what_is_pending(Machine::V6_12_KPTI_OFF);
+}
+
+#[test]
+fn vm_bounded_on_6_1() {
+    serves_what_is_pending(Machine::V6_1_KPTI_ON);
+}
