@@ -29,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb clean deps build
+.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb clean deps build test-debug-kernel
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -58,6 +58,13 @@ ifeq ($(NEXTEST),yes)
 	$(RUN_TESTS) --workspace --run-ignored only --no-tests pass --success-output immediate
 else
 	$(RUN_TESTS) --workspace -- --ignored --nocapture --skip fuzz_
+endif
+
+test-debug-kernel: deps ## the VM tests on a 6.12 with KASAN, lockdep and kmemleak, built once (20 minutes)
+ifeq ($(NEXTEST),yes)
+	UB_LAB_DEBUG_KERNEL=1 $(CARGO) nextest run $(CARGO_FLAGS) --profile debug-kernel -p ub-runtime -E 'test(6_12)'
+else
+	UB_LAB_DEBUG_KERNEL=1 $(RUN_TESTS) -p ub-runtime -- 6_12
 endif
 
 lint: ## formatting, clippy and (where installed) cargo-deny; warnings are errors

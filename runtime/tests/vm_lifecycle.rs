@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::{Machine, assert_ridden, assert_steps, lab, run, scripted, with_debian_program};
 use ub_vm_lab::{Job, Lab};
 
@@ -17,6 +19,7 @@ fn survives_supervisor_and_module(machine: Machine, cycles: u32) {
     let lab = lab();
     let mut job = job(machine, &lab, "lifecycle", false);
     job.command.push(cycles.to_string());
+    job.timeout = job.timeout.max(Duration::from_secs(60) * cycles);
     let outcome = run(&lab, &job);
     let mut steps = vec![
         "load: ok ok".to_owned(),
@@ -96,6 +99,13 @@ fn vm_lifecycle_on_6_1_with_kpti() {
 #[test]
 fn vm_lifecycle_on_6_1_without_kpti() {
     survives_supervisor_and_module(Machine::V6_1_KPTI_OFF, 2);
+}
+
+#[test]
+#[ignore = "long: 20 cycles on each kernel"]
+fn vm_lifecycle_twenty_cycles() {
+    survives_supervisor_and_module(Machine::V6_12_KPTI_ON, 20);
+    survives_supervisor_and_module(Machine::V6_1_KPTI_OFF, 20);
 }
 
 #[test]

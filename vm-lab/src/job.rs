@@ -60,6 +60,9 @@ pub struct Job {
     pub kpti: bool,
     /// Five-level page tables where the CPU has them.
     pub la57: bool,
+    /// QEMU's name of the CPU model, such as `EPYC`; `None`: all that QEMU or the
+    /// host can do. Decides which vulnerabilities the kernel sees.
+    pub cpu: Option<String>,
     /// Number of virtual CPUs.
     pub smp: u32,
     /// Under TCG, a host thread for each virtual CPU. Faster, but QEMU 7.2 now
@@ -123,6 +126,7 @@ impl Job {
             kernel,
             kpti: true,
             la57: true,
+            cpu: None,
             smp: 2,
             parallel_tcg: false,
             icount: None,

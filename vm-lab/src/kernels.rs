@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::apt::{self, Package};
 use crate::cache::{self, FileLock, PendingDir};
 use crate::command;
+use crate::debug_kernel;
 use crate::error::{Context, LabError, Result};
 
 /// A line of stock kernels that the lab knows how to boot.
@@ -77,6 +78,9 @@ impl Kernel {
     /// [`LabError::Unsupported`] when the configured archives have no such kernel,
     /// [`LabError::Command`] when apt or dpkg fails and nothing is cached.
     pub(crate) fn obtain(version: KernelVersion, cache: &Path) -> Result<Self> {
+        if debug_kernel::is_wanted(version) {
+            return debug_kernel::obtain(cache);
+        }
         let store = cache.join("kernels");
         let cached = newest(cached_releases(&store)?, version);
         if let Some(release) = cached.as_deref().and_then(|_| known_newest(&store, version))
@@ -113,6 +117,11 @@ impl Kernel {
         remember_newest(&store, version, &release);
         let root = store.join(&release);
         Ok(Self { version, release, root })
+    }
+
+    /// A kernel that was laid out below `root` as Debian's packages would be.
+    pub(crate) fn at(version: KernelVersion, release: String, root: PathBuf) -> Self {
+        Self { version, release, root }
     }
 
     /// The line this kernel belongs to.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::accel;
 use crate::cache::{self, FileLock};
+use crate::debug_kernel;
 use crate::error::{Context, GuestReport, LabError, Result};
 use crate::guest_init;
 use crate::job::{Accelerator, Environment, ExitStatus, Job, Outcome};
@@ -135,23 +136,27 @@ impl Lab {
                 .chain(job.kernel_args.iter().cloned())
                 .collect::<Vec<_>>()
                 .join(" ");
+        let is_debug = debug_kernel::is_wanted(job.kernel);
         let machine = Machine {
             kernel: &kernel.image(),
             initramfs: initramfs.path(),
             kernel_args,
             accelerator,
             la57: job.la57,
+            cpu: job.cpu.as_deref().unwrap_or("max"),
             smp: job.smp,
             parallel_tcg: job.parallel_tcg,
             icount: job.icount,
-            memory_mib: job.memory_mib,
+            // KASAN keeps a byte for every eight, and pages longer.
+            memory_mib: if is_debug { job.memory_mib.max(1024) * 2 } else { job.memory_mib },
             log_dir: &directory,
         };
         let mut guest = Guest::default();
         let run = {
             let _slot = cache::guest_slot(&self.cache)?;
             tracing::info!(job = job.name, kernel = kernel.release(), kpti = job.kpti, %accelerator, "booting");
-            machine.run(job.timeout, |frame| {
+            let slowness = if is_debug { debug_kernel::SLOWNESS } else { 1 };
+            machine.run(job.timeout * slowness, |frame| {
                 if let Frame::Stdout(bytes) = &frame {
                     on_stdout(bytes);
                 }
@@ -166,6 +171,7 @@ impl Lab {
 /// An empty folder for the job's logs, and the right to use it.
 fn directory(job: &Job) -> Result<(PathBuf, FileLock)> {
     let name = format!("{}-{}-pti_{}", job.name, job.kernel, if job.kpti { "on" } else { "off" });
+    let name = if debug_kernel::is_wanted(job.kernel) { name + "-debug" } else { name };
     let name = cache::file_name_safe(name.as_ref());
     let parent = cache::target_dir()?.join("vm-lab");
     let lock = FileLock::acquire(&parent.join(".locks").join(&name))?;

@@ -44,6 +44,7 @@
 //! |---|---|
 //! | `UB_CACHE_DIR` | where kernels are kept; default `$XDG_CACHE_HOME/userspace-bypass`, `~/.cache/userspace-bypass` |
 //! | `UB_LAB_GUESTS` | guests that may run at the same time on this host; default one per processor |
+//! | `UB_LAB_DEBUG_KERNEL` | not empty: 6.12 guests boot a kernel with KASAN, lockdep and kmemleak, built once from Debian's sources |
 //! | `UB_GUEST_INIT` | the `ub-guest-init` to use; default: beside the program, or built by cargo |
 //! | `CARGO_TARGET_DIR` | logs are in `vm-lab/` below it |
 
@@ -51,6 +52,7 @@ mod accel;
 mod apt;
 mod cache;
 mod command;
+mod debug_kernel;
 mod elf;
 mod error;
 mod guest_init;

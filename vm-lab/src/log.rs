@@ -37,7 +37,7 @@ const BEGINNINGS: [&str; 18] = [
 ];
 
 /// Kernel messages that contain this anywhere report a failure.
-const FRAGMENTS: [&str; 17] = [
+const FRAGMENTS: [&str; 20] = [
     "BUG: soft lockup",
     "hard LOCKUP",
     "scheduling while atomic",
@@ -55,6 +55,9 @@ const FRAGMENTS: [&str; 17] = [
     "inconsistent lock state",
     "bad unlock balance",
     "refcount_t: ",
+    "new suspected memory leaks",
+    "ODEBUG: ",
+    "Illegal context switch",
 ];
 
 /// A line of the kernel log that reports a failure.
@@ -165,6 +168,8 @@ mod tests {
             "BUG: KASAN: slab-out-of-bounds in f+0x1/0x2",
             "Unable to handle kernel paging request",
             "Call Trace:",
+            "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "ODEBUG: free active (active state 0) object: 0 object type: work_struct",
         ] {
             let log = format!("[    0.000000] Linux version 6.12\r\n[    4.123456] {message}\r\n");
             assert_eq!(

@@ -33,6 +33,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) kernel_args: String,
     pub(crate) accelerator: Accelerator,
     pub(crate) la57: bool,
+    pub(crate) cpu: &'a str,
     pub(crate) smp: u32,
     pub(crate) parallel_tcg: bool,
     pub(crate) icount: Option<u8>,
@@ -84,9 +85,9 @@ impl Machine<'_> {
             Accelerator::Tcg if self.parallel_tcg && self.icount.is_none() => "tcg,thread=multi",
             Accelerator::Tcg => "tcg,thread=single",
         };
-        let cpu = if self.la57 { "max" } else { "max,la57=off" };
+        let cpu = format!("{}{}", self.cpu, if self.la57 { "" } else { ",la57=off" });
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-machine", "q35", "-accel", accelerator, "-cpu", cpu])
+            .args(["-machine", "q35", "-accel", accelerator, "-cpu", &cpu])
             .args(["-smp", &self.smp.to_string(), "-m", &format!("{}M", self.memory_mib)])
             .arg("-kernel")
             .arg(self.kernel)

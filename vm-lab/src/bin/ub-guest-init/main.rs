@@ -4,6 +4,7 @@
 //! results to the host and powers off. Not meant to be started by hand: it
 //! refuses to be anything but process 1.
 
+mod kmemleak;
 mod report;
 mod run;
 mod system;

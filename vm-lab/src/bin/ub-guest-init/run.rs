@@ -13,6 +13,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ub_vm_lab::protocol::{ExitStatus, Frame, GuestJob, MAX_PAYLOAD};
 
+use crate::kmemleak;
 use crate::report::Reporter;
 use crate::system;
 
@@ -34,7 +35,7 @@ pub fn job(job: &GuestJob, reporter: &Reporter) -> Result<(), String> {
             system::unload_module(&module.path)?;
         }
     }
-    Ok(())
+    kmemleak::look()
 }
 
 fn command(job: &GuestJob, reporter: &Reporter) -> Result<ExitStatus, String> {

@@ -1,0 +1,88 @@
+//! What `ub doctor` says on processors with different weaknesses, and what the
+//! module does there.
+
+mod support;
+
+use serde_json::Value;
+use support::{Machine, lab, result, run, with_program};
+
+/// The lines of the policy that apply, by name.
+fn applying(diagnosis: &Value) -> Vec<&str> {
+    let lines = diagnosis["policy"].as_array().expect("a list");
+    let applying = lines.iter().filter(|line| line["applies"] == true);
+    applying.map(|line| line["name"].as_str().expect("a name")).collect()
+}
+
+/// Boots QEMU's CPU model `cpu`: what was foretold without the module must be
+/// what the module says, and `expected` must be part of it.
+#[track_caller]
+fn policy_is_as_told(machine: Machine, cpu: &str, expected: &[&str]) {
+    let lab = lab();
+    let name = format!("mitigations-{cpu}");
+    let job = with_program(machine.job(&lab, &name, false), "module", &["module.c"]);
+    let mut job = with_program(job, "worker", &["worker.c"]).shell(
+        "cd /results
+         ub doctor --json >foretold.json
+         module load /ub/modules/ub_gate.ko && module load /ub/modules/ub.ko
+         ub doctor --json >said.json
+         ub run --eager --report report.json -- worker churn 20 >out 2>err
+         echo $? >status",
+    );
+    job.cpu = Some(cpu.to_owned());
+    job.la57 = false;
+    let outcome = run(&lab, &job);
+    let parse = |name: &str| -> Value {
+        serde_json::from_str(&result(&outcome, name)).unwrap_or_else(|error| {
+            panic!("{name}: {error}\nlogs: {}", outcome.directory.display())
+        })
+    };
+    let (foretold, said) = (parse("foretold.json"), parse("said.json"));
+    assert_eq!(
+        (&foretold["policy_source"], &said["policy_source"]),
+        (&"predicted".into(), &"module".into())
+    );
+    println!("{cpu} on {}: {:?}", outcome.environment.kernel, applying(&said));
+    println!("{:#?}", outcome.environment.mitigations);
+    assert_eq!(
+        applying(&foretold),
+        applying(&said),
+        "{cpu}: {:#?}",
+        outcome.environment.mitigations
+    );
+    for name in expected {
+        assert!(applying(&said).contains(name), "{cpu}: no {name} in {:?}", applying(&said));
+    }
+    for entry in said["vulnerabilities"].as_array().expect("a list") {
+        assert!(!entry["policy"].is_null(), "no policy for {entry}");
+    }
+    // With a refusal or without: the program does what it does natively.
+    assert_eq!(result(&outcome, "status"), "0\n", "{}", result(&outcome, "err"));
+    assert_eq!(result(&outcome, "out"), "children right\n");
+    let refused = said["rides_possible"] == false;
+    assert_eq!(result(&outcome, "err").contains("no rides on this CPU"), refused);
+}
+
+const MODELS: [(&str, &[&str]); 6] = [
+    ("Haswell-noTSX", &["clear_buffers", "no_smap"]),
+    ("Skylake-Server", &["clear_buffers"]),
+    ("Cascadelake-Server", &[]),
+    ("EPYC", &["divider"]),
+    ("EPYC-Rome", &[]),
+    ("max", &[]),
+];
+
+#[test]
+#[ignore = "long: six machines"]
+fn vm_mitigations_of_processors_on_6_12() {
+    for (cpu, expected) in MODELS {
+        policy_is_as_told(Machine::V6_12_KPTI_ON, cpu, expected);
+    }
+}
+
+#[test]
+#[ignore = "long: six machines"]
+fn vm_mitigations_of_processors_on_6_1() {
+    for (cpu, expected) in MODELS {
+        policy_is_as_told(Machine::V6_1_KPTI_ON, cpu, expected);
+    }
+}
