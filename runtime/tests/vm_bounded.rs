@@ -46,6 +46,7 @@ fn vm_bounded_on_6_12() {
 }
 
 #[test]
+#[ignore = "long: one kernel a time is enough for every commit"]
 fn vm_bounded_on_6_1() {
     serves_what_is_pending(Machine::V6_1_KPTI_ON);
 }
