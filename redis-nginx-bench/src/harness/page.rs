@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use ub_report::html::{figure, page};
 use ub_report::plots::{Lines, Look, Series, lines};
-use ub_report::units::short;
+use ub_report::units::grouped;
 
 use super::analysis::{Figures, LEVEL};
 use super::published::{FIGURES, SOURCE};
@@ -122,14 +122,14 @@ fn table(rows: &[(Known<'_>, &Cell, Figures)]) -> Markup {
         table class="gaps" {
             thead {
                 tr {
-                    th { "workload" } th { "machine" }
-                    th class="number" { "transitions/op, native" }
-                    th class="number" { "with ub" }
-                    th class="number" { "ridden" }
-                    th class="number" { (timed("native, ops/s")) }
-                    th class="number" { (timed("ub, ops/s")) }
-                    th class="number" { (timed("gain")) }
-                    th { "results" }
+                    th style="min-width:9rem" { "workload" } th style="min-width:7rem" { "machine" }
+                    th class="number" style="white-space:normal" { "transitions/op, native" }
+                    th class="number" style="white-space:normal" { "with ub" }
+                    th class="number" style="white-space:normal" { "ridden" }
+                    th class="number" style="white-space:normal" { (timed("native, ops/s")) }
+                    th class="number" style="white-space:normal" { (timed("ub, ops/s")) }
+                    th class="number" style="white-space:normal" { (timed("gain")) }
+                    th style="min-width:4rem" { "results" }
                 }
             }
             tbody {
@@ -253,7 +253,7 @@ fn by_machine<'a>(rows: &'a [(u32, &'a Row<'a>)]) -> Vec<Measured<'a>> {
 
 fn group_plots(axis: Axis, steps: &[u32], rows: &[(u32, &Row<'_>)]) -> Vec<Markup> {
     let title = rows.first().map(|(_, row)| title(axis, &row.1.workload)).unwrap_or_default();
-    let names: Vec<String> = steps.iter().map(|step| short(f64::from(*step))).collect();
+    let names: Vec<String> = steps.iter().map(|step| grouped(u64::from(*step))).collect();
     let step = |value: u32| steps.iter().position(|step| *step == value).unwrap_or(0);
     let machines = by_machine(rows);
     let emulated = machines.iter().any(|(environment, _)| environment.is_emulated());
