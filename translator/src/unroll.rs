@@ -6,9 +6,12 @@
 //! ways through an outer one. State machines mostly are loops of the latter
 //! kind, and entered in several places.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use crate::graph::{Block, BlockId, Graph};
 
-/// Bodies of at most this many instructions are unrolled ...
+/// Bodies of at most this many instructions are unrolled as a whole ...
 const MAX_BODY: usize = 128;
 /// ... to about this many, ...
 const UNROLLED: usize = 128;
@@ -19,15 +22,21 @@ const MAX_COPIES: usize = 16;
 /// ... those that are only the short ways through an outer loop in fewer: it
 /// may go the long way all the time.
 const OUTER_COPIES: usize = 4;
+/// Of a larger body only the shortest ways are unrolled, this many
+/// instructions in all: a rare way that calls something is no reason to poll
+/// in each turn of the usual one.
+const MAX_WAYS: usize = UNROLLED / OUTER_COPIES;
+/// Bodies are not looked at beyond this many instructions.
+const MAX_SEARCH: usize = 1024;
 
-/// A loop whose body is small.
+/// A loop whose body is small, or the short ways through it.
 #[derive(Debug, PartialEq, Eq)]
 struct Loop {
     header: BlockId,
     /// The blocks of its body, the header first.
     blocks: Vec<BlockId>,
     instructions: usize,
-    /// There is no other loop inside.
+    /// There is no other loop inside, and this is the whole body.
     innermost: bool,
 }
 
@@ -46,7 +55,7 @@ pub(crate) fn unroll(graph: &mut Graph) {
     }
 }
 
-/// The loops whose bodies have at most [`MAX_BODY`] instructions.
+/// The loops that are worth unrolling.
 fn loops(graph: &Graph) -> Vec<Loop> {
     let walk = Walk::new(graph);
     if walk.back.is_empty() {
@@ -61,7 +70,8 @@ fn loops(graph: &Graph) -> Vec<Loop> {
 }
 
 /// The blocks from which control comes back to `header` without passing any
-/// of the `headers`; none if they are too many, or only the header's own.
+/// of the `headers`, or the shortest ways among them; none if those are too
+/// long, or there are only the header's own.
 fn body(
     graph: &Graph,
     walk: &Walk,
@@ -89,14 +99,85 @@ fn body(
             continue;
         }
         instructions += graph.block(block).len();
-        if instructions > MAX_BODY {
+        if instructions > MAX_SEARCH {
             return None;
         }
         blocks.push(block);
         stack.extend(predecessors.of(block));
     }
-    let small = comes_back && instructions <= MAX_BODY;
-    small.then_some(Loop { header, blocks, instructions, innermost })
+    if !comes_back {
+        return None;
+    }
+    if instructions > MAX_BODY {
+        let (blocks, instructions) = shortest_ways(graph, predecessors, blocks)?;
+        return Some(Loop { header, blocks, instructions, innermost: false });
+    }
+    Some(Loop { header, blocks, instructions, innermost })
+}
+
+/// Those `blocks` of a loop, the header first, that lie on its shortest ways
+/// from the header back to it, at most [`MAX_WAYS`] instructions; and how many
+/// instructions they are.
+fn shortest_ways(
+    graph: &Graph,
+    predecessors: &Predecessors,
+    blocks: Vec<BlockId>,
+) -> Option<(Vec<BlockId>, usize)> {
+    let header = blocks[0];
+    let mut sorted = blocks;
+    sorted.sort_unstable();
+    let there = distances(graph, &sorted, header, |block, visit| {
+        graph.block(block).for_successors(visit);
+    });
+    let back = distances(graph, &sorted, header, |block, visit| {
+        predecessors.of(block).iter().copied().for_each(visit);
+    });
+    // Both distances contain the block itself.
+    let mut ways: Vec<(usize, BlockId)> = sorted
+        .iter()
+        .zip(there.iter().zip(&back))
+        .filter(|&(&block, _)| block != header)
+        .filter_map(|(&block, (&there, &back))| {
+            Some((there?.checked_add(back?)? - graph.block(block).len(), block))
+        })
+        .collect();
+    ways.sort_unstable();
+    let mut chosen = vec![header];
+    let mut instructions = graph.block(header).len();
+    // All blocks of a way are at most as far as the farthest of them: whole
+    // groups of the same length are whole ways.
+    for way in ways.chunk_by(|one, other| one.0 == other.0) {
+        let more: usize = way.iter().map(|&(_, block)| graph.block(block).len()).sum();
+        if instructions + more > MAX_WAYS {
+            break;
+        }
+        instructions += more;
+        chosen.extend(way.iter().map(|&(_, block)| block));
+    }
+    (chosen.len() > 1).then_some((chosen, instructions))
+}
+
+/// The fewest instructions from `header` up to the end of each of the
+/// `blocks`, which are sorted, without leaving them or passing the header.
+fn distances(
+    graph: &Graph,
+    blocks: &[BlockId],
+    header: BlockId,
+    neighbours: impl Fn(BlockId, &mut dyn FnMut(BlockId)),
+) -> Vec<Option<usize>> {
+    let mut distances = vec![None; blocks.len()];
+    let mut queue = BinaryHeap::from([(Reverse(0), header)]);
+    while let Some((Reverse(distance), block)) = queue.pop() {
+        neighbours(block, &mut |next| {
+            let Ok(at) = blocks.binary_search(&next) else { return };
+            let distance = distance + graph.block(next).len();
+            if next != header && distances[at].is_none_or(|known| distance < known) {
+                distances[at] = Some(distance);
+                queue.push((Reverse(distance), next));
+            }
+        });
+    }
+    distances
 }
 
 type Edge = (BlockId, BlockId);
@@ -290,6 +371,45 @@ mod tests {
         assert_eq!(graph.blocks.len(), 4 + 2 * (OUTER_COPIES - 1));
         // Behind the inner loop the first copy goes on.
         assert_eq!(successors(&graph, 2), [2, 3]);
+    }
+
+    #[test]
+    fn of_a_large_loop_the_short_way_is_copied() {
+        // 1 { 2 or 3, 4 }
+        let mut graph = Graph {
+            blocks: vec![
+                block(1, End::Next(to(1))),
+                block(2, End::Branch { taken: to(2), next: to(3) }),
+                block(MAX_BODY, End::Next(to(4))),
+                block(3, End::Next(to(4))),
+                block(3, End::Branch { taken: to(1), next: out() }),
+            ],
+        };
+        unroll(&mut graph);
+        assert_eq!(graph.blocks.len(), 5 + 3 * (OUTER_COPIES - 1));
+        // The long way joins the first copy.
+        assert_eq!(successors(&graph, 2), [4]);
+        let leads_to = |to| {
+            (0..graph.blocks.len() as u32)
+                .filter(|&from| successors(&graph, from).contains(&to))
+                .count()
+        };
+        assert_eq!(leads_to(2), OUTER_COPIES);
+        // The entry and the last turn.
+        assert_eq!(leads_to(1), 2);
+    }
+
+    #[test]
+    fn a_loop_that_only_has_long_ways_stays() {
+        let mut graph = Graph {
+            blocks: vec![
+                block(1, End::Next(to(1))),
+                block(2, End::Next(to(2))),
+                block(MAX_BODY, End::Branch { taken: to(1), next: out() }),
+            ],
+        };
+        unroll(&mut graph);
+        assert_eq!(graph.blocks.len(), 3);
     }
 
     #[test]
