@@ -1,6 +1,6 @@
 //! Looking into running sessions.
 //!
-//! Every supervisor listens on a socket in [`directories`]. A client sends one
+//! Every supervisor listens on a socket in a folder for them. A client sends one
 //! [`Request`] as a line of JSON and gets one [`Answer`]. Only the user who
 //! runs the supervisor (and root) can reach the socket: the folder is theirs.
 //! Asking costs the watched program nothing: it is the supervisor that works.
