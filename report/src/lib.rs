@@ -9,7 +9,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`model`] | the report, as data and as versioned JSON |
-//! | [`file`] | writing and reading one |
+//! | [`mod@file`] | writing and reading one |
 //! | [`text`] | for terminals, in the shape of `perf stat` |
 //! | [`html`] | one self-contained page with plots |
 //! | [`plots`] | the plots of such pages, as SVG |
