@@ -194,6 +194,8 @@ static void change_what_runs_linked(void)
 	write_linked(pages, 1);
 	if (write(file, pages, sizeof(pages)) != sizeof(pages))
 		die("write");
+	close(file);
+	file = MUST(open(linked_path, O_RDONLY));
 	code = mmap(NULL, 2 * PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
 	close(file);
 	settle(code, 1);
@@ -261,14 +263,18 @@ static void write_to_file(void)
 
 	close(MUST(mkstemp(path)));
 	for (int version = 1; version < 4; version++) {
-		int file = MUST(open(path, O_RDWR));
+		int file = MUST(open(path, O_WRONLY));
 
 		write_version(image, version);
 		if (pwrite(file, image, sizeof(image), 0) != sizeof(image))
 			die("pwrite");
-		if (!code)
-			code = mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
 		close(file);
+		if (!code) {
+			/* A mapping keeps its file open, and one open for writing stays native. */
+			file = MUST(open(path, O_RDONLY));
+			code = mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+			close(file);
+		}
 		settle(code, version);
 	}
 	unlink(path);
