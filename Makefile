@@ -29,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb clean deps build test-debug-kernel
+.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -114,6 +114,9 @@ fuzz: ## 1,000,000 random programs against the CPU, then 100,000 damaged fragmen
 deb: ## Debian packages of the ub command and of the kernel modules, in target/deb
 	@scripts/deps packaging
 	@scripts/build-packages
+
+test-packages: deb ## install the packages in a Debian 12 root and boot it (as root, about 20 minutes)
+	@scripts/test-packages
 
 clean: ## remove what was built (downloads stay in the cache folder)
 	$(CARGO) clean
