@@ -399,7 +399,8 @@ impl Kernel for Session {
     }
 
     fn read_reports(&self, reports: &mut Vec<abi::Report>) -> io::Result<Reading> {
-        const BATCH: usize = 64;
+        // Few: each may be a translation, and clients wait for the batch to end.
+        const BATCH: usize = 8;
         let mut batch = [abi::Report::default(); BATCH];
         let bytes = size_of_val(&batch);
         let read = loop {

@@ -11,8 +11,9 @@ use ub_report::Report;
 
 use super::{Answer, FragmentDump, PROTOCOL, Question, Request, directories};
 
-/// A supervisor may be in the middle of a translation.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A supervisor may be in the middle of a batch of translations, and slow where
+/// it is emulated.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A supervisor that can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]

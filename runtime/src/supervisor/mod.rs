@@ -36,8 +36,9 @@ const STALE_ATTEMPTS: u32 = 3;
 const STALE_PAUSE: Duration = Duration::from_micros(200);
 /// Address spaces remembered; a bound on memory if their ends go unreported.
 const SPACES: usize = 1024;
-/// Batches read in a row before control returns to the caller.
-const BATCHES: usize = 16;
+/// Time after which control returns to the caller, who has others to answer:
+/// `ub top` waits for its screen. One batch of translations may take longer.
+const TURN: Duration = Duration::from_millis(50);
 
 /// Handles the reports of one session.
 #[derive(Debug)]
@@ -101,7 +102,8 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     /// When the session cannot be read any more.
     pub fn work(&mut self) -> io::Result<Reading> {
         let mut reports = Vec::new();
-        for _ in 0..BATCHES {
+        let turn_ends = Instant::now() + TURN;
+        loop {
             reports.clear();
             let reading = self.kernel.read_reports(&mut reports)?;
             for report in &reports {
@@ -117,8 +119,10 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             if reading != Reading::Some && !rebuilt {
                 return Ok(reading);
             }
+            if Instant::now() >= turn_ends {
+                return Ok(Reading::Some);
+            }
         }
-        Ok(Reading::Some)
     }
 
     /// Translates one entry again; false if none waits.
