@@ -113,7 +113,8 @@ mod tests {
     fn chosen(bytes: &[u8]) -> [Register; 3] {
         let mut source = SliceSource { address: 0x1000, bytes };
         let mut steps = Steps::new(&mut source, CpuFeatures::all());
-        let region = discover(0x1000, &mut steps, &Predictions::default(), 100).expect("a region");
+        let region =
+            discover(0x1000, &mut steps, &Predictions::default(), 100, false).expect("a region");
         let graph = build(&region, &steps, 0);
         let displaced = choose(&graph, &layout(&graph), &steps);
         [displaced.s, displaced.t, displaced.u]

@@ -125,7 +125,8 @@ mod tests {
     fn layout_of(bytes: &[u8]) -> (Vec<u64>, Layout) {
         let mut source = SliceSource { address: 0x1000, bytes };
         let mut steps = Steps::new(&mut source, CpuFeatures::all());
-        let region = discover(0x1000, &mut steps, &Predictions::default(), 100).expect("a region");
+        let region =
+            discover(0x1000, &mut steps, &Predictions::default(), 100, false).expect("a region");
         let graph = build(&region, &steps, 0);
         let layout = layout(&graph);
         let order = layout.order.iter().map(|&block| graph.block(block).start).collect();

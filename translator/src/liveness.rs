@@ -91,7 +91,8 @@ mod tests {
     fn live_in(bytes: &[u8]) -> (Vec<Flags>, Vec<Flags>) {
         let mut source = SliceSource { address: 0x1000, bytes };
         let mut steps = Steps::new(&mut source, CpuFeatures::all());
-        let region = discover(0x1000, &mut steps, &Predictions::default(), 100).expect("a region");
+        let region =
+            discover(0x1000, &mut steps, &Predictions::default(), 100, false).expect("a region");
         let graph = build(&region, &steps, 0);
         let layout = layout(&graph);
         let liveness = analyse(&graph, &layout, &steps);

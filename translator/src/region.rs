@@ -50,6 +50,10 @@ struct Function {
     sites: Vec<Place>,
 }
 
+/// Number of the function that the fragment begins in, and of those it
+/// returns to.
+const OWN_FUNCTION: u32 = 0;
+
 /// An address, and the number of the function that it was reached in.
 type Place = (u64, u32);
 
@@ -60,16 +64,22 @@ struct Discovery<'a, 'b> {
     /// What is known to be needed; goes before the rest.
     hot: Vec<Place>,
     queue: VecDeque<Place>,
+    /// What is known to be rare; goes behind the rest.
+    cold: VecDeque<Place>,
     limit: usize,
+    /// Ends where other fragments begin.
+    joins: bool,
 }
 
-/// Collects the region at `entry`, at most `limit` instructions. Err is the
-/// reason why not even the first instruction can be run.
+/// Collects the region at `entry`, at most `limit` instructions, and none of
+/// other fragments' entries if it `joins` them. Err is the reason why not even
+/// the first instruction can be run.
 pub(crate) fn discover(
     entry: u64,
     steps: &mut Steps,
     predictions: &Predictions,
     limit: usize,
+    joins: bool,
 ) -> Result<Region, Unsupported> {
     let region = Region {
         entry,
@@ -79,11 +89,12 @@ pub(crate) fn discover(
         numbers: AddressMap::default(),
         functions: Vec::new(),
     };
-    let queue = VecDeque::from([(entry, 0)]);
-    let hot = Vec::new();
-    let mut discovery = Discovery { steps, predictions, region, hot, queue, limit: limit.max(1) };
+    let queue = VecDeque::from([(entry, OWN_FUNCTION)]);
+    let (hot, cold) = (Vec::new(), VecDeque::new());
+    let limit = limit.max(1);
+    let mut discovery = Discovery { steps, predictions, region, hot, queue, cold, limit, joins };
     discovery.function(entry);
-    while let Some(start) = discovery.hot.pop().or_else(|| discovery.queue.pop_front()) {
+    while let Some(start) = discovery.next() {
         discovery.walk(start);
     }
     let Discovery { steps, region, .. } = discovery;
@@ -95,6 +106,16 @@ pub(crate) fn discover(
 }
 
 impl Discovery<'_, '_> {
+    fn next(&mut self) -> Option<Place> {
+        let usual = self.hot.pop().or_else(|| self.queue.pop_front());
+        usual.or_else(|| self.cold.pop_front())
+    }
+
+    /// Whether another fragment begins at `address` and goes on from there.
+    fn is_other(&self, address: u64) -> bool {
+        self.joins && address != self.region.entry && self.predictions.entries.contains(&address)
+    }
+
     /// Takes the steps from `start` to the next control-flow instruction,
     /// stop, or known code.
     fn walk(&mut self, (start, function): Place) {
@@ -113,7 +134,7 @@ impl Discovery<'_, '_> {
                 }
                 return;
             }
-            if self.region.instructions >= self.limit {
+            if self.region.instructions >= self.limit || self.is_other(at) {
                 return;
             }
             let room = self.limit - self.region.instructions - 1;
@@ -171,7 +192,11 @@ impl Discovery<'_, '_> {
                 self.returns(function);
                 if let Some(targets) = self.predictions.targets.get(&guest.ip()) {
                     let targets: Vec<u64> = targets.iter().copied().take(MAX_TARGETS).collect();
-                    self.hot.extend(targets.iter().map(|&target| (target, 0)));
+                    // Functions called in the region return to their calls;
+                    // what was seen of others' calls would only fill it.
+                    if function == OWN_FUNCTION {
+                        self.hot.extend(targets.iter().map(|&target| (target, OWN_FUNCTION)));
+                    }
                     self.region.predicted.insert(guest.ip(), targets);
                 }
             }
@@ -214,19 +239,27 @@ impl Discovery<'_, '_> {
     }
 
     fn soon(&mut self, place: Place) {
-        if self.predictions.exit_targets.contains(&place.0) {
-            self.hot.push(place);
-        } else {
+        if !self.is_known(place) {
             self.queue.push_front(place);
         }
     }
 
     fn later(&mut self, place: Place) {
-        if self.predictions.exit_targets.contains(&place.0) {
-            self.hot.push(place);
-        } else {
+        if !self.is_known(place) {
             self.queue.push_back(place);
         }
+    }
+
+    /// Queues a place of which more is known than how control gets there.
+    fn is_known(&mut self, place: Place) -> bool {
+        if self.predictions.exit_targets.contains(&place.0) {
+            self.hot.push(place);
+        } else if self.predictions.exits.contains(&place.0) {
+            self.cold.push_back(place);
+        } else {
+            return false;
+        }
+        true
     }
 
     /// Targets worth comparing with, and whether they were seen: else there is
@@ -313,7 +346,7 @@ mod tests {
         let mut source = SliceSource { address: 0x1000, bytes };
         let mut steps = Steps::new(&mut source, CpuFeatures::all());
         let region =
-            discover(0x1000, &mut steps, &Predictions::default(), limit).expect("a region");
+            discover(0x1000, &mut steps, &Predictions::default(), limit, false).expect("a region");
         (region.instructions, region.sources(&steps))
     }
 
@@ -331,11 +364,64 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_to_be_rare_comes_last() {
+        // 1000 je 1004; 1002 inc eax; 1004 inc ecx; 1006 syscall
+        let code = [0x74, 2, 0xff, 0xc0, 0xff, 0xc1, 0x0f, 0x05];
+        let region = |predictions: &Predictions| {
+            let mut source = SliceSource { address: 0x1000, bytes: &code };
+            let mut steps = Steps::new(&mut source, CpuFeatures::all());
+            let region = discover(0x1000, &mut steps, predictions, 2, false).expect("a region");
+            region.sources(&steps)
+        };
+        let mut predictions = Predictions::default();
+        assert_eq!(region(&predictions), [0x1000..0x1004]);
+        predictions.exits.insert(0x1002);
+        assert_eq!(region(&predictions), [0x1000..0x1002, 0x1004..0x1006]);
+        // It was gone to after all.
+        predictions.exit_targets.insert(0x1002);
+        assert_eq!(region(&predictions), [0x1000..0x1004]);
+    }
+
+    #[test]
+    fn where_another_fragment_begins_it_may_end() {
+        // 1000 je 1006; 1002 inc eax; 1004 inc ecx; 1006 dec eax; 1008 syscall
+        let code = [0x74, 4, 0xff, 0xc0, 0xff, 0xc1, 0xff, 0xc8, 0x0f, 0x05];
+        let mut predictions = Predictions::default();
+        predictions.entries.extend([0x1000, 0x1004]);
+        let region = |joins: bool| {
+            let mut source = SliceSource { address: 0x1000, bytes: &code };
+            let mut steps = Steps::new(&mut source, CpuFeatures::all());
+            let region = discover(0x1000, &mut steps, &predictions, 100, joins).expect("a region");
+            region.sources(&steps)
+        };
+        assert_eq!(region(false), [0x1000..0x100a]);
+        assert_eq!(region(true), [0x1000..0x1004, 0x1006..0x100a]);
+    }
+
+    #[test]
+    fn returns_of_what_is_called_lead_to_the_calls_only() {
+        // 1000 call 1008; 1005 inc eax; 1007 ret; 1008 ret; 1009 dec ecx; 100b syscall
+        let code = [0xe8, 3, 0, 0, 0, 0xff, 0xc0, 0xc3, 0xc3, 0xff, 0xc9, 0x0f, 0x05];
+        let mut predictions = Predictions::default();
+        predictions.targets.insert(0x1008, vec![0x1009]);
+        let mut source = SliceSource { address: 0x1000, bytes: &code };
+        let mut steps = Steps::new(&mut source, CpuFeatures::all());
+        let region = discover(0x1000, &mut steps, &predictions, 100, false).expect("a region");
+        assert_eq!(region.sources(&steps), [0x1000..0x1009]);
+        // Of the function that the fragment begins in they do.
+        predictions.targets.insert(0x1007, vec![0x1009]);
+        let region = discover(0x1000, &mut steps, &predictions, 100, false).expect("a region");
+        assert_eq!(region.sources(&steps), [0x1000..0x100d]);
+    }
+
+    #[test]
     fn nothing_to_run_has_a_reason() {
         let reason = |bytes: &[u8]| {
             let mut source = SliceSource { address: 0x1000, bytes };
             let mut steps = Steps::new(&mut source, CpuFeatures::baseline());
-            discover(0x1000, &mut steps, &Predictions::default(), 10).map(|_| ()).unwrap_err()
+            discover(0x1000, &mut steps, &Predictions::default(), 10, false)
+                .map(|_| ())
+                .unwrap_err()
         };
         assert_eq!(reason(&[]), Unsupported::Unreadable);
         assert_eq!(reason(&[0x0f, 0xa2]), Unsupported::Trap); // cpuid

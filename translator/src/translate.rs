@@ -27,6 +27,12 @@ pub struct Predictions {
     /// Addresses for which fragments were left by BRANCH exits. A fragment
     /// that leads to one has it rather than other code.
     pub exit_targets: BTreeSet<u64>,
+    /// Addresses that fragments have BRANCH exits for. Where these are no
+    /// `exit_targets` they were hardly ever gone to, and a fragment has them
+    /// only if nothing else is left to be had.
+    pub exits: BTreeSet<u64>,
+    /// Addresses that there are fragments for; see [`Options::joins`].
+    pub entries: BTreeSet<u64>,
     /// Instructions whose memory operand has an index that did not fit into
     /// 32 bits: a GUARD exit was taken there.
     pub wide_indexes: BTreeSet<u64>,
@@ -41,6 +47,9 @@ pub struct Options {
     pub max_instructions: usize,
     /// Most bytes of code in one fragment.
     pub max_code_bytes: usize,
+    /// Whether the fragment is left where another one begins, rather than
+    /// having a copy of that code.
+    pub joins: bool,
     /// What was seen to happen.
     pub predictions: Predictions,
     /// `pause` instructions on the way in. They make a fragment slow on purpose,
@@ -60,6 +69,7 @@ impl Options {
             cpu,
             max_instructions: 512,
             max_code_bytes: 32 * 1024,
+            joins: false,
             predictions: Predictions::default(),
             pauses: 0,
             #[cfg(feature = "planted-bugs")]
@@ -101,7 +111,7 @@ pub fn translate_predicted(
     let mut steps = Steps::new(source, options.cpu);
     steps.learn(predictions);
     loop {
-        let region = discover(entry, &mut steps, predictions, limit)
+        let region = discover(entry, &mut steps, predictions, limit, options.joins)
             .map_err(|reason| TranslateError::Useless { entry, reason })?;
         let mut graph = graph::build(&region, &steps, limit / 2);
         unroll(&mut graph);

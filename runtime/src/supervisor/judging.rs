@@ -100,6 +100,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             self.tell(btc, address, GapReason::Waits);
             return;
         }
+        self.space(btc).learn_gap(address);
         self.extend(btc, address, report.pid);
         if self.spaces.get(&btc).is_some_and(|space| space.is_useless(address)) {
             self.tell(btc, address, GapReason::Refused);
@@ -156,6 +157,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         }
         judging.schedule(gaps.iter().map(|gap| gap.native_sampled + gap.ride_sampled).sum(), now);
         for (btc, address, pid) in judging.take_waiting() {
+            self.space(btc).learn_gap(address);
             self.extend(btc, address, pid);
         }
     }

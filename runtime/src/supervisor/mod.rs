@@ -20,13 +20,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, trace, warn};
+use ub_translator::fragment::Parts;
 
 use crate::abi::{Report, ReportKind, SessionConfig};
 use crate::kernel::{Btc, InstallError, Kernel, Reading};
 use code::Source;
 pub use counters::{Counters, Failure, RefusedEntry};
 use judging::Judging;
-pub use pipeline::{Pipeline, Refused, Slowed, Translator};
+pub use pipeline::{Pipeline, Reach, Refused, Slowed, Translator};
 use rebuilds::Rebuilds;
 use space::{AddressSpace, Decision};
 
@@ -115,6 +116,9 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             // See CodeCache: bytes are trusted for one batch only.
             for space in self.spaces.values_mut() {
                 space.code.clear();
+                if reading != Reading::Some {
+                    space.caught_up();
+                }
             }
             if reading != Reading::Some && !rebuilt {
                 return Ok(reading);
@@ -129,8 +133,11 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     fn rebuild_one(&mut self) -> bool {
         let Some((btc, entry, pid)) = self.rebuilds.take_due(Instant::now()) else { return false };
         // It may have been retired, or its address space may have ended.
-        if self.spaces.get(&btc).is_some_and(|space| space.has(entry)) {
-            self.translate(btc, entry, pid);
+        if let Some(space) = self.spaces.get(&btc)
+            && space.has(entry)
+        {
+            let reach = space.reach(entry);
+            self.translate(Wanted { btc, address: entry, reach, pid });
         }
         true
     }
@@ -143,11 +150,12 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         match ReportKind::from_number(report.kind) {
             Some(ReportKind::HotGap) => self.hot(report),
             Some(ReportKind::Miss) => {
+                let now = Instant::now();
+                self.rebuilds.put_off(btc, now);
                 if report.from == 0 {
-                    self.space(btc).learn_exit(report.address);
-                    self.extend(btc, report.address, report.pid);
+                    self.left(btc, report, now);
                 } else {
-                    self.edge(btc, report);
+                    self.edge(btc, report, now);
                 }
             }
             Some(ReportKind::BtcGone) => {
@@ -197,10 +205,23 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         space
     }
 
+    /// Fragments are often left by a direct branch for code that has none:
+    /// translates it, and, once no more is learned, has those with much code go
+    /// that way rather than others.
+    fn left(&mut self, btc: Btc, report: &Report, now: Instant) {
+        let space = self.space(btc);
+        space.learn_exit(report.address);
+        let rebuild = space.leading_to(report.address);
+        self.extend(btc, report.address, report.pid);
+        for (entry, before) in rebuild {
+            self.rebuilds.ask(btc, entry, report.pid, before, now);
+        }
+    }
+
     /// Fragments are often left at an indirect branch for one target: makes
     /// sure that there is a fragment, and, if that happens very often, that
     /// those which contain the branch go on to it by themselves.
-    fn edge(&mut self, btc: Btc, report: &Report) {
+    fn edge(&mut self, btc: Btc, report: &Report, now: Instant) {
         let (site, target, pid) = (report.from, report.address, report.pid);
         let space = self.space(btc);
         space.learn(site, target);
@@ -208,7 +229,6 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         if !space.has(target) {
             self.extend(btc, target, pid);
         }
-        let now = Instant::now();
         for (entry, before) in rebuild {
             self.rebuilds.ask(btc, entry, pid, before, now);
         }
@@ -237,17 +257,18 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 return;
             }
         }
-        self.translate(btc, address, pid);
+        self.translate(Wanted { btc, address, reach: Reach::Near, pid });
     }
 
     /// Translates and installs the code at `address`, if there is room.
-    fn translate(&mut self, btc: Btc, address: u64, pid: u32) {
+    fn translate(&mut self, wanted: Wanted) {
+        let Wanted { btc, address, .. } = wanted;
         if !self.room.try_now() {
             self.counters.passed_over += 1;
             return;
         }
         for _ in 0..STALE_ATTEMPTS {
-            match self.attempt(btc, address, pid) {
+            match self.attempt(wanted) {
                 Attempt::Done => return,
                 Attempt::Again => {
                     self.counters.stale_retries += 1;
@@ -262,12 +283,14 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     }
 
     /// One translation, verification and install.
-    fn attempt(&mut self, btc: Btc, address: u64, pid: u32) -> Attempt {
+    fn attempt(&mut self, wanted: Wanted) -> Attempt {
+        let Wanted { btc, address, reach, pid } = wanted;
         let mut space = std::mem::take(self.space(btc));
         let (code, predicted) = space.for_translation();
         let mut source = Source::new(&self.kernel, btc, pid, code);
         let start = Instant::now();
-        let result = pipeline::contained(&mut self.pipeline, address, &mut source, predicted);
+        let result =
+            pipeline::contained(&mut self.pipeline, address, reach, &mut source, predicted);
         self.counters.took(start.elapsed());
         let (sequence, gone) = (source.sequence(), source.gone());
         let unsettled = source.unsettled();
@@ -294,8 +317,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             Ok(fragment) => match sequence {
                 Some(sequence) => {
                     let result = self.kernel.install(btc, sequence, &fragment);
-                    let parts = fragment.parts();
-                    self.installed(btc, address, result, parts, &mut space)
+                    self.installed(wanted, result, fragment.parts(), &mut space)
                 }
                 // A fragment of code that was never read cannot be.
                 None => {
@@ -341,17 +363,20 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     /// Accounts for an install.
     fn installed(
         &mut self,
-        btc: Btc,
-        address: u64,
+        wanted: Wanted,
         result: Result<(), InstallError>,
-        parts: &ub_translator::fragment::Parts,
+        parts: &Parts,
         space: &mut AddressSpace,
     ) -> Attempt {
+        let Wanted { btc, address, reach, pid } = wanted;
         match result {
             Ok(()) => {
-                space.installed(parts);
+                let now = Instant::now();
+                for entry in space.installed(parts, reach) {
+                    self.rebuilds.ask(btc, entry, pid, 0, now);
+                }
                 if let Some(judging) = &mut self.judging {
-                    judging.installed(btc, address, Instant::now());
+                    judging.installed(btc, address, now);
                 }
                 self.room.appeared();
                 self.counters.installed += 1;
@@ -363,11 +388,12 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                     bytes = parts.code.len(),
                     instructions = parts.guest_instructions,
                     exits = parts.exits.len(),
+                    ?reach,
                     "installed"
                 );
             }
             Err(InstallError::Stale) => return Attempt::Again,
-            Err(InstallError::Exists) => space.installed(parts),
+            Err(InstallError::Exists) => drop(space.installed(parts, reach)),
             Err(InstallError::Full) => {
                 self.counters.fail(Failure::NoRoom);
                 self.room.exhausted();
@@ -385,6 +411,16 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         }
         Attempt::Done
     }
+}
+
+/// A translation to be made.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    btc: Btc,
+    address: u64,
+    reach: Reach,
+    /// A process to read from.
+    pid: u32,
 }
 
 enum Attempt {

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ub_translator::fragment::{ExitKind, Fragment, Verified};
+use ub_translator::fragment::{ExitKind, Fragment, Parts, Verified};
 use ub_translator::verifier::{self, Features, Policy};
 use ub_translator::{CodeSource, CpuFeatures, Options, Predictions};
 
@@ -19,16 +19,49 @@ pub struct Refused {
     pub message: String,
 }
 
+/// How much code a fragment is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The next few branches, up to code that has a fragment: what shows soon
+    /// where programs go from there.
+    Near,
+    /// As much as may be: where it is known what programs do.
+    Far,
+}
+
+impl Reach {
+    /// Most user instructions, if translations are limited to `most`.
+    fn instructions(self, most: usize) -> usize {
+        match self {
+            Self::Near => most.min(NEAR),
+            Self::Far => most,
+        }
+    }
+
+    /// Whether a fragment of this reach leaves something out for it.
+    pub(super) fn cuts(self, parts: &Parts) -> bool {
+        self == Self::Near && parts.guest_instructions as usize >= NEAR
+    }
+}
+
+/// User instructions of a fragment that is made before anything is known.
+///
+/// Nobody can tell without running it which of the branches in unknown code
+/// are taken. So this is about what runs until the first wrong guess; more
+/// would mostly be translated in vain.
+const NEAR: usize = 128;
+
 /// Makes verified fragments. [`Translator`] is the real one.
 pub trait Pipeline {
-    /// Translates the code at `entry` and verifies the result. `predicted`
-    /// has the known targets of indirect branches by branch address.
+    /// Translates the code at `entry`, as much as `reach` says, and verifies the
+    /// result. `predicted` is what is known of the branches in it.
     ///
     /// # Errors
     /// [`Refused`], with the reason.
     fn run(
         &mut self,
         entry: u64,
+        reach: Reach,
         source: &mut dyn CodeSource,
         predicted: &Predictions,
     ) -> Result<Fragment<Verified>, Refused>;
@@ -47,6 +80,7 @@ pub struct Slowed {
 /// The translator and the verifier of this project.
 #[derive(Debug)]
 pub struct Translator {
+    /// With the limits of fragments that reach far.
     options: Options,
     policy: Policy,
     slowed: Option<Slowed>,
@@ -88,12 +122,16 @@ impl Pipeline for Translator {
     fn run(
         &mut self,
         entry: u64,
+        reach: Reach,
         source: &mut dyn CodeSource,
         predicted: &Predictions,
     ) -> Result<Fragment<Verified>, Refused> {
         let slowed = self.slowed.filter(|slowed| slowed.entry == entry);
-        self.options.pauses = slowed.map_or(0, |slowed| slowed.pauses);
-        let fragment = ub_translator::translate_predicted(entry, source, &self.options, predicted);
+        let mut options = self.options.clone();
+        options.pauses = slowed.map_or(0, |slowed| slowed.pauses);
+        options.max_instructions = reach.instructions(options.max_instructions);
+        options.joins = reach == Reach::Near;
+        let fragment = ub_translator::translate_predicted(entry, source, &options, predicted);
         let fragment = fragment.map_err(|error| {
             let failure = match &error {
                 ub_translator::TranslateError::Bug { .. } => Failure::TranslatorBug,
@@ -112,12 +150,13 @@ impl Pipeline for Translator {
 pub(super) fn contained<P: Pipeline + ?Sized>(
     pipeline: &mut P,
     entry: u64,
+    reach: Reach,
     source: &mut dyn CodeSource,
     predicted: &Predictions,
 ) -> Result<Fragment<Verified>, Refused> {
     // What may be half-changed after a panic is the pipeline, which starts
     // each run from its options, and the source, which the caller discards.
-    let result = catch_unwind(AssertUnwindSafe(|| pipeline.run(entry, source, predicted)));
+    let result = catch_unwind(AssertUnwindSafe(|| pipeline.run(entry, reach, source, predicted)));
     result.unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<&str>()

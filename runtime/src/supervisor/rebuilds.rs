@@ -46,6 +46,15 @@ impl Rebuilds {
         waiting.due = (now + quiet).min(waiting.latest);
     }
 
+    /// Something was learned about what is around the entries of `btc`.
+    pub(super) fn put_off(&mut self, btc: Btc, now: Instant) {
+        for waiting in
+            self.waiting.range_mut((btc, 0)..=(btc, u64::MAX)).map(|(_, waiting)| waiting)
+        {
+            waiting.due = waiting.due.max(now + QUIET).min(waiting.latest);
+        }
+    }
+
     /// When the next one is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.waiting.values().map(|waiting| waiting.due).min()
@@ -75,6 +84,19 @@ mod tests {
         assert_eq!(rebuilds.take_due(start + QUIET), None);
         assert_eq!(rebuilds.take_due(start + 2 * QUIET), Some((Btc(1), 7, 41)));
         assert_eq!(rebuilds.take_due(start + 2 * QUIET), None);
+    }
+
+    #[test]
+    fn what_is_learned_around_it_puts_it_off() {
+        let start = Instant::now();
+        let mut rebuilds = Rebuilds::default();
+        rebuilds.ask(Btc(1), 7, 40, 0, start);
+        rebuilds.put_off(Btc(2), start + QUIET / 2);
+        assert_eq!(rebuilds.next(), Some(start + QUIET));
+        rebuilds.put_off(Btc(1), start + QUIET / 2);
+        assert_eq!(rebuilds.next(), Some(start + QUIET / 2 + QUIET));
+        rebuilds.put_off(Btc(1), start + 100 * QUIET);
+        assert_eq!(rebuilds.next(), Some(start + PATIENCE * QUIET));
     }
 
     #[test]

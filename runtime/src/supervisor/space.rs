@@ -7,6 +7,7 @@ use ub_translator::Predictions;
 use ub_translator::fragment::{ExitKind, Parts};
 
 use super::code::CodeCache;
+use super::pipeline::Reach;
 
 /// Targets remembered for one indirect branch; a site with more is not
 /// predictable and the module's table serves it.
@@ -15,13 +16,16 @@ const TARGETS_PER_SITE: usize = 16;
 const SITES: usize = 4096;
 /// Targets of direct branches out of fragments remembered in one address space.
 const EXIT_TARGETS: usize = 4096;
+/// Direct branches out of fragments remembered in one address space.
+const EXITS: usize = 1 << 16;
+/// Entries remembered in one address space that are worth much code.
+const FAR: usize = 4096;
 /// Instructions remembered in one address space at which a guard's assumption
 /// does not hold.
 const GUARDS: usize = 4096;
 /// Addresses remembered as not translatable in one address space.
 const USELESS: usize = 1 << 16;
-/// Reports that an installed entry is missing before it is believed. Some are
-/// normal: they were under way when the fragment was installed.
+/// Reports that an installed entry is missing before it is believed.
 const REPEATS: u32 = 3;
 /// Times one entry is translated again for better predictions: a branch with
 /// ever new targets must not keep the supervisor busy.
@@ -42,6 +46,11 @@ pub(super) struct AddressSpace {
     /// Addresses at which translation is known to yield nothing.
     useless: HashSet<u64>,
     installed: HashMap<u64, Installed>,
+    /// Entries that are translated with [`Reach::Far`] once they are translated
+    /// again: gaps begin there, or fragments of that reach go on there.
+    far: BTreeSet<u64>,
+    /// Times that all reports made until then had been read.
+    caught_up: u64,
     /// Number of the report that last concerned it.
     pub(super) last_used: u64,
     /// The first thread that a report about it named.
@@ -56,6 +65,9 @@ struct Installed {
     sites: BTreeMap<u64, Vec<u64>>,
     /// Instructions at which a guard can leave it.
     guards: BTreeSet<u64>,
+    /// [`AddressSpace::caught_up`] when it was installed.
+    since: u64,
+    reach: Reach,
     repeats: u32,
     rebuilds: u32,
 }
@@ -88,6 +100,13 @@ impl AddressSpace {
         self.predicted.exit_targets.insert(target);
     }
 
+    /// Remembers that gaps begin at `entry`.
+    pub(super) fn learn_gap(&mut self, entry: u64) {
+        if self.far.len() < FAR {
+            self.far.insert(entry);
+        }
+    }
+
     /// Remembers that what a fragment assumes of the instruction at `address`
     /// does not hold. The entries to translate again, if this is news.
     pub(super) fn learn_guard(&mut self, address: u64) -> Vec<u64> {
@@ -114,19 +133,32 @@ impl AddressSpace {
         }
         match self.installed.get_mut(&address) {
             None => Decision::Translate,
+            // The report may have been made before the fragment was installed.
+            Some(installed) if installed.since == self.caught_up => Decision::AlreadyInstalled,
             Some(installed) if installed.repeats < REPEATS => {
                 installed.repeats += 1;
                 Decision::AlreadyInstalled
             }
             Some(_) => {
-                self.installed.remove(&address);
+                self.gone(address);
                 Decision::Translate
             }
         }
     }
 
+    /// How much code the fragment at `entry`, which was translated before, is
+    /// to be made of now.
+    pub(super) fn reach(&self, entry: u64) -> Reach {
+        if self.far.contains(&entry) {
+            return Reach::Far;
+        }
+        self.installed.get(&entry).map_or(Reach::Near, |known| known.reach)
+    }
+
     /// Remembers the fragment of `parts`, made with the present predictions.
-    pub(super) fn installed(&mut self, parts: &Parts) {
+    /// Returns the entries that are worth more code than they have, now that
+    /// this is installed.
+    pub(super) fn installed(&mut self, parts: &Parts, reach: Reach) -> Vec<u64> {
         let rebuilds = self.installed.get(&parts.entry).map_or(0, |known| known.rebuilds + 1);
         let sites = parts
             .exits
@@ -141,8 +173,50 @@ impl AddressSpace {
             .filter(|exit| exit.kind == ExitKind::Guard)
             .map(|exit| exit.user_ip)
             .collect();
-        let installed = Installed { parts: parts.clone(), sites, guards, repeats: 0, rebuilds };
+        let since = self.caught_up;
+        let installed =
+            Installed { parts: parts.clone(), sites, guards, since, reach, repeats: 0, rebuilds };
+        let further = match reach {
+            Reach::Near => vec![parts.entry],
+            Reach::Far => {
+                let exits = direct_exits(parts);
+                exits.filter(|exit| self.predicted.exit_targets.contains(exit)).collect()
+            }
+        };
         self.installed.insert(parts.entry, installed);
+        self.predicted.entries.insert(parts.entry);
+        if reach == Reach::Far && self.far.len() < FAR {
+            self.far.extend(&further);
+        }
+        for exit in direct_exits(parts) {
+            if self.predicted.exits.len() < EXITS {
+                self.predicted.exits.insert(exit);
+            }
+        }
+        let is_cut = |entry: &u64| {
+            let known = self.installed.get(entry);
+            known.is_some_and(|known| known.reach.cuts(&known.parts))
+        };
+        further.into_iter().filter(|entry| self.far.contains(entry) && is_cut(entry)).collect()
+    }
+
+    /// Entries of fragments with much code that are left for `target` by a
+    /// direct branch, with how often they were translated again before.
+    pub(super) fn leading_to(&self, target: u64) -> Vec<(u64, u32)> {
+        self.installed
+            .iter()
+            .filter(|(_, known)| {
+                known.reach == Reach::Far
+                    && known.rebuilds < REBUILDS
+                    && direct_exits(&known.parts).any(|exit| exit == target)
+            })
+            .map(|(entry, known)| (*entry, known.rebuilds))
+            .collect()
+    }
+
+    /// No report is waiting: those to come were made later than this.
+    pub(super) fn caught_up(&mut self) {
+        self.caught_up += 1;
     }
 
     /// Entries of fragments that are left at the branch `site` for `target`
@@ -167,7 +241,12 @@ impl AddressSpace {
 
     /// The fragment for `entry` was retired because it does not pay.
     pub(super) fn retired(&mut self, entry: u64) {
+        self.gone(entry);
+    }
+
+    fn gone(&mut self, entry: u64) {
         self.installed.remove(&entry);
+        self.predicted.entries.remove(&entry);
     }
 
     /// Whether nothing can be made of the code at `address`.
@@ -200,7 +279,7 @@ impl AddressSpace {
     /// The fragment for `entry` is gone, though its code is what it was. It is
     /// translated again when the module says that it is missing.
     pub(super) fn evicted(&mut self, entry: u64) {
-        self.installed.remove(&entry);
+        self.gone(entry);
     }
 
     /// The code in `range` changed: what was known about it is void.
@@ -213,8 +292,14 @@ impl AddressSpace {
                 .sources
                 .iter()
                 .any(|source| source.start < range.end && range.start < source.end);
-            !touched && !range.contains(entry)
+            let stays = !touched && !range.contains(entry);
+            if !stays {
+                self.predicted.entries.remove(entry);
+            }
+            stays
         });
+        self.far.retain(|entry| !range.contains(entry));
+        self.predicted.exits.retain(|target| !range.contains(target));
         self.predicted.exit_targets.retain(|target| !range.contains(target));
         self.predicted.wide_indexes.retain(|address| !range.contains(address));
         self.predicted.targets.retain(|site, targets| {
@@ -222,6 +307,11 @@ impl AddressSpace {
             !range.contains(site) && !targets.is_empty()
         });
     }
+}
+
+/// Where direct branches leave the fragment of `parts`.
+fn direct_exits(parts: &Parts) -> impl Iterator<Item = u64> {
+    parts.exits.iter().filter(|exit| exit.kind == ExitKind::Branch).map(|exit| exit.user_ip)
 }
 
 #[cfg(test)]
@@ -252,15 +342,15 @@ mod tests {
     fn fragments_that_lack_a_prediction_are_found_until_they_have_it() {
         let mut space = AddressSpace::default();
         for entry in 0..6 {
-            space.installed(&parts(entry, &[(entry, entry + 1)], 0x10));
+            space.installed(&parts(entry, &[(entry, entry + 1)], 0x10), Reach::Near);
         }
-        space.installed(&parts(9, &[(9, 10)], 0x20));
+        space.installed(&parts(9, &[(9, 10)], 0x20), Reach::Near);
         space.learn(0x10, 0x5000);
         let mut first = space.unpredicting(0x10, 0x5000, HOT_EDGE);
         first.sort_unstable();
         assert_eq!(first, [0, 1, 2, 3, 4, 5].map(|entry| (entry, 0)));
         for entry in 1..6 {
-            space.installed(&parts(entry, &[(entry, entry + 1)], 0x10));
+            space.installed(&parts(entry, &[(entry, entry + 1)], 0x10), Reach::Near);
         }
         assert_eq!(space.unpredicting(0x10, 0x5000, HOT_EDGE), [(0, 0)]);
     }
@@ -268,12 +358,12 @@ mod tests {
     #[test]
     fn an_unpredictable_branch_is_given_up() {
         let mut space = AddressSpace::default();
-        space.installed(&parts(1, &[(1, 2)], 0x10));
+        space.installed(&parts(1, &[(1, 2)], 0x10), Reach::Near);
         let mut rebuilds = 0;
         for target in 0..100 {
             space.learn(0x10, target);
             for _ in space.unpredicting(0x10, target, u64::MAX) {
-                space.installed(&parts(1, &[(1, 2)], 0x10));
+                space.installed(&parts(1, &[(1, 2)], 0x10), Reach::Near);
                 rebuilds += 1;
             }
         }
@@ -283,11 +373,11 @@ mod tests {
     #[test]
     fn each_time_it_takes_more_to_translate_again() {
         let mut space = AddressSpace::default();
-        space.installed(&parts(1, &[(1, 2)], 0x10));
+        space.installed(&parts(1, &[(1, 2)], 0x10), Reach::Near);
         space.learn(0x10, 5);
         assert!(space.unpredicting(0x10, 5, HOT_EDGE - 1).is_empty());
         assert_eq!(space.unpredicting(0x10, 5, HOT_EDGE), [(1, 0)]);
-        space.installed(&parts(1, &[(1, 2)], 0x10));
+        space.installed(&parts(1, &[(1, 2)], 0x10), Reach::Near);
         space.learn(0x10, 6);
         assert!(space.unpredicting(0x10, 6, 4 * HOT_EDGE - 1).is_empty());
         assert_eq!(space.unpredicting(0x10, 6, 4 * HOT_EDGE), [(1, 1)]);
@@ -298,8 +388,8 @@ mod tests {
         let mut space = AddressSpace::default();
         let mut guarded = parts(1, &[(1, 9)], 0x10);
         guarded.exits[0].kind = ExitKind::Guard;
-        space.installed(&guarded);
-        space.installed(&parts(2, &[(2, 9)], 0x10));
+        space.installed(&guarded, Reach::Near);
+        space.installed(&parts(2, &[(2, 9)], 0x10), Reach::Near);
         assert!(space.learn_guard(0x11).is_empty());
         assert_eq!(space.learn_guard(0x10), [1]);
         assert!(space.learn_guard(0x10).is_empty());
@@ -308,10 +398,69 @@ mod tests {
         assert!(space.predicted.wide_indexes.is_empty());
     }
 
+    /// A fragment as large as those with little reach are at most, with direct
+    /// branches to `exits`.
+    fn cut(entry: u64, exits: &[u64]) -> Parts {
+        let exit = |&user_ip| Exit { user_ip, kind: ExitKind::Branch, reason: Unsupported::None };
+        Parts {
+            exits: exits.iter().map(exit).collect(),
+            guest_instructions: 512,
+            ..parts(entry, &[(entry, entry + 1)], 0)
+        }
+    }
+
+    #[test]
+    fn gaps_and_what_they_go_on_to_are_worth_more_code() {
+        let mut space = AddressSpace::default();
+        // Not where a gap begins, and the way on is not known.
+        assert!(space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Near).is_empty());
+        assert_eq!(space.reach(0x10), Reach::Near);
+        space.learn_gap(0x10);
+        assert_eq!(space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Near), [0x10]);
+        assert_eq!(space.reach(0x10), Reach::Far);
+        space.learn_exit(0x20);
+        space.installed(&cut(0x20, &[]), Reach::Near);
+        assert_eq!(space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Far), [0x20]);
+        assert_eq!((space.reach(0x20), space.reach(0x30)), (Reach::Far, Reach::Near));
+    }
+
+    #[test]
+    fn a_fragment_that_holds_all_there_is_stays() {
+        let mut space = AddressSpace::default();
+        space.learn_gap(1);
+        assert!(space.installed(&parts(1, &[(1, 2)], 0x10), Reach::Near).is_empty());
+    }
+
+    #[test]
+    fn fragments_with_much_code_are_found_by_where_they_are_left() {
+        let mut space = AddressSpace::default();
+        space.installed(&cut(0x10, &[0x30]), Reach::Near);
+        assert!(space.leading_to(0x30).is_empty());
+        space.installed(&cut(0x10, &[0x30]), Reach::Far);
+        assert_eq!(space.leading_to(0x30), [(0x10, 1)]);
+        assert!(space.leading_to(0x31).is_empty());
+        for _ in 0..REBUILDS {
+            space.installed(&cut(0x10, &[0x30]), Reach::Far);
+        }
+        assert!(space.leading_to(0x30).is_empty());
+    }
+
+    #[test]
+    fn others_join_only_what_is_there() {
+        let mut space = AddressSpace::default();
+        for entry in 1..=4 {
+            space.installed(&parts(entry, &[(entry, entry + 1)], 0), Reach::Near);
+        }
+        space.evicted(1);
+        space.retired(2);
+        space.forget(3..4);
+        assert_eq!(space.for_translation().1.entries, BTreeSet::from([4]));
+    }
+
     #[test]
     fn what_was_evicted_may_come_back() {
         let mut space = AddressSpace::default();
-        space.installed(&parts(1, &[(1, 2)], 0));
+        space.installed(&parts(1, &[(1, 2)], 0), Reach::Near);
         space.evicted(1);
         assert!(!space.has(1));
         assert_eq!(space.decide(1), Decision::Translate);
@@ -345,8 +494,8 @@ mod tests {
     #[test]
     fn a_change_voids_what_overlaps_and_nothing_else() {
         let mut space = AddressSpace::default();
-        space.installed(&parts(0x1000, &[(0x1000, 0x1010), (0x5000, 0x5008)], 0));
-        space.installed(&parts(0x2000, &[(0x2000, 0x2010)], 0));
+        space.installed(&parts(0x1000, &[(0x1000, 0x1010), (0x5000, 0x5008)], 0), Reach::Near);
+        space.installed(&parts(0x2000, &[(0x2000, 0x2010)], 0), Reach::Near);
         space.mark_useless(0x5100);
         space.mark_useless(0x6000);
         space.learn(0x5004, 0x2000);
@@ -367,8 +516,8 @@ mod tests {
         let mut space = AddressSpace::default();
         let mut large = parts(0x1000, &[(0x1000, 0x1100)], 0);
         large.code = vec![0; 9];
-        space.installed(&large);
-        space.installed(&parts(0x1010, &[(0x1010, 0x1020)], 0));
+        space.installed(&large, Reach::Near);
+        space.installed(&parts(0x1010, &[(0x1010, 0x1020)], 0), Reach::Near);
         let entry = |address| space.fragment(address).map(|parts| parts.entry);
         assert_eq!(entry(0x1000), Some(0x1000));
         assert_eq!(entry(0x1010), Some(0x1010));
@@ -380,7 +529,12 @@ mod tests {
     #[test]
     fn an_entry_reported_again_and_again_is_translated_again() {
         let mut space = AddressSpace::default();
-        space.installed(&parts(1, &[(1, 2)], 0));
+        space.installed(&parts(1, &[(1, 2)], 0), Reach::Near);
+        for _ in 0..2 * REPEATS {
+            // Reports from before.
+            assert_eq!(space.decide(1), Decision::AlreadyInstalled);
+        }
+        space.caught_up();
         for _ in 0..REPEATS {
             assert_eq!(space.decide(1), Decision::AlreadyInstalled);
         }

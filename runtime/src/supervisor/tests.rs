@@ -141,11 +141,12 @@ impl Pipeline for Scripted<'_> {
     fn run(
         &mut self,
         entry: u64,
+        reach: Reach,
         source: &mut dyn CodeSource,
         predicted: &Predictions,
     ) -> Result<Fragment<Verified>, Refused> {
         self.predicted.borrow_mut().push(predicted.targets.clone());
-        let result = self.real.run(entry, source, predicted);
+        let result = self.real.run(entry, reach, source, predicted);
         if let Some(meanwhile) = self.meanwhile {
             meanwhile();
         }
