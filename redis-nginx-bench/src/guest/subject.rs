@@ -84,6 +84,10 @@ pub(super) fn start<'a>(
     })
 }
 
+/// Loads between two looks at the session: a look takes a second in which the
+/// program does nothing and nothing about it is learned.
+const LOADS_A_LOOK: u32 = 3;
+
 /// Repeats `load` until it causes no more translations, or the plan's limit
 /// is over. `None` for a program that is not being translated.
 pub(super) fn settle(
@@ -102,8 +106,10 @@ pub(super) fn settle(
     let mut quiet = 0;
     let mut loads = 0;
     while quiet < plan.settle_looks && start.elapsed() < limit {
-        subject.load(load, findings)?;
-        loads += 1;
+        for _ in 0..LOADS_A_LOOK {
+            subject.load(load, findings)?;
+        }
+        loads += LOADS_A_LOOK;
         let now = subject.running().progress()?;
         quiet = if now == before { quiet + 1 } else { 0 };
         before = now;
