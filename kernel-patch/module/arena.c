@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/atomic.h>
 #include <linux/genalloc.h>
 #include <linux/mm.h>
+#include <linux/percpu.h>
 #include <linux/sched.h>
-#include <linux/smp.h>
 #include <linux/static_call.h>
 #include <asm/sync_core.h>
 
@@ -22,12 +23,19 @@ DEFINE_STATIC_CALL_NULL(ub_text_poke_copy, *(text_poke_copy_fn *)NULL);
 static struct gen_pool *pool;
 static u8 int3_page[PAGE_SIZE];
 
-static void serialise(void *unused)
+DEFINE_PER_CPU(u64, ub_arena_seen);
+static atomic64_t writes;
+
+u64 ub_arena_catch_up(void)
 {
+	u64 complete = atomic64_read_acquire(&writes);
+
 	sync_core();
+	this_cpu_write(ub_arena_seen, complete);
+	return complete;
 }
 
-int ub_arena_write(void *code, const void *bytes, u32 length)
+int ub_arena_write(void *code, const void *bytes, u32 length, u64 *number)
 {
 	u32 done, step;
 
@@ -37,13 +45,8 @@ int ub_arena_write(void *code, const void *bytes, u32 length)
 		if (!static_call(ub_text_poke_copy)(code + done, bytes + done, step))
 			return -EIO;
 	}
-	/*
-	 * A CPU may have prefetched or speculatively decoded what stood here
-	 * before. No emulator shows this; the architecture asks for a serialising
-	 * instruction on each CPU before it executes modified code (Intel SDM
-	 * vol. 3, "Handling Self- and Cross-Modifying Code").
-	 */
-	on_each_cpu(serialise, NULL, 1);
+	/* Ordered behind the bytes. */
+	*number = atomic64_inc_return(&writes);
 	return 0;
 }
 

@@ -14,15 +14,18 @@
 #define TABLE_ENTRIES 131072
 
 /*
- * Two tables of constant length, padded with entries that sort behind
- * everything: one in use, one being made. search_module_extables() reads the
- * pointer and the table with preemption off. Entries hold 32-bit relative
- * addresses, so the tables must be the module's own data.
+ * Tables of constant length, padded with entries that sort behind everything:
+ * one in use, one being made, and more so that a grace period, which costs all
+ * CPUs an interrupt, is seldom waited for when fragments come in quick
+ * succession. search_module_extables() reads the pointer and the table with
+ * preemption off. Entries hold 32-bit relative addresses, so the tables must
+ * be the module's own data.
  */
-static struct exception_table_entry tables[2][TABLE_ENTRIES];
+#define TABLES 4
+static struct exception_table_entry tables[TABLES][TABLE_ENTRIES];
 static unsigned int in_use;
-static unsigned int filled[2];	/* entries in front of the padding */
-static unsigned long grace;	/* when the other table was last in use */
+static unsigned int filled[TABLES];	/* entries in front of the padding */
+static unsigned long grace[TABLES];	/* when each was last in use */
 
 static struct exception_table_entry *own_table;	/* the linker's */
 static unsigned int own_entries;
@@ -53,11 +56,12 @@ static unsigned long entry_at(const struct exception_table_entry *entry)
 
 static void rebuild(void)
 {
-	struct exception_table_entry *table = tables[!in_use];
+	unsigned int next = (in_use + 1) % TABLES;
+	struct exception_table_entry *table = tables[next];
 	struct ub_fragment *fragment;
 	unsigned int own = 0, used = 0, pad, i;
 
-	cond_synchronize_rcu_expedited(grace);
+	cond_synchronize_rcu_expedited(grace[next]);
 
 	list_for_each_entry(fragment, &fragments, in_fixups) {
 		unsigned long code = (unsigned long)fragment->code;
@@ -72,14 +76,14 @@ static void rebuild(void)
 	while (own < own_entries)
 		entry_copy(&table[used++], &own_table[own++]);
 	/* The last address there is: above every module, and nothing faults there. */
-	for (pad = used; pad < filled[!in_use]; pad++)
+	for (pad = used; pad < filled[next]; pad++)
 		entry_set(&table[pad], ULONG_MAX, (unsigned long)table);
-	filled[!in_use] = used;
+	filled[next] = used;
 
 	/* The table is complete before anyone can find it. */
 	smp_store_release(&THIS_MODULE->extable, table);
-	in_use = !in_use;
-	grace = get_state_synchronize_rcu();
+	grace[in_use] = get_state_synchronize_rcu();
+	in_use = next;
 }
 
 int ub_fixups_add(struct ub_fragment *fragment)
@@ -130,17 +134,20 @@ void ub_fixups_remove(struct llist_node *batch)
 
 int ub_fixups_init(void)
 {
+	int i;
+
 	own_table = THIS_MODULE->extable;
 	own_entries = THIS_MODULE->num_exentries;
 	if (own_entries >= TABLE_ENTRIES / 2)
 		return -ENOSPC;
 	mutex_lock(&lock);
-	grace = get_state_synchronize_rcu();
-	filled[0] = TABLE_ENTRIES;
-	filled[1] = TABLE_ENTRIES;
-	rebuild();
-	/* Pointer before length: both tables are longer than the linker's. */
-	rebuild();
+	for (i = 0; i < TABLES; i++) {
+		grace[i] = get_state_synchronize_rcu();
+		filled[i] = TABLE_ENTRIES;
+	}
+	/* Pointer before length: all tables are longer than the linker's. */
+	for (i = 0; i < TABLES; i++)
+		rebuild();
 	smp_wmb();
 	WRITE_ONCE(THIS_MODULE->num_exentries, TABLE_ENTRIES);
 	mutex_unlock(&lock);

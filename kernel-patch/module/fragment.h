@@ -35,10 +35,11 @@ struct ub_link {
 };
 
 struct ub_fragment {
-	/* These four: every fragment that is run; run_fragment.S knows them. */
+	/* These five: every fragment that is run; run_fragment.S knows them. */
 	u64 entry;
 	void *code;			/* in the arena, or NULL */
 	struct ub_link *links;		/* one for each exit */
+	u64 written;			/* what ub_arena_seen must be for code */
 	u32 exit_count;
 	u32 code_length;
 	bool used;			/* run since the last look for a cold one; racy */

@@ -126,7 +126,7 @@ static int place(struct ub_fragment *fragment, const struct ub_install *request)
 		goto out;
 	err = relocate(bytes, fragment->code, fragment->code_length, relocations,
 		       request->relocation_count) ?:
-	      ub_arena_write(fragment->code, bytes, fragment->code_length) ?:
+	      ub_arena_write(fragment->code, bytes, fragment->code_length, &fragment->written) ?:
 	      ub_fixups_add(fragment);
 	if (err) {
 		ub_arena_free(fragment->code, fragment->code_length);

@@ -15,6 +15,7 @@
 
 #include "address_space.h"
 #include "allowed.h"
+#include "arena.h"
 #include "compat/compat.h"
 #include "fragment.h"
 #include "measure.h"
@@ -34,10 +35,12 @@ static_assert(offsetof(struct ub_run, target) == 40);
 static_assert(offsetof(struct ub_run, stack_end) == 48);
 static_assert(offsetof(struct ub_run, links_left) == 56);
 static_assert(offsetof(struct ub_run, flags_out) == 60);
+static_assert(offsetof(struct ub_run, arena_seen) == 64);
 static_assert(offsetof(struct ub_fragment, entry) == 0);
 static_assert(offsetof(struct ub_fragment, code) == 8);
 static_assert(offsetof(struct ub_fragment, links) == 16);
-static_assert(offsetof(struct ub_fragment, exit_count) == 24);
+static_assert(offsetof(struct ub_fragment, written) == 24);
+static_assert(offsetof(struct ub_fragment, exit_count) == 32);
 static_assert(sizeof(struct ub_link) == 1 << 5);
 static_assert(offsetof(struct ub_link, next) == 0);
 static_assert(offsetof(struct ub_link, is_indirect) == 24);
@@ -97,6 +100,7 @@ static __always_inline struct ub_exit enter(struct ub_rider *rider, struct ub_fr
 		.poll_mask = UB_WORK_MASK,
 		.stack_end = TASK_SIZE_MAX,
 		.links_left = LINKS_IN_A_ROW,
+		.arena_seen = this_cpu_read(ub_arena_seen),
 		/* Written by run_fragment.S. */
 		.exit_id = 0,
 		.target = 0,
@@ -104,6 +108,8 @@ static __always_inline struct ub_exit enter(struct ub_rider *rider, struct ub_fr
 	};
 	struct ub_exit exit;
 
+	if (unlikely(run.arena_seen < fragment->written))
+		run.arena_seen = ub_arena_catch_up();
 	ub_run_fragment(&run);
 	fragment = run.fragment;
 	rider->counters.fragments_run += 1 + LINKS_IN_A_ROW - run.links_left;

@@ -145,6 +145,10 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 	/* hw_breakpoint_active(): another CPU may have armed one by interrupt. */
 	testl	$DR_GLOBAL_ENABLE_MASK, PER_CPU_VAR(cpu_dr7)
 	jnz	.Lleave
+	/* Code that this CPU may have decoded before it was written. */
+	movq	RUN_ARENA_SEEN(%rdx), %rax
+	cmpq	FRAGMENT_WRITTEN(%rcx), %rax
+	jb	.Lleave
 	/* The end of the session is looked at in C only. */
 	decl	RUN_LINKS_LEFT(%rdx)
 	jz	.Lleave

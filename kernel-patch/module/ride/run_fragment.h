@@ -14,11 +14,13 @@
 #define RUN_STACK_END	48
 #define RUN_LINKS_LEFT	56
 #define RUN_FLAGS_OUT	60
+#define RUN_ARENA_SEEN	64
 /* struct ub_fragment and struct ub_link; checked in ride.c */
 #define FRAGMENT_ENTRY	0
 #define FRAGMENT_CODE	8
 #define FRAGMENT_LINKS	16
-#define FRAGMENT_EXIT_COUNT 24
+#define FRAGMENT_WRITTEN 24
+#define FRAGMENT_EXIT_COUNT 32
 #define LINK_SHIFT	5
 #define LINK_NEXT	0
 #define LINK_IS_INDIRECT 24
@@ -53,6 +55,7 @@ struct ub_run {
 	u64 stack_end;			/* user stack pointers are below */
 	u32 links_left;			/* links to follow at most, and one; out: the rest */
 	u32 flags_out;			/* out: OF in bit 0, lahf's byte in bits 8-15 */
+	u64 arena_seen;			/* this CPU's ub_arena_seen */
 };
 
 /*
