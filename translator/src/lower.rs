@@ -103,14 +103,14 @@ struct Labels {
 
 /// Lowers every block of the layout. Err names the instructions that this
 /// choice of displaced registers cannot express; the region has to be
-/// discovered again without them. `pauses` is as in [`Options`](crate::Options).
+/// discovered again without them. `nops` is as in [`Options`](crate::Options).
 pub(crate) fn lower(
     graph: &Graph,
     layout: &Layout,
     liveness: &Liveness,
     steps: &Steps,
     displaced: Displaced,
-    pauses: u32,
+    nops: u32,
 ) -> Result<Lowered, Refused> {
     let blocks = || layout.order.iter().map(|&block| graph.block(block));
     let instructions: usize = blocks().map(Block::len).sum();
@@ -136,8 +136,8 @@ pub(crate) fn lower(
         info: InstructionInfoFactory::new(),
     };
     lowerer.prologue();
-    for _ in 0..pauses {
-        lowerer.emit.push(Instruction::with(Code::Pause));
+    for _ in 0..nops {
+        lowerer.emit.push(Instruction::with(Code::Nopd));
     }
     let mut refused = Refused::new();
     let mut live = Vec::new();

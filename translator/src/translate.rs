@@ -52,9 +52,9 @@ pub struct Options {
     pub joins: bool,
     /// What was seen to happen.
     pub predictions: Predictions,
-    /// `pause` instructions on the way in. They make a fragment slow on purpose,
+    /// `nop` instructions on the way in. They make a fragment slow on purpose,
     /// for tests of what finds out whether fragments pay.
-    pub pauses: u32,
+    pub nops: u32,
     /// A mistake to make.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::PlantedBug>,
@@ -71,7 +71,7 @@ impl Options {
             max_code_bytes: 32 * 1024,
             joins: false,
             predictions: Predictions::default(),
-            pauses: 0,
+            nops: 0,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }
@@ -118,7 +118,7 @@ pub fn translate_predicted(
         let layout = layout(&graph);
         let liveness = liveness::analyse(&graph, &layout, &steps);
         let displaced = displace::choose(&graph, &layout, &steps);
-        let lowered = lower(&graph, &layout, &liveness, &steps, displaced, options.pauses);
+        let lowered = lower(&graph, &layout, &liveness, &steps, displaced, options.nops);
         let Lowered { emitter, exits } = match lowered {
             Ok(lowered) => lowered,
             Err(refused) => {

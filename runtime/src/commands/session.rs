@@ -51,18 +51,18 @@ struct ForTests {
     /// not: for tests and for measuring rides themselves
     #[arg(long)]
     eager: bool,
-    /// Make the fragment at an address slow with so many pause instructions: a
+    /// Make the fragment at an address slow with so many `nop` instructions: a
     /// test of what retires it
-    #[arg(long, value_name = "ADDRESS:PAUSES", value_parser = slowed, hide = true)]
+    #[arg(long, value_name = "ADDRESS:NOPS", value_parser = slowed, hide = true)]
     debug_slow: Option<Slowed>,
 }
 
 /// Reads the value of `--debug-slow`.
 fn slowed(text: &str) -> Result<Slowed, String> {
     let parse = || {
-        let (entry, pauses) = text.split_once(':')?;
+        let (entry, nops) = text.split_once(':')?;
         let entry = u64::from_str_radix(entry.strip_prefix("0x")?, 16).ok()?;
-        Some(Slowed { entry, pauses: pauses.parse().ok()? })
+        Some(Slowed { entry, nops: nops.parse().ok()? })
     };
     parse().ok_or_else(|| format!("{text}: must be like 0x401234:500"))
 }

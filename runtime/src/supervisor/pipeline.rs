@@ -73,8 +73,8 @@ pub trait Pipeline {
 pub struct Slowed {
     /// The user address that it stands for.
     pub entry: u64,
-    /// `pause` instructions on the way in.
-    pub pauses: u32,
+    /// `nop` instructions on the way in.
+    pub nops: u32,
 }
 
 /// The translator and the verifier of this project.
@@ -128,7 +128,7 @@ impl Pipeline for Translator {
     ) -> Result<Fragment<Verified>, Refused> {
         let slowed = self.slowed.filter(|slowed| slowed.entry == entry);
         let mut options = self.options.clone();
-        options.pauses = slowed.map_or(0, |slowed| slowed.pauses);
+        options.nops = slowed.map_or(0, |slowed| slowed.nops);
         options.max_instructions = reach.instructions(options.max_instructions);
         options.joins = reach == Reach::Near;
         let fragment = ub_translator::translate_predicted(entry, source, &options, predicted);
