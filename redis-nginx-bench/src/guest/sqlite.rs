@@ -38,6 +38,9 @@ impl Shell {
              CREATE TABLE log(number INTEGER PRIMARY KEY, origin INTEGER, target INTEGER);",
         )?;
         shell.fill()?;
+        // What was said waits in the pipe; only an answer shows that the
+        // program runs, and under `ub run` that there is a session.
+        shell.ask("SELECT count(*) FROM account;")?;
         Ok(shell)
     }
 
