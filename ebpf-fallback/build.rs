@@ -4,6 +4,8 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, exit};
 
+/// In `bpf/`, with the ending `.bpf.c`.
+const PROGRAMS: [&str; 2] = ["profile", "packets"];
 /// Where Debian keeps `asm/types.h`, which `linux/bpf.h` wants and which
 /// clang does not look for when it compiles for BPF.
 const ASM_HEADERS: &str = "/usr/include/x86_64-linux-gnu";
@@ -11,8 +13,13 @@ const ASM_HEADERS: &str = "/usr/include/x86_64-linux-gnu";
 fn main() {
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-env-changed=CLANG");
+    PROGRAMS.into_iter().for_each(compile);
+}
+
+fn compile(name: &str) {
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
     let output = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let source = format!("bpf/{name}.bpf.c");
     // The debugging information includes BTF, from which the loader learns
     // which fields of the kernel's structures are meant.
     let outcome = Command::new(&clang)
@@ -27,13 +34,13 @@ fn main() {
             "-Wextra",
             "-Werror",
         ])
-        .args(["-idirafter", ASM_HEADERS, "-c", "bpf/profile.bpf.c", "-o"])
-        .arg(output.join("profile.bpf.o"))
+        .args(["-idirafter", ASM_HEADERS, "-c", &source, "-o"])
+        .arg(output.join(format!("{name}.bpf.o")))
         .output();
     match outcome {
         Ok(outcome) if outcome.status.success() => {}
         Ok(outcome) => fail(&format!(
-            "{} cannot compile bpf/profile.bpf.c; it needs libbpf-dev (run `make deps`):\n{}",
+            "{} cannot compile {source}; it needs libbpf-dev (run `make deps`):\n{}",
             clang.display(),
             String::from_utf8_lossy(&outcome.stderr)
         )),

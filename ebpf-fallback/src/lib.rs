@@ -8,10 +8,12 @@
 //! | [`profile`] | what was counted, as report, folded stacks and JSON |
 //! | [`predict`] | what riding would gain |
 //! | [`costs`] | what a system call costs here |
+//! | [`packets`] | counts the packets of a raw socket, for comparison |
 //!
 //! The BPF programs are C, compiled when this crate is built.
 
 pub mod costs;
+pub mod packets;
 pub mod predict;
 pub mod profile;
 pub mod profiler;

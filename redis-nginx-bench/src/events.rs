@@ -79,6 +79,14 @@ pub enum Event {
         /// How the translation came to rest; `None` natively.
         settled: Option<Settled>,
     },
+    /// The native program was measured with the modules under test not loaded,
+    /// in a process of its own, before or behind the others.
+    Unloaded {
+        /// Which work.
+        work: Work,
+        /// The samples.
+        samples: Vec<Sample>,
+    },
     /// A round is over.
     Round {
         /// Which work.
@@ -109,6 +117,15 @@ pub enum Event {
         /// Whether something that it needs is missing here, which is no mistake.
         missing: bool,
     },
+}
+
+impl Work {
+    /// The modes in which it is done.
+    #[must_use]
+    pub fn modes(&self, plan: &Plan) -> Vec<Mode> {
+        let context = self.workload.is_context();
+        plan.modes.iter().copied().filter(|mode| !context || *mode == Mode::Native).collect()
+    }
 }
 
 impl Event {

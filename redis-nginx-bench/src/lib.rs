@@ -10,6 +10,7 @@
 //! | [`cost`] | both | what a request costs in instructions, as JSON |
 //! | [`content`] | guest | deterministic data and digests |
 //! | [`micro`] | guest | the `null` and `pread` loops |
+//! | [`interpose`] | guest | other ways of getting hold of a call |
 //! | [`resp`], [`http`] | guest | small clients that check what servers say |
 //! | [`memcache`] | guest | load generator for memcached |
 //! | [`packets`] | guest | receiver and sender of raw packets |
@@ -30,6 +31,7 @@ pub mod events;
 pub mod guest;
 pub mod harness;
 pub mod http;
+pub mod interpose;
 pub mod memcache;
 pub mod micro;
 pub mod outcome;

@@ -118,11 +118,18 @@ fn time(
 #[inline(never)]
 #[must_use]
 pub fn null(calls: u64, parent: u32) -> u64 {
+    fold_answers(calls, parent, || {
+        // SAFETY: getppid has no arguments and no effects on memory.
+        unsafe { libc::syscall(libc::SYS_getppid) }
+    })
+}
+
+/// Asks `calls` times for the parent.
+#[inline]
+pub(crate) fn fold_answers(calls: u64, parent: u32, ask: impl Fn() -> libc::c_long) -> u64 {
     let mut checksum = BASIS;
     for _ in 0..calls {
-        // SAFETY: getppid has no arguments and no effects on memory.
-        let answer = unsafe { libc::syscall(libc::SYS_getppid) };
-        let wrong = (answer as u64).wrapping_sub(u64::from(parent));
+        let wrong = (ask() as u64).wrapping_sub(u64::from(parent));
         checksum = (checksum ^ wrong).wrapping_mul(PRIME);
     }
     checksum

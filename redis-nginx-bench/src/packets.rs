@@ -1,4 +1,5 @@
-//! A receiver of raw packets that counts or filters, and the sender for it.
+//! A receiver of raw packets that counts or filters, the same as an eBPF
+//! program, and the sender for both.
 //!
 //! Frames have the ether type for local experiments, so nothing else on the
 //! link is counted. Each carries its number and a port that is the number's
@@ -7,7 +8,11 @@
 use std::ffi::CString;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
+
+use ub_ebpf_fallback::packets::{self, PacketCounter};
 
 use crate::workload::Task;
 
@@ -21,6 +26,13 @@ const FRAME: usize = 60;
 const PORT: u16 = 1000;
 /// Receive buffer, in bytes: some hundred packets.
 const BUFFER: libc::c_int = 1 << 20;
+
+/// Between two looks at what an eBPF program has counted.
+const TICK: Duration = Duration::from_millis(1);
+
+/// A packet at either look may have been counted as one kind and not yet as
+/// the other.
+const HALF_COUNTED: u64 = 2;
 
 /// A raw socket on one interface.
 #[derive(Debug)]
@@ -127,6 +139,53 @@ impl Socket {
             }
         }
         Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A raw socket whose packets an eBPF program takes.
+#[derive(Debug)]
+pub struct BpfSocket {
+    counter: PacketCounter,
+    /// To it the program is attached.
+    _socket: Socket,
+}
+
+impl BpfSocket {
+    /// Attaches the program that does `task`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new(socket: Socket, task: Task) -> io::Result<Self> {
+        let task = match task {
+            Task::Count => packets::Task::Count,
+            Task::Filter => packets::Task::Filter,
+        };
+        let counter = PacketCounter::attach(&socket, task).map_err(io::Error::other)?;
+        Ok(Self { counter, _socket: socket })
+    }
+
+    /// Waits for at least `count` packets. Returns what [`Socket::receive`]
+    /// does.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn receive(&self, count: u64) -> io::Result<u64> {
+        let counts = || self.counter.counts().map_err(io::Error::other);
+        let begin = counts()?;
+        loop {
+            let now = counts()?;
+            if now.packets - begin.packets >= count {
+                let (found, even) = (now.found - begin.found, now.even - begin.even);
+                return Ok(u64::from(found.abs_diff(even) <= HALF_COUNTED));
+            }
+            thread::sleep(TICK);
+        }
     }
 }
 

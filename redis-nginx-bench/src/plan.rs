@@ -55,7 +55,10 @@ impl Programs {
     #[must_use]
     pub fn of(&self, workload: Workload) -> Vec<&PathBuf> {
         match workload {
-            Workload::Null | Workload::Read { .. } | Workload::Ring { .. } => vec![&self.workload],
+            Workload::Null
+            | Workload::Interposed { .. }
+            | Workload::Read { .. }
+            | Workload::Ring { .. } => vec![&self.workload],
             Workload::Redis { .. } => vec![&self.redis_server, &self.redis_benchmark],
             Workload::Nginx { .. } => vec![&self.nginx, &self.wrk],
             Workload::Packets { .. } => vec![&self.workload, &self.ip],
@@ -106,6 +109,11 @@ pub struct Plan {
     /// The image of a file system that is to be mounted at [`Self::disk`].
     #[serde(default)]
     pub disk_image: Option<PathBuf>,
+    /// The kernel modules under test, in the order of loading, if the driver is
+    /// to load them for each measurement that needs them. Empty: they are
+    /// loaded, or not needed.
+    #[serde(default)]
+    pub modules: Vec<PathBuf>,
     /// Mistakes planted on purpose, so that tests can see them found.
     #[serde(default)]
     pub plant: Plant,
@@ -196,6 +204,7 @@ pub(crate) mod tests {
             redis_keys: 100,
             disk: None,
             disk_image: None,
+            modules: vec![],
             plant: Plant::default(),
         }
     }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::interpose::Interposer;
 use crate::{Error, Result};
 
 /// Where the file is that is read.
@@ -50,12 +51,27 @@ pub enum Task {
     Filter,
 }
 
+/// What receives packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Receiver {
+    /// A program that reads them from a raw socket.
+    Socket,
+    /// An eBPF program at the socket, in the kernel.
+    Bpf,
+}
+
 /// A thing to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Workload {
     /// `getppid` in a loop. One operation: one call.
     Null,
+    /// `getppid` in a loop, interposed by something else than this project.
+    /// One operation: one call.
+    Interposed {
+        /// By what.
+        by: Interposer,
+    },
     /// `pread` in a loop. One operation: one call.
     Read {
         /// Bytes of one read.
@@ -103,6 +119,9 @@ pub enum Workload {
     Packets {
         /// What is done with the packets.
         task: Task,
+        /// What does it. An eBPF program is as fast as the sender, which
+        /// executes it.
+        by: Receiver,
     },
     /// memcached under an own client. One operation: one request.
     Memcached {
@@ -167,10 +186,24 @@ impl Workload {
         Self::Memcached { access, bytes: VALUE, clients: CLIENTS }
     }
 
+    /// Receiving packets with the default parameters.
+    #[must_use]
+    pub const fn packets(task: Task) -> Self {
+        Self::Packets { task, by: Receiver::Socket }
+    }
+
     /// Whether it is a loop of system calls and not a server under load.
     #[must_use]
     pub fn is_micro(self) -> bool {
-        matches!(self, Self::Null | Self::Read { .. } | Self::Ring { .. })
+        let is_loop = matches!(self, Self::Null | Self::Read { .. } | Self::Ring { .. });
+        is_loop || matches!(self, Self::Interposed { .. })
+    }
+
+    /// Whether it is another way to the same end, shown for context: nothing
+    /// of it is to be ridden, so it is measured natively only.
+    #[must_use]
+    pub fn is_context(self) -> bool {
+        matches!(self, Self::Interposed { .. } | Self::Packets { by: Receiver::Bpf, .. })
     }
 
     /// The front of the name: what is measured, without most parameters.
@@ -178,12 +211,13 @@ impl Workload {
     pub fn family(self) -> String {
         match self {
             Self::Null => "null".into(),
+            Self::Interposed { by } => format!("interposed-{by}"),
             Self::Read { bytes, .. } => format!("pread-{bytes}"),
             Self::Ring { bytes, .. } => format!("uring-{bytes}"),
             Self::Redis { access, .. } => format!("redis-{}", access.word()),
             Self::Nginx { .. } => "nginx".into(),
-            Self::Packets { task: Task::Count } => "packets-count".into(),
-            Self::Packets { task: Task::Filter } => "packets-filter".into(),
+            Self::Packets { task: Task::Count, .. } => "packets-count".into(),
+            Self::Packets { task: Task::Filter, .. } => "packets-filter".into(),
             Self::Memcached { access, .. } => format!("memcached-{}", access.word()),
             Self::Sqlite => "sqlite".into(),
         }
@@ -200,13 +234,16 @@ impl Workload {
         if let Some(text) = name.strip_prefix("uring-") {
             return bytes(text).map(|bytes| Self::ring(bytes, 1));
         }
+        if let Some(word) = name.strip_prefix("interposed-") {
+            return word.parse().ok().map(|by| Self::Interposed { by });
+        }
         [
             Self::Null,
             Self::redis(Access::Get),
             Self::redis(Access::Set),
             Self::NGINX,
-            Self::Packets { task: Task::Count },
-            Self::Packets { task: Task::Filter },
+            Self::packets(Task::Count),
+            Self::packets(Task::Filter),
             Self::memcached(Access::Get),
             Self::memcached(Access::Set),
             Self::Sqlite,
@@ -220,7 +257,8 @@ impl Workload {
     pub fn parameters(self) -> Vec<(&'static str, String)> {
         let switch = |on: bool| if on { "on" } else { "off" }.to_owned();
         match self {
-            Self::Null | Self::Packets { .. } | Self::Sqlite => vec![],
+            Self::Null | Self::Interposed { .. } | Self::Sqlite => vec![],
+            Self::Packets { by, .. } => vec![("by", by.word().to_owned())],
             Self::Read { from, sum, .. } => vec![("from", from.word()), ("sum", sum.word())],
             Self::Ring { from, sum, depth, .. } => {
                 vec![("from", from.word()), ("sum", sum.word()), ("depth", depth.to_string())]
@@ -271,6 +309,7 @@ impl Workload {
             (Self::Nginx { connections, .. }, "connections") => *connections = count()?,
             (Self::Nginx { access_log, .. }, "access-log") => *access_log = switch()?,
             (Self::Nginx { keep_alive, .. }, "keep-alive") => *keep_alive = switch()?,
+            (Self::Packets { by, .. }, "by") => *by = value.parse().ok()?,
             _ => return None,
         }
         Some(())
@@ -338,6 +377,28 @@ impl FromStr for Task {
     }
 }
 
+impl Receiver {
+    /// The name in reports and on command lines.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Bpf => "bpf",
+        }
+    }
+}
+
+impl FromStr for Receiver {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        [Self::Socket, Self::Bpf]
+            .into_iter()
+            .find(|receiver| receiver.word() == word)
+            .ok_or_else(|| Error::Plan(format!("\"{word}\" is not socket or bpf")))
+    }
+}
+
 impl Access {
     /// As redis-benchmark and the protocol of memcached call it.
     #[must_use]
@@ -373,9 +434,10 @@ impl FromStr for Workload {
         let (family, parameters) = name.split_once(':').unwrap_or((name, ""));
         let mut workload = Self::of_family(family).ok_or_else(|| {
             Error::Plan(format!(
-                "no workload \"{name}\"; there are null, pread-SIZE and uring-SIZE (a multiple of \
-                 64), redis-get, redis-set, nginx, packets-count, packets-filter, memcached-get, \
-                 memcached-set and sqlite"
+                "no workload \"{name}\"; there are null, interposed-rewrite, interposed-dispatch, \
+                 interposed-seccomp, pread-SIZE and uring-SIZE (a multiple of 64), redis-get, \
+                 redis-set, nginx, packets-count, packets-filter, memcached-get, memcached-set and \
+                 sqlite"
             ))
         })?;
         for parameter in parameters.split(',').filter(|parameter| !parameter.is_empty()) {
@@ -416,7 +478,9 @@ mod tests {
             Workload::Ring { bytes: 64, from: Storage::Disk, sum: Sum::All, depth: 1024 },
             Workload::Redis { access: Access::Get, bytes: 1, clients: 256, pipeline: 16 },
             Workload::Nginx { bytes: 0, connections: 1024, access_log: true, keep_alive: false },
-            Workload::Packets { task: Task::Filter },
+            Workload::packets(Task::Filter),
+            Workload::Packets { task: Task::Count, by: Receiver::Bpf },
+            Workload::Interposed { by: Interposer::Rewrite },
             Workload::memcached(Access::Set),
             Workload::Sqlite,
         ]);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::{env, fs};
 
+use ub_bench::interpose::Interposer;
 use ub_bench::outcome::Outcome;
 use ub_bench::plan::{Mode, Plan, Plant, Programs, Workload};
 use ub_bench::report;
@@ -44,6 +45,7 @@ fn plan(scratch: &Path, workloads: &[Workload]) -> Plan {
         redis_keys: 300,
         disk: None,
         disk_image: None,
+        modules: vec![],
         plant: Plant::default(),
     }
 }
@@ -93,6 +95,11 @@ fn check(workloads: &[Workload], fixed_operations: bool) {
 fn calls() {
     // The number of calls follows the machine's speed, and with it the digest.
     check(&[Workload::Null, Workload::read(64), Workload::read(4096)], false);
+    // Rewriting needs privileges.
+    check(
+        &[Interposer::Dispatch, Interposer::Seccomp].map(|by| Workload::Interposed { by }),
+        false,
+    );
 }
 
 #[test]

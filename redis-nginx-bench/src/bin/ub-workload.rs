@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
+use ub_bench::interpose::{Interposer, Stub};
 use ub_bench::micro::{Amount, Line, Reader, Ring, measure, null, serve};
-use ub_bench::workload::{Access, Sum, Task};
+use ub_bench::workload::{Access, Receiver, Sum, Task};
 use ub_bench::{content, memcache, packets};
 
 /// Makes system calls in a tight loop and prints how long that took.
@@ -25,6 +26,14 @@ struct Arguments {
 enum Workload {
     /// getppid.
     Null(Common),
+    /// getppid, with something that gets hold of each call first.
+    Interposed {
+        #[command(flatten)]
+        common: Common,
+        /// What: rewrite, dispatch or seccomp.
+        #[arg(long)]
+        by: Interposer,
+    },
     /// pread of blocks of a file, in order.
     Pread {
         #[command(flatten)]
@@ -55,6 +64,9 @@ enum Workload {
         /// What is done with them: count or filter.
         #[arg(long)]
         task: Task,
+        /// What does it: socket (this program) or bpf (an eBPF program).
+        #[arg(long, default_value = "socket")]
+        by: Receiver,
     },
     /// Send packets for `packets` without end.
     Send {
@@ -150,6 +162,11 @@ fn main() -> Result<()> {
             let parent = std::os::unix::process::parent_id();
             common.go(|calls| Ok(null(calls, parent)))?
         }
+        Workload::Interposed { common, by } => {
+            let stub = Stub::new(by).with_context(|| format!("interposing by {by}"))?;
+            let parent = std::os::unix::process::parent_id();
+            common.go(|calls| stub.run(calls, parent)).context("making interposed calls")?
+        }
         Workload::Pread { common, reads, seed } => {
             let name = reads.file.display().to_string();
             let file = reads.open()?;
@@ -173,9 +190,17 @@ fn main() -> Result<()> {
                 .context("setting up io_uring")?;
             common.go(|calls| ring.run(calls)).context("reading through io_uring")?
         }
-        Workload::Packets { common, interface, task } => {
+        Workload::Packets { common, interface, task, by } => {
             let socket = packets::Socket::open(&interface).context("opening a packet socket")?;
-            common.go(|calls| socket.receive(task, calls)).context("receiving packets")?
+            match by {
+                Receiver::Socket => common.go(|calls| socket.receive(task, calls)),
+                Receiver::Bpf => {
+                    let socket = packets::BpfSocket::new(socket, task)
+                        .context("attaching an eBPF program to a packet socket")?;
+                    common.go(|calls| socket.receive(calls))
+                }
+            }
+            .context("receiving packets")?
         }
         Workload::Send { interface } => {
             let socket = packets::Socket::open(&interface).context("opening a packet socket")?;

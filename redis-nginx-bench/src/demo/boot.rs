@@ -242,6 +242,9 @@ impl Laboratory {
         let with_ub = plan.plan.modes.contains(&Mode::Ub);
         let mut job = self.job(guest, "rounds", plan, with_ub, folder.path())?;
         job.name = format!("bench-{}", guest.file_name());
+        // The driver does that, around what needs them.
+        job.modules.iter_mut().for_each(|module| module.load = false);
+        job.unload_modules = false;
         job.timeout = LIMIT + LIMIT_OF_WORK * u32::try_from(plan.work.len()).unwrap_or(u32::MAX);
         let reads_disk = |workload: &Workload| {
             matches!(

@@ -141,6 +141,9 @@ pub(crate) mod guest_paths {
     /// Where it is mounted.
     pub const DISK: &str = "/ub-bench/disk";
 
+    /// The modules under test, in the order of loading.
+    pub const MODULES: [&str; 2] = ["/ub/modules/ub_gate.ko", "/ub/modules/ub.ko"];
+
     /// The programs in the guest.
     pub fn programs() -> Programs {
         let bin = |name: &str| PathBuf::from(BIN).join(name);
@@ -199,6 +202,7 @@ impl Options {
             prepare_guest: true,
             redis_keys: 1000,
             disk_image: None,
+            modules: vec![],
             disk: None,
             plant: Plant::default(),
         }

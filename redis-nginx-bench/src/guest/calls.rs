@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::launch::{How, Launcher, Running};
 use super::subject::{Findings, Load, Subject, Timed};
 use crate::content;
+use crate::interpose::Interposer;
 use crate::micro::{Line, READY, Reader};
 use crate::outcome::Round;
 use crate::workload::{Storage, Sum};
@@ -49,6 +50,11 @@ impl Loop {
     /// `getppid`.
     pub(super) fn null(launcher: &Launcher, how: How) -> Result<Self> {
         Self::start(launcher, how, &["null"], None)
+    }
+
+    /// `getppid` through something that gets hold of it first.
+    pub(super) fn interposed(launcher: &Launcher, how: How, by: Interposer) -> Result<Self> {
+        Self::start(launcher, how, &["interposed", "--by", by.word()], None)
     }
 
     /// Reads of a file, through io_uring if there is a `depth`.

@@ -5,6 +5,7 @@ mod cost;
 mod launch;
 mod machine;
 mod memcached;
+mod modules;
 mod nginx;
 mod packets;
 mod prepare;

@@ -6,7 +6,7 @@ use std::process::Command;
 use super::calls;
 use super::launch::{How, Launcher, Running};
 use super::subject::{Findings, Load, Subject, Timed};
-use crate::workload::Task;
+use crate::workload::{self, Task};
 use crate::{Error, Result};
 
 /// The ends of the veth pair.
@@ -21,7 +21,12 @@ pub(super) struct Receiver<'a> {
 
 impl<'a> Receiver<'a> {
     /// Makes the veth pair if there is none yet, and starts a receiver.
-    pub(super) fn start(launcher: &'a Launcher, how: How, task: Task) -> Result<Self> {
+    pub(super) fn start(
+        launcher: &'a Launcher,
+        how: How,
+        task: Task,
+        by: workload::Receiver,
+    ) -> Result<Self> {
         if !Path::new("/sys/class/net").join(RECEIVER).exists() {
             veth(&launcher.plan().programs.ip)?;
         }
@@ -29,7 +34,7 @@ impl<'a> Receiver<'a> {
             Task::Count => "count",
             Task::Filter => "filter",
         };
-        let arguments = ["packets", "--interface", RECEIVER, "--task", task];
+        let arguments = ["packets", "--interface", RECEIVER, "--task", task, "--by", by.word()];
         let receiver = calls::Loop::start(launcher, how, &arguments, None)?;
         Ok(Self { launcher, receiver })
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::launch::{How, Launcher, Session};
 use super::subject::{self, Findings, Load, Subject};
-use super::{Amount, machine, prepare_with, sample, scale};
+use super::{Amount, machine, modules, prepare_with, sample, scale};
 use crate::content::Digest;
 use crate::cost::Settled;
 use crate::events::{End, Event, RoundsPlan, Sample, Work};
@@ -31,14 +31,9 @@ pub fn run(plan: &RoundsPlan) -> Result<()> {
             say(&Event::Failed { work: *work, error, missing: true })?;
             continue;
         }
-        let measured = measure(&launcher, work).and_then(|operations| {
-            let first = !counted.contains(&work.workload);
-            counted.push(work.workload);
-            if first && plan.count_native && plan.plan.modes.contains(&Mode::Ub) {
-                count_native(&launcher, work, operations)?;
-            }
-            Ok(())
-        });
+        let first = !counted.contains(&work.workload);
+        counted.push(work.workload);
+        let measured = measure(&launcher, work, plan.count_native && first);
         if let Err(error) = measured {
             say(&Event::Failed { work: *work, error: error.to_string(), missing: false })?;
         }
@@ -113,18 +108,69 @@ fn how(mode: Mode) -> How {
     }
 }
 
-/// Does one work; returns the operations of a load.
-fn measure(launcher: &Launcher, work: &Work) -> Result<u64> {
-    let plan = launcher.plan();
-    let mut sides = plan
-        .modes
-        .iter()
-        .map(|mode| Side::start(launcher, work, *mode))
-        .collect::<Result<Vec<_>>>()?;
-    let amount = pilot(launcher, &mut sides)?;
+/// Does one work.
+fn measure(launcher: &Launcher, work: &Work, count: bool) -> Result<()> {
+    let modes = work.modes(launcher.plan());
+    // Before the others or behind them, in turns: a machine that slowly gets
+    // faster or slower favours nobody.
+    let unloaded_first = work.launch.is_multiple_of(2);
+    let mut unloaded = None;
+    if unloaded_first {
+        unloaded = without_modules(launcher, work, &modes)?;
+    }
+    modules::with(launcher, &modes, || {
+        let operations = compare(launcher, work, &modes, unloaded)?;
+        if count && modes.contains(&Mode::Ub) {
+            count_native(launcher, work, operations)?;
+        }
+        Ok(())
+    })?;
+    if !unloaded_first && let Some(samples) = without_modules(launcher, work, &modes)? {
+        say(&Event::Unloaded { work: *work, samples })?;
+    }
+    Ok(())
+}
+
+/// Measures the native program while the modules are not loaded, if it is this
+/// driver that loads them for others.
+fn without_modules(
+    launcher: &Launcher,
+    work: &Work,
+    modes: &[Mode],
+) -> Result<Option<Vec<Sample>>> {
+    if launcher.plan().modules.is_empty() || !modes.contains(&Mode::Ub) {
+        return Ok(None);
+    }
+    let mut sides = [Side::start(launcher, work, Mode::Native)?];
+    let amount = pilot(launcher, &mut sides[0])?;
+    let load = Load { operations: amount.operations, duration: amount.timed };
+    warm_up(launcher, &mut sides, &amount)?;
+    let [mut side] = sides;
+    let samples = (0..work.rounds).map(|_| side.sample(&load)).collect::<Result<_>>()?;
+    side.finish()?;
+    Ok(Some(samples))
+}
+
+/// Loads the programs in turns; returns the operations of a load.
+fn compare(
+    launcher: &Launcher,
+    work: &Work,
+    modes: &[Mode],
+    unloaded: Option<Vec<Sample>>,
+) -> Result<u64> {
+    let mut sides =
+        modes.iter().map(|mode| Side::start(launcher, work, *mode)).collect::<Result<Vec<_>>>()?;
+    let native = sides
+        .iter_mut()
+        .find(|side| side.mode == Mode::Native)
+        .ok_or_else(|| Error::Plan("modes lacks \"native\"".into()))?;
+    let amount = pilot(launcher, native)?;
     let load = Load { operations: amount.operations, duration: amount.timed };
     let settled = warm_up(launcher, &mut sides, &amount)?;
     say(&Event::Warm { work: *work, operations: load.operations, settled })?;
+    if let Some(samples) = unloaded {
+        say(&Event::Unloaded { work: *work, samples })?;
+    }
     for round in 0..work.rounds {
         let mut samples = Vec::new();
         for side in &mut sides {
@@ -150,20 +196,23 @@ fn rates(samples: &[(Mode, Sample)]) -> String {
 }
 
 /// Finds out how many operations fill the wanted time, natively.
-fn pilot(launcher: &Launcher, sides: &mut [Side]) -> Result<Amount> {
+fn pilot(launcher: &Launcher, native: &mut Side) -> Result<Amount> {
     let plan = launcher.plan();
     let (low, high) = plan.operations;
     let timed = Duration::from_millis(plan.timed_ms);
     let warmup = Duration::from_millis(plan.warmup_ms);
-    let native = sides
-        .iter_mut()
-        .find(|side| side.mode == Mode::Native)
-        .ok_or_else(|| Error::Plan("modes lacks \"native\"".into()))?;
-    let first = Load { operations: low, duration: timed / PILOT_SHARE };
-    // Twice: the first load pays for cold caches and connections.
-    native.subject.load(&first, &mut native.findings)?;
-    let rate = native.subject.load(&first, &mut native.findings)?.round.ops_per_s();
-    Ok(scale(rate, timed, warmup, low, high))
+    let mut load = Load { operations: low, duration: timed / PILOT_SHARE };
+    // The first load pays for cold caches and connections.
+    native.subject.load(&load, &mut native.findings)?;
+    loop {
+        let round = native.subject.load(&load, &mut native.findings)?.round;
+        // A short load says little: packets, for one, wait in the socket's
+        // buffer from the last one.
+        if round.seconds >= load.duration.as_secs_f64() / 2.0 || load.operations >= high {
+            return Ok(scale(round.ops_per_s(), timed, warmup, low, high));
+        }
+        load.operations = (4 * load.operations).min(high);
+    }
 }
 
 /// Loads every program until nothing changes any more.

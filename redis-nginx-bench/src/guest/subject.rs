@@ -62,6 +62,7 @@ pub(super) fn start<'a>(
 ) -> Result<Box<dyn Subject + 'a>> {
     Ok(match workload {
         Workload::Null => Box::new(calls::Loop::null(launcher, how)?),
+        Workload::Interposed { by } => Box::new(calls::Loop::interposed(launcher, how, by)?),
         Workload::Read { bytes, from, sum } => {
             Box::new(calls::Loop::reads(launcher, how, bytes, from, sum, None)?)
         }
@@ -76,7 +77,9 @@ pub(super) fn start<'a>(
             let request = nginx::Request { bytes, connections, access_log, keep_alive };
             Box::new(nginx::Server::start(launcher, how, request)?)
         }
-        Workload::Packets { task } => Box::new(packets::Receiver::start(launcher, how, task)?),
+        Workload::Packets { task, by } => {
+            Box::new(packets::Receiver::start(launcher, how, task, by)?)
+        }
         Workload::Memcached { access, bytes, clients } => {
             Box::new(memcached::Server::start(launcher, how, access, bytes, clients)?)
         }

@@ -19,6 +19,8 @@ pub struct Figures {
     pub rounds: usize,
     /// Operations per second, natively.
     pub native: Option<Interval>,
+    /// The same while the modules under test were not loaded.
+    pub unloaded: Option<Interval>,
     /// Operations per second under ub.
     pub ub: Option<Interval>,
     /// Median over the rounds of ub's rate in relation to the native one of the same
@@ -48,14 +50,12 @@ impl Figures {
     /// The figures of `cell`.
     #[must_use]
     pub fn of(cell: &Cell) -> Self {
-        let rates = |mode| {
-            let clusters: Vec<Vec<f64>> = cell
-                .launches
-                .iter()
-                .map(|launch| launch.samples(mode).map(|s| Round::ops_per_s(&s.round)).collect())
-                .collect();
+        let rates = |of: &dyn Fn(&Launch) -> Vec<f64>| {
+            let clusters: Vec<Vec<f64>> = cell.launches.iter().map(of).collect();
             bootstrap::interval(&clusters, LEVEL, median)
         };
+        let rate = |sample: &Sample| Round::ops_per_s(&sample.round);
+        let in_mode = |mode| rates(&|launch| launch.samples(mode).map(rate).collect());
         let both = [Mode::Native, Mode::Ub];
         let mut counts: Option<Counts> = None;
         for launch in &cell.launches {
@@ -67,8 +67,9 @@ impl Figures {
         let native_calls = cell.native_counts.as_ref().or(counts.as_ref());
         Self {
             rounds: cell.rounds(),
-            native: rates(Mode::Native),
-            ub: rates(Mode::Ub),
+            native: in_mode(Mode::Native),
+            unloaded: rates(&|launch| launch.unloaded.iter().map(rate).collect()),
+            ub: in_mode(Mode::Ub),
             gain: gain(cell, LEVEL),
             cpu_us: both.map(|mode| median_us(cell, mode, |sample| sample.cpu_ns)),
             user_us: median_us(cell, Mode::Native, |sample| sample.user_ns),

@@ -1,6 +1,7 @@
 //! The workloads of a full and of a quick run.
 
-use crate::workload::{Access, Storage, Sum, Task, Workload};
+use crate::interpose::Interposer;
+use crate::workload::{Access, Receiver, Storage, Sum, Task, Workload};
 
 /// Sizes of reads, in bytes.
 const READS: [u32; 5] = [64, 256, 1024, 4096, 16_384];
@@ -79,9 +80,14 @@ pub fn quick() -> Vec<Workload> {
 }
 
 /// What is in both.
-const OTHERS: [Workload; 5] = [
-    Workload::Packets { task: Task::Count },
-    Workload::Packets { task: Task::Filter },
+const OTHERS: [Workload; 10] = [
+    Workload::Interposed { by: Interposer::Rewrite },
+    Workload::Interposed { by: Interposer::Dispatch },
+    Workload::Interposed { by: Interposer::Seccomp },
+    Workload::packets(Task::Count),
+    Workload::Packets { task: Task::Count, by: Receiver::Bpf },
+    Workload::packets(Task::Filter),
+    Workload::Packets { task: Task::Filter, by: Receiver::Bpf },
     Workload::memcached(Access::Get),
     Workload::memcached(Access::Set),
     Workload::Sqlite,

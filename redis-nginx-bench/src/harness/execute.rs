@@ -19,7 +19,7 @@ use crate::plan::{Mode, Plan, Programs};
 /// Keys of the redis dataset.
 const REDIS_KEYS: u64 = 1000;
 /// Bounds of the operations of one load.
-const OPERATIONS: (u64, u64) = (500, 50_000_000);
+const OPERATIONS: (u64, u64) = (100, 50_000_000);
 /// Programs for `--here` that may be missing: the driver says so.
 const OPTIONAL: &str = "not-installed";
 
@@ -152,7 +152,7 @@ fn note(bar: &ProgressBar, text: String) {
 
 fn show(bar: &ProgressBar, target: &Target, event: &Event) {
     match event {
-        Event::Machine { .. } | Event::Counted { .. } => {}
+        Event::Machine { .. } | Event::Counted { .. } | Event::Unloaded { .. } => {}
         Event::Warm { work, .. } => bar.set_message(format!("{target}: {}", work.workload)),
         Event::Round { .. } => bar.inc(1),
         Event::Finished { work, .. } if bar.is_hidden() => {
@@ -192,6 +192,7 @@ fn plan(settings: &Settings, programs: Programs, scratch: PathBuf) -> Plan {
         redis_keys: REDIS_KEYS,
         disk: None,
         disk_image: None,
+        modules: Vec::new(),
         plant: settings.plant,
     }
 }
@@ -201,6 +202,7 @@ fn in_guest(settings: &Settings) -> Plan {
         prepare_guest: true,
         disk: Some(guest_paths::DISK.into()),
         disk_image: Some(guest_paths::DISK_IMAGE.into()),
+        modules: guest_paths::MODULES.map(PathBuf::from).to_vec(),
         ..plan(settings, guest_paths::programs(), guest_paths::SCRATCH.into())
     }
 }

@@ -14,14 +14,19 @@ use crate::workload::Workload;
 
 /// The sections: heading, and whether a workload belongs there.
 type Belongs = fn(&Workload) -> bool;
-const SECTIONS: [(&str, Belongs); 7] = [
+const SECTIONS: [(&str, Belongs); 8] = [
     ("Null call and reads", |w| matches!(w, Workload::Null | Workload::Read { .. })),
+    ("A null call that something else interposes (context, measured natively only)", |w| {
+        matches!(w, Workload::Interposed { .. })
+    }),
     ("io_uring: the alternative a developer would have to code for", |w| {
         matches!(w, Workload::Ring { .. })
     }),
     ("Redis", |w| matches!(w, Workload::Redis { .. })),
     ("nginx", |w| matches!(w, Workload::Nginx { .. })),
-    ("Raw packet socket over a veth pair", |w| matches!(w, Workload::Packets { .. })),
+    ("Packets over a veth pair: a raw socket, and the same as an eBPF program", |w| {
+        matches!(w, Workload::Packets { .. })
+    }),
     ("memcached", |w| matches!(w, Workload::Memcached { .. })),
     ("sqlite3", |w| matches!(w, Workload::Sqlite)),
 ];
@@ -126,6 +131,9 @@ fn table(rows: &[(Known<'_>, &Cell, Figures)]) -> Markup {
                     th class="number" style="white-space:normal" { "transitions/op, native" }
                     th class="number" style="white-space:normal" { "with ub" }
                     th class="number" style="white-space:normal" { "ridden" }
+                    th class="number" style="white-space:normal" {
+                        (timed("native, module not loaded, ops/s"))
+                    }
                     th class="number" style="white-space:normal" { (timed("native, ops/s")) }
                     th class="number" style="white-space:normal" { (timed("ub, ops/s")) }
                     th class="number" style="white-space:normal" { (timed("gain")) }
@@ -144,6 +152,7 @@ fn table(rows: &[(Known<'_>, &Cell, Figures)]) -> Markup {
                         td class="number" data-name="ridden" {
                             (figures.ridden_share().map_or("-".into(), |s| format!("{:.1} %", 100.0 * s)))
                         }
+                        td class="number" data-name="not loaded/s" { (rate(figures.unloaded)) }
                         td class="number" data-name="native/s" { (rate(figures.native)) }
                         td class="number" data-name="ub/s" { (rate(figures.ub)) }
                         td class="number" style="white-space:normal" data-name="gain" {

@@ -179,6 +179,10 @@ pub struct Launch {
     pub settled: Option<Settled>,
     /// The raw samples, in the order they were taken.
     pub rounds: Vec<Vec<(Mode, Sample)>>,
+    /// Samples of the native program with the modules under test not loaded;
+    /// empty where they cannot be, or were not, unloaded.
+    #[serde(default)]
+    pub unloaded: Vec<Sample>,
     /// What the checks found; empty while the rounds go on.
     pub ends: Vec<(Mode, End)>,
 }
@@ -292,8 +296,19 @@ impl MachineRecord {
                 let launch = work.launch;
                 let cell = self.cell(work.workload);
                 cell.failure = None;
-                let (rounds, ends) = (Vec::new(), Vec::new());
-                cell.launches.push(Launch { launch, operations, settled, rounds, ends });
+                cell.launches.push(Launch {
+                    launch,
+                    operations,
+                    settled,
+                    rounds: Vec::new(),
+                    unloaded: Vec::new(),
+                    ends: Vec::new(),
+                });
+            }
+            Event::Unloaded { work, samples } => {
+                let cell = self.cell(work.workload);
+                let index = launch_of(cell, work)?;
+                cell.launches[index].unloaded = samples;
             }
             Event::Round { work, samples } => {
                 let cell = self.cell(work.workload);

@@ -60,7 +60,14 @@ pub fn label(environment: &Environment) -> String {
 }
 
 /// The columns of which the figures depend on the time that passed.
-const TIMED: [&str; 5] = ["native ops/s", "ub ops/s", "gain", "CPU us/op", "p99 us"];
+const TIMED: [&str; 6] = [
+    "native, module\nnot loaded, ops/s",
+    "native ops/s",
+    "ub ops/s",
+    "gain",
+    "CPU us/op",
+    "p99 us",
+];
 
 fn table(machine: &MachineRecord, environment: &Environment) -> Table {
     let mut table = Table::new();
@@ -76,7 +83,7 @@ fn table(machine: &MachineRecord, environment: &Environment) -> Table {
             table.add_row(row(cell, &Figures::of(cell)));
         }
     }
-    for column in table.column_iter_mut().skip(1).take(8) {
+    for column in table.column_iter_mut().skip(1).take(9) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
@@ -95,6 +102,7 @@ fn row(cell: &Cell, figures: &Figures) -> Vec<String> {
     let counted = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
     vec![
         cell.workload.to_string(),
+        rate(figures.unloaded),
         rate(figures.native),
         rate(figures.ub),
         figures.gain.map_or("-".into(), percent),
