@@ -12,7 +12,7 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
-use crate::model::{GapRow, Histogram, Sample};
+use crate::model::{GapRow, Histogram, Sample, Timing};
 use crate::units::{duration, short};
 
 pub use lines::{Lines, Look, Series, lines};
@@ -40,6 +40,8 @@ pub struct Plot {
 
 const WIDE: (u32, u32) = (880, 260);
 const NARROW: (u32, u32) = (340, 240);
+/// Radius of a dot.
+const DOT: i32 = 4;
 
 type Drawn = Result<(), Box<dyn Error>>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -147,35 +149,43 @@ fn short_or_tenths(number: f64) -> String {
 /// Mean time of the first `most` gaps, native and ridden, by their number.
 pub(crate) fn gap_times(gaps: &[GapRow], most: usize) -> Option<Plot> {
     let gaps = &gaps[..gaps.len().min(most)];
-    let longest = gaps
-        .iter()
-        .flat_map(|gap| [gap.native.mean(), gap.ride.mean()])
-        .flatten()
-        .fold(0.0, f64::max);
-    if longest <= 0.0 {
-        return None;
-    }
-    let unit = |ns: &f64| duration(*ns);
+    let means = || {
+        gaps.iter()
+            .flat_map(|gap| [gap.native.mean(), gap.ride.mean()])
+            .flatten()
+            .filter(|mean| *mean > 0.0)
+    };
+    let shortest = means().min_by(f64::total_cmp)?.log10();
+    let longest = means().max_by(f64::total_cmp)?.log10();
+    let power = |power: &f64| {
+        if power.fract() == 0.0 { duration(10_f64.powf(*power)) } else { String::new() }
+    };
     let axes = Axes {
-        x: 0.0..longest * 1.05,
+        // Short gaps and long ones differ by orders of magnitude.
+        x: shortest.floor()..longest.floor() + 1.0,
         // Downwards, as in the table.
         y: -(gaps.len() as f64) - 0.5..-0.5,
-        x_name: "mean time from call to call",
+        x_name: "mean time from call to call (logarithmic)",
         y_name: "gap number",
-        x_label: &unit,
+        x_label: &power,
         y_label: &|row| if row.fract() == 0.0 { format!("{:.0}", -row) } else { String::new() },
         y_labels: gaps.len(),
     };
     plot(|area, ticks| {
-        axes.draw(area, ticks / 2 + 1, |chart| {
+        axes.draw(area, ticks, |chart| {
             for (index, gap) in gaps.iter().enumerate() {
-                let middle = -(index as f64) - 1.0;
-                for (timing, colour, low, high) in
-                    [(gap.native, NATIVE, 0.0, 0.35), (gap.ride, RIDDEN, -0.35, 0.0)]
-                {
-                    let Some(mean) = timing.mean() else { continue };
-                    let corners = [(0.0, middle + low), (mean, middle + high)];
-                    chart.draw_series([Rectangle::new(corners, colour.filled())])?;
+                let row = -(index as f64) - 1.0;
+                let at = |timing: Timing| {
+                    let mean = timing.mean().filter(|mean| *mean > 0.0)?;
+                    Some((mean.log10(), row))
+                };
+                let ends = [(at(gap.native), NATIVE), (at(gap.ride), RIDDEN)];
+                if let [(Some(native), _), (Some(ride), _)] = ends {
+                    chart.draw_series([PathElement::new([native, ride], FAINT)])?;
+                }
+                for (point, colour) in ends {
+                    let dots = point.map(|point| Circle::new(point, DOT, colour.filled()));
+                    chart.draw_series(dots)?;
                 }
             }
             Ok(())
