@@ -44,9 +44,10 @@ payoff: deps ## programs of different rhythm, ub against native, counted under -
 user-cost: deps build ## count instructions per redis request, native and ub, under -icount
 	@$(RELEASE)/ub-demo --user-cost $(ARGS)
 
-results: deps build ## measure for an hour or more, write docs/results/ and the figures of the README
+results: deps build ## measure for hours (ARGS=--quick: minutes), write docs/results/ and the README's figures
 	@rm -rf $(RUN)
 	$(RELEASE)/ub bench --out $(RUN) $(ARGS)
+	@mkdir -p docs/results && cp $(RUN)/run.json docs/results
 	@$(RELEASE)/ub bench show $(RUN) --html docs/results/report.html > docs/results/report.txt
 	@$(RELEASE)/ub bench readme $(RUN) --file README.md
 

@@ -56,6 +56,7 @@ impl Programs {
     pub fn of(&self, workload: Workload) -> Vec<&PathBuf> {
         match workload {
             Workload::Null
+            | Workload::Bare
             | Workload::Interposed { .. }
             | Workload::Read { .. }
             | Workload::Ring { .. } => vec![&self.workload],

@@ -66,6 +66,9 @@ pub enum Receiver {
 pub enum Workload {
     /// `getppid` in a loop. One operation: one call.
     Null,
+    /// `getppid` in a loop of four instructions, so that it is known what else
+    /// lies between two calls. One operation: one call.
+    Bare,
     /// `getppid` in a loop, interposed by something else than this project.
     /// One operation: one call.
     Interposed {
@@ -195,8 +198,12 @@ impl Workload {
     /// Whether it is a loop of system calls and not a server under load.
     #[must_use]
     pub fn is_micro(self) -> bool {
-        let is_loop = matches!(self, Self::Null | Self::Read { .. } | Self::Ring { .. });
-        is_loop || matches!(self, Self::Interposed { .. })
+        match self {
+            Self::Null | Self::Bare | Self::Interposed { .. } => true,
+            Self::Read { .. } | Self::Ring { .. } => true,
+            Self::Redis { .. } | Self::Nginx { .. } | Self::Packets { .. } => false,
+            Self::Memcached { .. } | Self::Sqlite => false,
+        }
     }
 
     /// Whether it is another way to the same end, shown for context: nothing
@@ -211,6 +218,7 @@ impl Workload {
     pub fn family(self) -> String {
         match self {
             Self::Null => "null".into(),
+            Self::Bare => "bare".into(),
             Self::Interposed { by } => format!("interposed-{by}"),
             Self::Read { bytes, .. } => format!("pread-{bytes}"),
             Self::Ring { bytes, .. } => format!("uring-{bytes}"),
@@ -239,6 +247,7 @@ impl Workload {
         }
         [
             Self::Null,
+            Self::Bare,
             Self::redis(Access::Get),
             Self::redis(Access::Set),
             Self::NGINX,
@@ -257,7 +266,7 @@ impl Workload {
     pub fn parameters(self) -> Vec<(&'static str, String)> {
         let switch = |on: bool| if on { "on" } else { "off" }.to_owned();
         match self {
-            Self::Null | Self::Interposed { .. } | Self::Sqlite => vec![],
+            Self::Null | Self::Bare | Self::Interposed { .. } | Self::Sqlite => vec![],
             Self::Packets { by, .. } => vec![("by", by.word().to_owned())],
             Self::Read { from, sum, .. } => vec![("from", from.word()), ("sum", sum.word())],
             Self::Ring { from, sum, depth, .. } => {
@@ -434,7 +443,7 @@ impl FromStr for Workload {
         let (family, parameters) = name.split_once(':').unwrap_or((name, ""));
         let mut workload = Self::of_family(family).ok_or_else(|| {
             Error::Plan(format!(
-                "no workload \"{name}\"; there are null, interposed-rewrite, interposed-dispatch, \
+                "no workload \"{name}\"; there are null, bare, interposed-rewrite, interposed-dispatch, \
                  interposed-seccomp, pread-SIZE and uring-SIZE (a multiple of 64), redis-get, \
                  redis-set, nginx, packets-count, packets-filter, memcached-get, memcached-set and \
                  sqlite"
@@ -483,6 +492,7 @@ mod tests {
             Workload::Interposed { by: Interposer::Rewrite },
             Workload::memcached(Access::Set),
             Workload::Sqlite,
+            Workload::Bare,
         ]);
         all
     }

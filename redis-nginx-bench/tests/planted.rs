@@ -51,6 +51,7 @@ fn run(folder: &Path, workload: Workload, rounds: u32, plant: Plant) -> (u8, Rec
         warmup_ms: 5,
         settle_ms: 0,
         ub_options: vec![],
+        icount: false,
         plant,
     };
     Record::new(settings, &[Target::Here]).write(folder).unwrap();

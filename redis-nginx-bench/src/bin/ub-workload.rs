@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use ub_bench::interpose::{Interposer, Stub};
-use ub_bench::micro::{Amount, Line, Reader, Ring, measure, null, serve};
+use ub_bench::micro::{Amount, Line, Reader, Ring, bare, measure, null, serve};
 use ub_bench::workload::{Access, Receiver, Sum, Task};
 use ub_bench::{content, memcache, packets};
 
@@ -26,6 +26,8 @@ struct Arguments {
 enum Workload {
     /// getppid.
     Null(Common),
+    /// getppid, with as little around it as possible.
+    Bare(Common),
     /// getppid, with something that gets hold of each call first.
     Interposed {
         #[command(flatten)]
@@ -161,6 +163,10 @@ fn main() -> Result<()> {
         Workload::Null(common) => {
             let parent = std::os::unix::process::parent_id();
             common.go(|calls| Ok(null(calls, parent)))?
+        }
+        Workload::Bare(common) => {
+            let parent = std::os::unix::process::parent_id();
+            common.go(|calls| Ok(bare(calls, parent)))?
         }
         Workload::Interposed { common, by } => {
             let stub = Stub::new(by).with_context(|| format!("interposing by {by}"))?;

@@ -25,7 +25,7 @@ const UB: &str = "ub";
 const OWN: [&str; 3] = [UB, "ub-workload", "ub-bench-guest"];
 /// Life of one guest: many times what the plans need under emulation.
 const LIMIT: Duration = Duration::from_secs(900);
-/// What is added to it for each work of a plan in rounds.
+/// What is added to it for each work of a long plan.
 const LIMIT_OF_WORK: Duration = Duration::from_secs(240);
 
 /// Size of the guest's disk, as mkfs.ext4 takes it: several times the file
@@ -173,6 +173,7 @@ impl Laboratory {
         if purpose == Purpose::CountInstructions {
             job = job.icount(0);
             job.smp = 1;
+            job.timeout = limit(plan.workloads.len());
         }
 
         let outcome = self.attempt(job, &mut |_| {})?;
@@ -245,7 +246,7 @@ impl Laboratory {
         // The driver does that, around what needs them.
         job.modules.iter_mut().for_each(|module| module.load = false);
         job.unload_modules = false;
-        job.timeout = LIMIT + LIMIT_OF_WORK * u32::try_from(plan.work.len()).unwrap_or(u32::MAX);
+        job.timeout = limit(plan.work.len());
         let reads_disk = |workload: &Workload| {
             matches!(
                 workload,
@@ -281,6 +282,11 @@ impl Laboratory {
         );
         Ok(())
     }
+}
+
+/// The life of a guest that does so many works.
+fn limit(works: usize) -> Duration {
+    LIMIT + LIMIT_OF_WORK * u32::try_from(works).unwrap_or(u32::MAX)
 }
 
 /// An ext4 file system in a file, for a loop device of the guest.

@@ -76,7 +76,7 @@ fn sample(launcher: &Launcher, workload: Workload, how: How, amount: &Amount) ->
     if amount.warmup > Duration::ZERO {
         subject.load(&warm, &mut findings)?;
     }
-    let settled = if workload.is_micro() {
+    let settled = if workload.is_micro() && !amount.exact {
         None
     } else {
         subject::settle(&mut *subject, launcher, how, &warm, &mut findings)?

@@ -62,6 +62,7 @@ pub(super) fn start<'a>(
 ) -> Result<Box<dyn Subject + 'a>> {
     Ok(match workload {
         Workload::Null => Box::new(calls::Loop::null(launcher, how)?),
+        Workload::Bare => Box::new(calls::Loop::start(launcher, how, &["bare"], None)?),
         Workload::Interposed { by } => Box::new(calls::Loop::interposed(launcher, how, by)?),
         Workload::Read { bytes, from, sum } => {
             Box::new(calls::Loop::reads(launcher, how, bytes, from, sum, None)?)

@@ -9,8 +9,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::instructions;
 use super::record::{MachineRecord, Record, Settings, Target};
-use crate::demo::boot::{Laboratory, own_folder};
+use crate::cost::{CostCell, CostOutcome};
+use crate::demo::boot::{Booted, Laboratory, Purpose, own_folder};
 use crate::demo::find_program;
 use crate::demo::options::{Guest, guest_paths};
 use crate::events::{Event, Lines, RoundsPlan, Work};
@@ -20,6 +22,10 @@ use crate::plan::{Mode, Plan, Programs};
 const REDIS_KEYS: u64 = 1000;
 /// Bounds of the operations of one load.
 const OPERATIONS: (u64, u64) = (100, 50_000_000);
+/// Runs of each workload under `-icount`: two show whether they are the same.
+const COUNTED_RUNS: u32 = 2;
+/// Operations of one of them.
+const COUNTED_OPERATIONS: u64 = 4000;
 /// Programs for `--here` that may be missing: the driver says so.
 const OPTIONAL: &str = "not-installed";
 
@@ -126,6 +132,19 @@ pub(super) fn run(record: &mut Record, place: &Place, folder: &Path) -> Result<(
             }
             check_state(&record.machines[index])?;
         }
+        if settings.icount
+            && record.machines[index].instructions.is_empty()
+            && let Place::Guests(lab) = place
+        {
+            note(&bar, format!("{target}: counting instructions"));
+            let plan = counting_plan(&settings);
+            let purpose = Purpose::CountInstructions;
+            let counted: Booted<CostOutcome> = lab
+                .boot(&guest(&target)?, &plan, purpose)
+                .with_context(|| format!("guest {target} under -icount"))?;
+            record.machines[index].instructions = without_reports(counted.outcome.cells);
+            record.write(folder)?;
+        }
     }
     bar.finish_and_clear();
     Ok(())
@@ -195,6 +214,27 @@ fn plan(settings: &Settings, programs: Programs, scratch: PathBuf) -> Plan {
         modules: Vec::new(),
         plant: settings.plant,
     }
+}
+
+/// The plan for counting instructions. Every gap is ridden, whether that pays or
+/// not: what a switch costs on a CPU does not show in instructions, so whether
+/// it does would not be measured here.
+fn counting_plan(settings: &Settings) -> Plan {
+    let mut plan = plan(settings, guest_paths::programs(), guest_paths::SCRATCH.into());
+    plan.prepare_guest = true;
+    plan.workloads = instructions::countable(&settings.workloads);
+    plan.modes = vec![Mode::Native, Mode::Ub];
+    plan.rounds = COUNTED_RUNS;
+    plan.operations = (COUNTED_OPERATIONS, COUNTED_OPERATIONS);
+    let options = ["--eager", "--time-gaps", "--native-interval=4294967295"];
+    plan.ub_options.extend(options.map(String::from));
+    plan
+}
+
+/// The sessions' own reports are many times larger than what is used of them.
+fn without_reports(mut cells: Vec<CostCell>) -> Vec<CostCell> {
+    cells.iter_mut().flat_map(|cell| &mut cell.runs).for_each(|run| run.report = None);
+    cells
 }
 
 fn in_guest(settings: &Settings) -> Plan {

@@ -6,6 +6,7 @@
 //! | [`catalogue`] | which workloads a full and a quick run have |
 //! | [`record`] | `run.json` |
 //! | [`analysis`] | figures from raw samples |
+//! | [`instructions`] | instructions per operation, split by where |
 //! | [`compare`] | what changed between two runs |
 //! | [`project`] | what counts would mean on another CPU |
 //! | [`terminal`] | tables |
@@ -16,6 +17,7 @@ pub mod analysis;
 pub mod catalogue;
 pub mod compare;
 mod execute;
+pub mod instructions;
 mod options;
 pub mod page;
 pub mod project;

@@ -115,6 +115,10 @@ pub(super) struct RunOptions {
     /// emulated CPU those that admit its long gaps]
     #[arg(long = "ub-option", value_name = "OPTION", allow_hyphen_values = true)]
     pub ub_options: Vec<String>,
+    /// Also count the instructions of an operation, in user mode, in the kernel
+    /// and on the way between them, in guests under QEMU's -icount
+    #[arg(long, conflicts_with_all = ["here", "native_only"])]
+    pub icount: bool,
     /// Run everything natively only
     #[arg(long)]
     pub native_only: bool,
@@ -124,7 +128,7 @@ pub(super) struct RunOptions {
     /// Go on with the run in this folder, with its settings
     #[arg(long, value_name = "DIR", conflicts_with_all = [
         "quick", "here", "kernels", "kpti", "workloads", "rounds", "launches", "timed_ms",
-        "warmup_ms", "settle_ms", "ub_options", "native_only", "out",
+        "warmup_ms", "settle_ms", "ub_options", "icount", "native_only", "out",
     ])]
     pub resume: Option<PathBuf>,
     /// Folder with ub, ub-workload and ub-bench-guest [default: this program's]
@@ -178,6 +182,7 @@ impl RunOptions {
             warmup_ms: self.warmup_ms.unwrap_or(if self.quick { 300 } else { 1000 }),
             settle_ms: self.settle_ms.unwrap_or(if self.quick { 5_000 } else { 20_000 }),
             ub_options,
+            icount: self.icount,
             plant: Plant { sleep_us: self.plant_sleep_us, mismatch: self.plant_mismatch },
         }
     }

@@ -6,8 +6,9 @@ use ub_report::plots::{Lines, Look, Series, lines};
 use ub_report::units::grouped;
 
 use super::analysis::{Figures, LEVEL};
+use super::instructions::{self, Split};
 use super::published::{FIGURES, SOURCE};
-use super::record::{Cell, Environment, MachineRecord, Record};
+use super::record::{Cell, Environment, MachineRecord, Record, Target};
 use super::terminal::{label, percent, rate};
 use crate::bootstrap::Interval;
 use crate::workload::Workload;
@@ -54,7 +55,7 @@ pub fn render(record: &Record) -> String {
         }
         h2 { "Machines" }
         @for (machine, environment) in &machines {
-            p { b { (machine.target) } ": " (label(environment)) }
+            p { b { (machine.target) } ": " (label(environment).replace('\n', ". ")) }
         }
         p class="soft" {
             (settings.rounds) " rounds wanted over " (settings.launches) " pairs of processes, timed "
@@ -64,6 +65,11 @@ pub fn render(record: &Record) -> String {
             (if settings.ub_options.is_empty() { "none".into() } else { settings.ub_options.join(" ") })
         }
         @for (heading, belongs) in SECTIONS { (section(heading, belongs, &machines)) }
+        @if machines.iter().any(|(machine, _)| !machine.instructions.is_empty()) {
+            h2 { "Instructions" }
+            p class="soft" { (instructions::CAPTION) }
+            @for (machine, environment) in &machines { (counted(machine, environment)) }
+        }
         h2 { "Published figures" }
         p class="soft" {
             "Dashed lines with crosses: " (SOURCE) ", measured on other people's hardware in virtual "
@@ -117,26 +123,26 @@ fn kpti(environment: &Environment) -> &'static str {
 }
 
 fn table(rows: &[(Known<'_>, &Cell, Figures)]) -> Markup {
-    let mark =
-        |environment: &Environment| if environment.is_emulated() { " (emulated)" } else { "" };
-    let timed = |name: &str| -> String {
-        let all = rows.iter().all(|((_, environment), ..)| environment.is_emulated());
-        if all { format!("{name} (emulated)") } else { name.to_owned() }
+    let all = rows.iter().all(|((_, environment), ..)| environment.is_emulated());
+    // In the head of the column, or else beside the machine.
+    let mark = |environment: &Environment| {
+        if environment.is_emulated() && !all { " (emulated)" } else { "" }
     };
+    let timed = |name: &str| if all { format!("{name} (emulated)") } else { name.to_owned() };
     html! {
-        table class="gaps" {
+        table class="gaps figures" {
             thead {
                 tr {
                     th style="min-width:9rem" { "workload" } th style="min-width:7rem" { "machine" }
-                    th class="number" style="white-space:normal" { "transitions/op, native" }
-                    th class="number" style="white-space:normal" { "with ub" }
-                    th class="number" style="white-space:normal" { "ridden" }
-                    th class="number" style="white-space:normal" {
-                        (timed("native, module not loaded, ops/s"))
+                    th class="number" { "transitions/op, native" }
+                    th class="number" { "with ub" }
+                    th class="number" { "ridden" }
+                    th class="number" {
+                        (timed("module not loaded, ops/s"))
                     }
-                    th class="number" style="white-space:normal" { (timed("native, ops/s")) }
-                    th class="number" style="white-space:normal" { (timed("ub, ops/s")) }
-                    th class="number" style="white-space:normal" { (timed("gain")) }
+                    th class="number" { (timed("native, ops/s")) }
+                    th class="number" { (timed("ub, ops/s")) }
+                    th class="number" { (timed("gain")) }
                     th style="min-width:4rem" { "results" }
                 }
             }
@@ -145,24 +151,70 @@ fn table(rows: &[(Known<'_>, &Cell, Figures)]) -> Markup {
                     tr {
                         td class="whole" { code { (cell.workload) } }
                         td class="whole" {
-                            (kpti(environment)) " " span class="soft" { (machine.target) (mark(environment)) }
+                            (kpti(environment)) " " span class="soft" { (short_name(&machine.target)) (mark(environment)) }
                         }
                         td class="number" data-name="native tr./op" { (count(figures.native_calls)) }
                         td class="number" data-name="ub tr./op" { (count(figures.ub_transitions())) }
                         td class="number" data-name="ridden" {
                             (figures.ridden_share().map_or("-".into(), |s| format!("{:.1} %", 100.0 * s)))
                         }
-                        td class="number" data-name="not loaded/s" { (rate(figures.unloaded)) }
-                        td class="number" data-name="native/s" { (rate(figures.native)) }
-                        td class="number" data-name="ub/s" { (rate(figures.ub)) }
-                        td class="number" style="white-space:normal" data-name="gain" {
-                            (figures.gain.map_or("-".into(), percent))
+                        td class="number" data-name="not loaded/s" { (unbroken(&rate(figures.unloaded))) }
+                        td class="number" data-name="native/s" { (unbroken(&rate(figures.native))) }
+                        td class="number" data-name="ub/s" { (unbroken(&rate(figures.ub))) }
+                        td class="number" data-name="gain" {
+                            (unbroken(&figures.gain.map_or("-".into(), percent)))
                         }
                         td data-name="results" {
                             @if figures.results_match { "match" }
                             @else if figures.faults.is_empty() { "unchecked" }
                             @else { b { "DIFFER" } }
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The kernel's line, or that it is this machine.
+fn short_name(target: &Target) -> &str {
+    match target {
+        Target::Here => "here",
+        Target::Guest { kernel, .. } => kernel,
+    }
+}
+
+/// Keeps numbers and what belongs to them in one line.
+fn unbroken(figure: &str) -> String {
+    let rules = [("+- ", "+-\u{a0}"), (" %", "\u{a0}%"), (" to ", "\u{a0}to\u{a0}")];
+    rules.iter().fold(figure.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// The instructions that were counted on one machine.
+fn counted(machine: &MachineRecord, environment: &Environment) -> Markup {
+    html! {
+        table class="gaps figures" {
+            thead {
+                tr {
+                    th { "workload" } th { "machine" } th { "run" }
+                    th class="number" { "instructions/op" } th class="number" { "user" }
+                    th class="number" { "kernel" } th class="number" { "switch" }
+                }
+            }
+            tbody {
+                @for cell in &machine.instructions {
+                    @let split = Split::of(&machine.instructions, cell.workload, cell.way);
+                    @let total = cell.figure(|run| Some(run.total())).map(|total| total.mean);
+                    tr {
+                        td class="whole" { code { (cell.workload) } }
+                        td class="whole" {
+                            (kpti(environment)) " " span class="soft" { (short_name(&machine.target)) }
+                        }
+                        td data-name="run" { (instructions::name(cell.way)) }
+                        td class="number" data-name="instructions/op" { (count(total)) }
+                        td class="number" data-name="user" { (count(split.map(|s| s.user))) }
+                        td class="number" data-name="kernel" { (count(split.map(|s| s.kernel))) }
+                        td class="number" data-name="switch" { (count(split.map(|s| s.switch))) }
                     }
                 }
             }

@@ -68,6 +68,8 @@ impl Projection {
             .machines
             .iter()
             .flat_map(|machine| machine.cells.iter().map(move |cell| (machine, cell)))
+            // What the cost of a switch was taken from says nothing about it.
+            .filter(|(_, cell)| inputs.switch_ns.is_some() || cell.workload != Workload::Null)
             .filter_map(|(machine, cell)| {
                 let (native_ns, user_ns) = native_times(timed, cell.workload)?;
                 let figures = Figures::of(cell);

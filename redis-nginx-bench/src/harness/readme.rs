@@ -7,61 +7,69 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::analysis::Figures;
-use super::record::{MachineRecord, Record};
+use super::record::{Environment, MachineRecord, Record, Settings};
 use super::terminal::{label, percent};
+use crate::plan::Workload;
 
 /// What stands before and behind the generated part.
 const BEGIN: &str = "<!-- figures: made by `make results`, not by hand -->";
 const END: &str = "<!-- end of figures -->";
 
-/// The table, in Markdown. Wall-clock figures of an emulated CPU are not in
-/// it: they are nobody's headline.
+/// The table, in Markdown: a row for each workload, a column for each machine.
+/// Wall-clock figures of an emulated CPU are not in it: they are nobody's
+/// headline.
 #[must_use]
 pub fn figures(record: &Record) -> String {
+    let machines: Vec<(&MachineRecord, &Environment)> = record
+        .machines
+        .iter()
+        .filter_map(|machine| Some((machine, machine.environment.as_ref()?)))
+        .collect();
     let mut text = String::new();
-    for machine in &record.machines {
-        let Some(environment) = &machine.environment else { continue };
-        let gains = !environment.is_emulated();
-        let _ = writeln!(text, "{}\n", one_line(&label(environment)));
-        let (name, line) = if gains { (" gain |", " --: |") } else { ("", "") };
-        let _ = writeln!(
-            text,
-            "| workload | transitions per operation, native | with ub | calls ridden |{name}\n\
-             |---|--:|--:|--:|{line}"
-        );
-        rows(machine, gains, &mut text);
-        text.push('\n');
+    for (machine, environment) in &machines {
+        let facts = label(environment);
+        let _ = writeln!(text, "{}: {}\n", machine.target, facts.lines().next().unwrap_or(""));
+    }
+    let Settings { rounds, timed_ms, .. } = record.settings;
+    let _ = writeln!(text, "{rounds} rounds of {timed_ms} ms for each figure.\n");
+    text.push_str("| workload | transitions per operation, native |");
+    for (machine, environment) in &machines {
+        let gain = if environment.is_emulated() { "" } else { ", gain" };
+        let _ = write!(text, " ub, {}: transitions, calls ridden{gain} |", machine.target);
+    }
+    let _ = writeln!(text, "\n|---|--:|{}", "--:|".repeat(machines.len()));
+    for workload in &record.settings.workloads {
+        row(*workload, &machines, &mut text);
     }
     text
 }
 
-fn one_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-fn rows(machine: &MachineRecord, gains: bool, text: &mut String) {
-    for cell in &machine.cells {
-        let figures = Figures::of(cell);
-        let (Some(native), Some(ub), Some(share), true) = (
-            figures.native_calls,
-            figures.ub_transitions(),
-            figures.ridden_share(),
-            figures.results_match,
-        ) else {
-            continue;
-        };
-        let _ = write!(
-            text,
-            "| `{}` | {native:.3} | {ub:.3} | {:.1} % |",
-            cell.workload,
-            100.0 * share
-        );
-        if gains {
-            let gain = figures.gain.map_or("-".into(), percent);
-            let _ = write!(text, " {gain} |");
-        }
-        text.push('\n');
+fn row(workload: Workload, machines: &[(&MachineRecord, &Environment)], text: &mut String) {
+    let of = |machine: &MachineRecord| {
+        let cell = machine.cells.iter().find(|cell| cell.workload == workload)?;
+        Some(Figures::of(cell)).filter(|figures| figures.results_match)
+    };
+    let cells: Vec<Option<Figures>> = machines.iter().map(|(machine, _)| of(machine)).collect();
+    // What has no counts under ub is shown for context elsewhere.
+    if cells.iter().flatten().all(|figures| figures.counts.is_none()) {
+        return;
     }
+    let native = cells.iter().flatten().find_map(|figures| figures.native_calls);
+    let native = native.map_or("-".into(), |calls| format!("{calls:.3}"));
+    let _ = write!(text, "| `{workload}` | {native} |");
+    for (figures, (_, environment)) in cells.iter().zip(machines) {
+        let counts = figures.as_ref().and_then(|figures| {
+            let (transitions, share) = (figures.ub_transitions()?, figures.ridden_share()?);
+            Some(format!("{transitions:.3}, {:.1} %", 100.0 * share))
+        });
+        let _ = write!(text, " {}", counts.unwrap_or("-".into()));
+        let gain = figures.as_ref().and_then(|figures| figures.gain);
+        if let (Some(gain), false) = (gain, environment.is_emulated()) {
+            let _ = write!(text, ", {}", percent(gain));
+        }
+        text.push_str(" |");
+    }
+    text.push('\n');
 }
 
 /// Replaces the generated part of the file `readme`.
@@ -88,7 +96,7 @@ mod tests {
     fn emulated_times_are_no_headline() {
         let mut record = record(4, 1.5);
         let text = figures(&record);
-        assert!(text.contains("| `null` | 2.000 | 0.500 | 75.0 % |"), "{text}");
+        assert!(text.contains("| `null` | 2.000 | 0.500, 75.0 % |"), "{text}");
         assert!(!text.contains("gain") && text.contains("accelerator tcg"), "{text}");
         record.machines[0].environment.as_mut().unwrap().accelerator = "kvm".into();
         assert!(figures(&record).contains("gain"));

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::cost::Settled;
+use crate::cost::{CostCell, Settled};
 use crate::events::{End, Event, Sample, Work};
 use crate::outcome::{Counts, Machine, Round};
 use crate::plan::{Mode, Plant, Workload};
@@ -52,6 +52,9 @@ pub struct Settings {
     pub settle_ms: u64,
     /// Options of `ub run`. Empty: the programs' own defaults.
     pub ub_options: Vec<String>,
+    /// Whether instructions are counted as well, in guests of their own.
+    #[serde(default)]
+    pub icount: bool,
     /// Mistakes made on purpose.
     #[serde(default)]
     pub plant: Plant,
@@ -140,6 +143,9 @@ pub struct MachineRecord {
     pub environment: Option<Environment>,
     /// The workloads.
     pub cells: Vec<Cell>,
+    /// Instructions, counted under `-icount`; empty if they were not.
+    #[serde(default)]
+    pub instructions: Vec<CostCell>,
 }
 
 /// One workload on one machine.
@@ -230,7 +236,7 @@ impl MachineRecord {
     #[must_use]
     pub fn new(target: Target, workloads: &[Workload]) -> Self {
         let cells = workloads.iter().map(|workload| Cell::new(*workload)).collect();
-        Self { target, environment: None, cells }
+        Self { target, environment: None, cells, instructions: Vec::new() }
     }
 
     /// What is left to do, by passes: each pass has one new pair of processes
@@ -389,6 +395,7 @@ pub(crate) mod tests {
             warmup_ms: 10,
             settle_ms: 10,
             ub_options: vec![],
+            icount: false,
             plant: Plant::default(),
         }
     }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::analysis::{Figures, LEVEL};
+use super::instructions;
 use super::record::{Cell, Environment, MachineRecord, Record};
 use crate::bootstrap::Interval;
 
@@ -18,6 +19,9 @@ pub fn draw(record: &Record) -> String {
             Some(environment) => {
                 let _ = writeln!(text, "{}\n{}", label(environment), table(machine, environment));
                 text.push_str(&remarks(machine));
+                if let Some(table) = instructions::table(&machine.instructions) {
+                    let _ = writeln!(text, "{}\n{table}", instructions::CAPTION);
+                }
             }
             // A figure without its facts is not printed.
             None => {
