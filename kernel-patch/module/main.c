@@ -142,7 +142,7 @@ static void __exit ub_exit(void)
 
 module_init(ub_init);
 module_exit(ub_exit);
-MODULE_LICENSE("Dual MIT/GPL");
+MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Userspace Bypass");
 #ifdef UB_WITHOUT_PROTECTION
 MODULE_INFO(without_protection, __stringify(UB_WITHOUT_PROTECTION));

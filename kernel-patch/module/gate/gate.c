@@ -236,5 +236,5 @@ static void __exit gate_exit(void)
 
 module_init(gate_init);
 module_exit(gate_exit);
-MODULE_LICENSE("Dual MIT/GPL");
+MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Userspace Bypass: system-call gate");
