@@ -29,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel
+.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel check-patches
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -67,6 +67,9 @@ ifeq ($(NEXTEST),yes)
 else
 	UB_LAB_DEBUG_KERNEL=1 $(RUN_TESTS) -p ub-runtime -- 6_12
 endif
+
+check-patches: deps ## the patches of kernel-patch/linux-6.12 against the sources: they apply, checkpatch has no word
+	@scripts/check-patches
 
 lint: ## formatting, clippy and (where installed) cargo-deny; warnings are errors
 	$(CARGO) fmt --all --check
