@@ -29,11 +29,11 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel check-patches
+.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel check-patches check
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 21
 
 demo: deps build ## boot guests, compare native and ub, print the table (needs no arguments)
 	@$(RELEASE)/ub-demo $(ARGS)
@@ -77,8 +77,17 @@ lint: ## formatting, clippy and (where installed) cargo-deny; warnings are error
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	    $(CARGO) deny --locked check; \
 	else \
-	    echo 'cargo-deny is not installed: licences and advisories not checked'; \
+	    echo 'licences and advisories: not checked; to have it: cargo install cargo-deny --locked'; \
 	fi
+
+# Checks beside the compilers'. $(call installed,PROGRAM --version,COMMAND,HOW TO INSTALL,WHAT IS MISSING)
+define installed
+	@if $(1) >/dev/null 2>&1; then echo '$(2)'; $(2); else echo '$(4): not checked; to have it: $(3)'; fi
+endef
+
+check: lint check-patches ## lint and checkpatch, then (where installed) spelling and unused dependencies
+	$(call installed,codespell --version,git ls-files -z | xargs -0 codespell,apt-get install codespell,spelling)
+	$(call installed,$(CARGO) machete --version,$(CARGO) machete,cargo install cargo-machete --locked,unused dependencies)
 
 fmt: ## format the Rust code
 	$(CARGO) fmt --all
