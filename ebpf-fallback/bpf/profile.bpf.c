@@ -24,6 +24,8 @@ struct sched_entity {
 struct task_struct {
 	int pid;
 	int tgid;
+	char comm[16];
+	struct task_struct *group_leader;
 	struct sched_entity se;
 } __attribute__((preserve_access_index));
 
@@ -160,7 +162,9 @@ struct {
 	__type(value, __u32);
 } sites SEC(".maps");
 
-/* Address space by process, for threads that join through their cgroup. */
+/* The address space that each process has now: for threads that join through
+ * their cgroup, and for user space, which reads of a process by its number and
+ * must know that it did not read of a program that was executed since. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_THREADS);
@@ -261,8 +265,12 @@ static __always_inline void add_cpu_time(struct thread *thread, struct task_stru
 		bpf_map_update_elem(&cpu_times, &thread->space, &used, BPF_NOEXIST);
 }
 
-/* A new address space of `process`, copied from `parent` if that is not 0. */
-static __always_inline __u32 new_space(__u32 process, __u32 parent)
+/*
+ * A new address space of `process`, whose first thread is `task`, copied from
+ * `parent` if that is not 0. It is named here: a process that is asked later
+ * may have executed another program.
+ */
+static __always_inline __u32 new_space(struct task_struct *task, __u32 process, __u32 parent)
 {
 	struct totals *all = the_totals();
 	struct space_event *event;
@@ -271,6 +279,7 @@ static __always_inline __u32 new_space(__u32 process, __u32 parent)
 	if (!all)
 		return 0;
 	space = __sync_fetch_and_add(&all->spaces, 1) + 1;
+	bpf_map_update_elem(&spaces, &process, &space, BPF_ANY);
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {
 		LOSE(events);
@@ -280,8 +289,7 @@ static __always_inline __u32 new_space(__u32 process, __u32 parent)
 	event->space = space;
 	event->process = process;
 	event->parent = parent;
-	/* That of the parent, at a fork; which is what the child is called. */
-	bpf_get_current_comm(event->program, sizeof(event->program));
+	bpf_core_read(event->program, sizeof(event->program), &task->comm);
 	bpf_ringbuf_submit(event, 0);
 	return space;
 }
@@ -330,6 +338,7 @@ int call_begins(struct bpf_raw_tracepoint_args *ctx)
 /* Makes the current thread watched if it is in the watched cgroup. */
 static __always_inline struct thread *join(__u64 pid_tgid)
 {
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct thread fresh = { .call = NO_CALL };
 	__u32 tid = pid_tgid, process = pid_tgid >> 32;
 	__u32 *space;
@@ -345,13 +354,11 @@ static __always_inline struct thread *join(__u64 pid_tgid)
 	if (!member)
 		return NULL;
 	space = bpf_map_lookup_elem(&spaces, &process);
-	if (space) {
+	if (space)
 		fresh.space = *space;
-	} else {
-		fresh.space = new_space(process, 0);
-		bpf_map_update_elem(&spaces, &process, &fresh.space, BPF_ANY);
-	}
-	fresh.cpu_start = cpu_time((struct task_struct *)bpf_get_current_task());
+	else
+		fresh.space = new_space(BPF_CORE_READ(task, group_leader), process, 0);
+	fresh.cpu_start = cpu_time(task);
 	if (bpf_map_update_elem(&threads, &tid, &fresh, BPF_NOEXIST))
 		LOSE(threads);
 	return bpf_map_lookup_elem(&threads, &tid);
@@ -453,8 +460,7 @@ int thread_starts(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	fresh.space = thread->space;
 	if (process == tid)
-		fresh.space = new_space(process, thread->space);
-	bpf_map_update_elem(&spaces, &process, &fresh.space, BPF_ANY);
+		fresh.space = new_space(child, process, thread->space);
 	if (bpf_map_update_elem(&threads, &tid, &fresh, BPF_ANY))
 		LOSE(threads);
 	return 0;
@@ -473,9 +479,8 @@ int program_starts(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	add_cpu_time(thread, task);
 	moved = *thread;
-	moved.space = new_space(tid, 0);
+	moved.space = new_space(task, tid, 0);
 	moved.site = 0;
-	bpf_map_update_elem(&spaces, &tid, &moved.space, BPF_ANY);
 	/* A thread that calls exec takes over the number of the first one. */
 	if (old != tid)
 		bpf_map_delete_elem(&threads, &old);

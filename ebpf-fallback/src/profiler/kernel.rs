@@ -1,8 +1,10 @@
 //! The BPF program in the kernel: loading, attaching, its maps.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint};
@@ -92,6 +94,8 @@ pub(super) struct Kernel {
     /// Dropping it detaches the programs; the maps stay.
     ebpf: Option<aya::Ebpf>,
     pub(super) threads: HashMap<MapData, u32, Thread>,
+    /// The address space of each process.
+    pub(super) spaces: Rc<RefCell<HashMap<MapData, u32, u32>>>,
     pub(super) sites: HashMap<MapData, SiteKey, u32>,
     pub(super) gaps: PerCpuHashMap<MapData, GapKey, Gap>,
     pub(super) cpu_times: HashMap<MapData, u32, u64>,
@@ -135,6 +139,7 @@ impl Kernel {
         }
         Ok(Self {
             threads: map(&mut ebpf, "threads")?,
+            spaces: Rc::new(RefCell::new(map(&mut ebpf, "spaces")?)),
             sites: map(&mut ebpf, "sites")?,
             gaps: map(&mut ebpf, "gaps")?,
             cpu_times: map(&mut ebpf, "cpu_times")?,

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 pub use kernel::Unavailable;
@@ -106,9 +107,11 @@ impl Profiler {
 
     fn with_cgroup(cgroup: Option<u64>) -> Result<Self, Unavailable> {
         let switch_ns = costs::null_call_ns();
+        let kernel = Kernel::load(cgroup)?;
+        let current = Rc::clone(&kernel.spaces);
         let mut profiler = Self {
-            kernel: Kernel::load(cgroup)?,
-            spaces: Spaces::default(),
+            kernel,
+            spaces: Spaces::new(move |process| current.borrow().get(&process, 0).ok()),
             frames: Frames::default(),
             costs: Costs { switch_ns, ..Costs::default() },
             started: Instant::now(),
@@ -174,7 +177,9 @@ impl Profiler {
     /// # Errors
     /// See [`WatchError`].
     pub fn watch_process(&mut self, pid: u32) -> Result<(), WatchError> {
-        self.spaces.add(ATTACHED, pid, 0, String::new());
+        self.kernel.spaces.borrow_mut().insert(pid, ATTACHED, 0).map_err(Unavailable::from)?;
+        let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        self.spaces.add(ATTACHED, pid, 0, program.trim_end().to_owned());
         self.started = Instant::now();
         let folder = Path::new("/proc").join(pid.to_string()).join("task");
         let mut watched = Vec::new();

@@ -1,7 +1,6 @@
 //! What is known of the watched address spaces.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use ub_report::symbols::{Mapping, Mappings, Name, Symbolizer};
 
@@ -18,16 +17,29 @@ pub(super) struct Space {
     snapshots: Vec<Mappings>,
 }
 
+/// Says which address space a process has now, if any that is watched.
+type Current = Box<dyn Fn(u32) -> Option<u32>>;
+
 /// All of them, by number.
-#[derive(Debug, Default)]
 pub(super) struct Spaces {
+    current: Current,
     spaces: BTreeMap<u32, Space>,
     symbols: Symbolizer,
 }
 
+impl std::fmt::Debug for Spaces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spaces").field("spaces", &self.spaces).finish_non_exhaustive()
+    }
+}
+
 impl Spaces {
+    pub(super) fn new(current: impl Fn(u32) -> Option<u32> + 'static) -> Self {
+        Self { current: Box::new(current), spaces: BTreeMap::new(), symbols: Symbolizer::default() }
+    }
+
     /// Takes over a new address space of `process`; `parent` is the one that
-    /// it is a copy of, if any, and `program` its name, if known.
+    /// it is a copy of, if any, and `program` its name.
     pub(super) fn add(&mut self, space: u32, process: u32, parent: u32, program: String) {
         let mut new = self.spaces.get(&parent).cloned().unwrap_or_default();
         new.process = process;
@@ -36,15 +48,15 @@ impl Spaces {
         self.refresh(space);
     }
 
-    /// Looks again at what is mapped, if the process still is there.
+    /// Looks again at what is mapped, if the process still is there and has
+    /// not executed another program.
     fn refresh(&mut self, space: u32) {
         let Some(known) = self.spaces.get_mut(&space) else {
             return;
         };
-        if let Ok(name) = fs::read_to_string(format!("/proc/{}/comm", known.process)) {
-            name.trim_end().clone_into(&mut known.program);
-        }
         if let Ok(mappings) = Mappings::of(known.process)
+            // After reading: it may have happened meanwhile.
+            && (self.current)(known.process) == Some(space)
             && mappings.first().is_some()
             && known.snapshots.first() != Some(&mappings)
         {
@@ -110,7 +122,7 @@ mod tests {
     fn a_copy_knows_what_the_original_had_after_it_is_gone() {
         // SAFETY: only the address is used.
         let address = libc::getppid as *const () as u64;
-        let mut spaces = Spaces::default();
+        let mut spaces = Spaces::new(|_| Some(1));
         spaces.add(1, std::process::id(), 0, String::new());
         spaces.add(2, u32::MAX, 1, "a".into());
         spaces.add(3, u32::MAX, 0, "b".into());
@@ -118,5 +130,19 @@ mod tests {
         assert_eq!(spaces.name(3, address), None);
         assert_eq!(spaces.find(2, address).unwrap().0, u32::MAX);
         assert!(spaces.find(2, 8).is_none());
+    }
+
+    #[test]
+    fn what_is_executed_later_is_not_mistaken_for_what_was() {
+        // SAFETY: only the address is used.
+        let address = libc::getppid as *const () as u64;
+        let mut spaces = Spaces::new(|_| Some(2));
+        spaces.add(1, std::process::id(), 0, "shell".into());
+        spaces.add(2, std::process::id(), 0, "program".into());
+        spaces.refresh_all();
+        assert_eq!(spaces.name(1, address), None);
+        assert_eq!(spaces.name(2, address).unwrap().to_string(), "libc!getppid");
+        let names: Vec<_> = spaces.iter().map(|(_, space)| space.program.as_str()).collect();
+        assert_eq!(names, ["shell", "program"]);
     }
 }
