@@ -4,11 +4,12 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, exit};
 
-/// In `bpf/`, with the ending `.bpf.c`.
-const PROGRAMS: [&str; 2] = ["profile", "packets"];
 /// Where Debian keeps `asm/types.h`, which `linux/bpf.h` wants and which
 /// clang does not look for when it compiles for BPF.
 const ASM_HEADERS: &str = "/usr/include/x86_64-linux-gnu";
+
+/// Sources in `bpf`, without their endings.
+const PROGRAMS: [&str; 3] = ["profile", "filter", "packets"];
 
 fn main() {
     println!("cargo:rerun-if-changed=bpf");

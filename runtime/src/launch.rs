@@ -19,9 +19,11 @@ use nix::sys::signal::{sigaction, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 use tracing::{Level, error};
+use ub_ebpf_fallback::packet_filter::Watcher;
 
 use crate::device::{OpenError, Session};
 use crate::logging;
+use crate::packet_filter;
 use crate::session::Supervision;
 
 /// What the supervisor says once it can take reports.
@@ -36,6 +38,20 @@ const ENROLLED: u8 = b'e';
 pub struct Link {
     stream: UnixStream,
     session: Session,
+}
+
+/// The same to a supervisor that filters packets.
+///
+/// Dropping it without [`FilterLink::begin`] ends the supervisor.
+#[derive(Debug)]
+pub struct FilterLink(UnixStream);
+
+impl FilterLink {
+    /// Tells the supervisor that this process becomes the program now.
+    pub fn begin(mut self) {
+        // Without supervisor the program runs natively.
+        let _ = self.0.write_all(&[ENROLLED]);
+    }
 }
 
 impl Link {
@@ -65,8 +81,27 @@ pub struct Log {
 ///
 /// # Errors
 /// When it cannot be started or died at once; nothing is left behind then.
-pub fn supervisor(supervision: Supervision, log: Log) -> io::Result<Link> {
+pub fn supervisor(mut supervision: Supervision, log: Log) -> io::Result<Link> {
     let session = supervision.session().try_clone()?;
+    let keep = [supervision.session().as_fd().as_raw_fd()];
+    let stream = start(&keep, log, move || supervise(&mut supervision))?;
+    Ok(Link { stream, session })
+}
+
+/// Starts a process that filters the packets of this one, and waits until it
+/// is ready.
+///
+/// # Errors
+/// See [`supervisor`].
+pub fn packet_filter(log: Log) -> io::Result<FilterLink> {
+    let watcher = Watcher::new(std::process::id())?;
+    let keep = [watcher.process().as_raw_fd()];
+    start(&keep, log, move || packet_filter::supervise(watcher)).map(FilterLink)
+}
+
+/// Starts a process that does `work` once this one says so, with no other
+/// descriptors than `keep` and the log, and waits until it is ready.
+fn start(keep: &[RawFd], log: Log, work: impl FnOnce() -> i32) -> io::Result<UnixStream> {
     let (mut ours, theirs) = UnixStream::pair()?;
     // A launcher that adopts orphans would find the supervisor among its
     // children; the attribute survives exec, so it is put back.
@@ -83,7 +118,7 @@ pub fn supervisor(supervision: Supervision, log: Log) -> io::Result<Link> {
             // A panic must not unwind into the launcher's frames, which this
             // process has a copy of.
             Ok(ForkResult::Child) => {
-                catch_unwind(AssertUnwindSafe(|| run_supervisor(supervision, log, theirs)))
+                catch_unwind(AssertUnwindSafe(|| run_supervisor(keep, log, theirs, work)))
                     .unwrap_or(1)
             }
             Ok(ForkResult::Parent { .. }) => 0,
@@ -96,7 +131,7 @@ pub fn supervisor(supervision: Supervision, log: Log) -> io::Result<Link> {
     started?;
     let mut byte = [0];
     match ours.read(&mut byte) {
-        Ok(1) if byte[0] == READY => Ok(Link { stream: ours, session }),
+        Ok(1) if byte[0] == READY => Ok(ours),
         Ok(_) => Err(io::Error::other("the supervisor ended at once")),
         Err(error) => Err(error),
     }
@@ -135,12 +170,15 @@ fn fork_silently(child: impl FnOnce() -> i32) -> io::Result<()> {
 }
 
 /// The life of the supervisor process; returns its exit status.
-fn run_supervisor(mut supervision: Supervision, log: Log, mut link: UnixStream) -> i32 {
-    let keep = [
-        supervision.session().as_fd().as_raw_fd(),
-        link.as_raw_fd(),
-        log.file.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-    ];
+fn run_supervisor(
+    keep: &[RawFd],
+    log: Log,
+    mut link: UnixStream,
+    work: impl FnOnce() -> i32,
+) -> i32 {
+    let mut keep = keep.to_vec();
+    keep.push(link.as_raw_fd());
+    keep.extend(log.file.as_ref().map(AsRawFd::as_raw_fd));
     detach(&keep);
     logging::init(log.file, log.level);
     if link.write_all(&[READY]).is_err() {
@@ -152,6 +190,11 @@ fn run_supervisor(mut supervision: Supervision, log: Log, mut link: UnixStream) 
         return 0;
     }
     drop(link);
+    work()
+}
+
+/// Supervises a session to its end; returns the exit status.
+fn supervise(supervision: &mut Supervision) -> i32 {
     supervision.listen();
     let status = match supervision.until(None) {
         Ok(_) => 0,

@@ -26,6 +26,7 @@ pub mod inspect;
 pub mod kernel;
 pub mod launch;
 pub mod logging;
+mod packet_filter;
 pub mod report;
 pub mod session;
 pub mod supervisor;

@@ -2,16 +2,16 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint};
 use aya::util::nr_cpus;
-use aya::{Btf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{EbpfLoader, include_bytes_aligned};
 
 use super::layout::{Gap, GapKey, SiteKey, Thread, Totals};
+use crate::unavailable::{Unavailable, kernel_types, missing};
 
 /// Programs and the tracepoints that they are for.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -21,73 +21,6 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("call_ends", "sys_exit"),
     ("call_begins", "sys_enter"),
 ];
-
-/// Why there is no profiler on this machine, or not for this user.
-#[derive(Debug, thiserror::Error)]
-pub enum Unavailable {
-    /// Neither root nor the capabilities.
-    #[error(
-        "no permission to use BPF: run as root, or with CAP_BPF and CAP_PERFMON (a container needs \
-         both added)"
-    )]
-    NoPermission,
-    /// The kernel does not describe its types.
-    #[error(
-        "the kernel does not describe its types in /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF): {0}"
-    )]
-    NoBtf(aya::BtfError),
-    /// The kernel has BPF, and something in it does not suit this program.
-    #[error("the kernel does not take the profiler: {0}")]
-    Refused(String),
-}
-
-impl Unavailable {
-    fn from_error(error: impl std::error::Error + 'static) -> Self {
-        let mut text = briefly(&error.to_string());
-        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-        while let Some(cause) = next {
-            let errno = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-            if matches!(errno, Some(libc::EPERM | libc::EACCES)) && !may_use_bpf() {
-                return Self::NoPermission;
-            }
-            let line = briefly(&cause.to_string());
-            if !text.contains(&line) {
-                text = format!("{text}: {line}");
-            }
-            next = cause.source();
-        }
-        Self::Refused(text)
-    }
-}
-
-/// One line of what may be pages of the kernel's verifier: the first line,
-/// and the last one that says something about the program.
-fn briefly(text: &str) -> String {
-    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
-    let first = text.lines().next().unwrap_or_default();
-    let first = first.split(". Verifier output").next().unwrap_or(first);
-    let says = |line: &&str| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s));
-    match text.lines().skip(1).filter(says).last() {
-        Some(last) => format!("{first}: {last}"),
-        None => first.to_owned(),
-    }
-}
-
-/// Whether this process has both capabilities, or the one that includes them.
-pub(crate) fn may_use_bpf() -> bool {
-    const SYS_ADMIN: u32 = 21;
-    const PERFMON: u32 = 38;
-    const BPF: u32 = 39;
-
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |capability: u32| effective & 1 << capability != 0;
-    has(SYS_ADMIN) || (has(BPF) && has(PERFMON))
-}
 
 /// The loaded programs and their maps.
 pub(super) struct Kernel {
@@ -116,10 +49,7 @@ impl Kernel {
     /// # Errors
     /// See [`Unavailable`].
     pub(super) fn load(cgroup: Option<u64>) -> Result<Self, Unavailable> {
-        if !may_use_bpf() {
-            return Err(Unavailable::NoPermission);
-        }
-        let btf = Btf::from_sys_fs().map_err(Unavailable::NoBtf)?;
+        let btf = kernel_types()?;
         let cgroup = cgroup.unwrap_or(0);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
@@ -181,11 +111,6 @@ fn program<'a>(
     program.try_into().map_err(|error: ProgramError| Unavailable::from_error(error))
 }
 
-/// The object is part of this program, so this is a mistake in it.
-fn missing(name: &str) -> Unavailable {
-    Unavailable::Refused(format!("bug: the BPF object has no {name}"))
-}
-
 /// How many gaps are counted at most, given what one takes on all CPUs.
 fn max_gaps() -> u32 {
     const MEMORY: usize = 64 << 20;
@@ -200,29 +125,4 @@ fn max_gaps() -> u32 {
 pub(super) fn cpu_time(tid: u32) -> Option<u64> {
     let line = fs::read_to_string(Path::new("/proc").join(tid.to_string()).join("schedstat"));
     line.ok()?.split_whitespace().next()?.parse().ok()
-}
-
-impl From<EbpfError> for Unavailable {
-    fn from(error: EbpfError) -> Self {
-        Self::from_error(error)
-    }
-}
-
-impl From<MapError> for Unavailable {
-    fn from(error: MapError) -> Self {
-        Self::from_error(error)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_verifier_says_fits_on_a_line() {
-        let text = "load failed. Verifier output: 0: R1=ctx()\n; code\nR5 unbounded\n\
-                    verification time 2 usec\nprocessed 47 insns\n";
-        assert_eq!(briefly(text), "load failed: R5 unbounded");
-        assert_eq!(briefly("no such thing"), "no such thing");
-    }
 }

@@ -133,7 +133,7 @@ mod plain {
 }
 
 /// Reads an event.
-pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+pub(crate) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
     // SAFETY: the length is checked, any bytes make a `Pod`, and the read
     // does not need alignment.
     (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })

@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-pub use kernel::Unavailable;
+pub use crate::unavailable::Unavailable;
 
 use crate::costs::{self, Costs};
 use crate::profile::{Lost, Profile, ProfiledGap};
 use frames::{Frames, Registers};
 use kernel::Kernel;
+pub(crate) use layout::read;
 use layout::{
     EVENT_SITE, EVENT_SPACE, Gap, GapKey, NO_CALL, SiteEvent, SiteKey, SpaceEvent, Thread, Totals,
 };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use ub_ebpf_fallback::packet_filter;
 
 use super::complain;
 use super::session::{Decision, Options, Plan};
@@ -38,7 +39,8 @@ enum Backend {
     Auto,
     /// The kernel module
     Kmod,
-    /// BPF; saves nothing yet, so the program runs natively
+    /// BPF: packets that the program would only throw away are dropped
+    /// before they wake it
     Bpf,
     /// Nothing: the program runs natively
     None,
@@ -77,12 +79,15 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
 
 /// Makes this process the first member of a session.
 fn join(plan: &mut Plan, backend: Backend) -> Result<(), String> {
+    let no_supervisor = |error| format!("no supervisor: {error}");
     if backend == Backend::Bpf {
-        return Err("the BPF backend saves no transitions yet".to_owned());
+        packet_filter::permitted().map_err(|reason| reason.to_string())?;
+        let log = Log { file: plan.log.take(), level: plan.level };
+        launch::packet_filter(log).map_err(no_supervisor)?.begin();
+        return Ok(());
     }
     let supervision = plan.open().map_err(|error| error.to_string())?;
     let log = Log { file: plan.log.take(), level: plan.level };
-    let link =
-        launch::supervisor(supervision, log).map_err(|error| format!("no supervisor: {error}"))?;
+    let link = launch::supervisor(supervision, log).map_err(no_supervisor)?;
     link.enroll().map_err(|error| error.to_string())
 }

@@ -33,14 +33,14 @@ impl Backend {
             if blocking.is_empty() { "the module refuses".to_owned() } else { blocking.join("; ") }
         });
         let profiler = ub_ebpf_fallback::Profiler::check().err().map(|error| error.to_string());
+        let filter = ub_ebpf_fallback::packet_filter::check().err().map(|error| error.to_string());
         vec![
             Self::new("kmod", "rides: hot gaps executed in the kernel", module),
             Self::new("bpf-profile", "`ub profile` and `ub predict`", profiler),
             Self::new(
                 "bpf-filter",
-                "socket filters made of packet gaps",
-                // Whatever the kernel offers.
-                Some("not built yet".to_owned()),
+                "`ub run --backend bpf`, packet gaps as socket filters",
+                filter,
             ),
         ]
     }

@@ -1,0 +1,201 @@
+/* Counts packets of one port by its own means; compiled in many variants. */
+#include <arpa/inet.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <netinet/ip.h>
+#include <netinet/udp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ETHERNET 14
+#define WANTED_PORT 4242
+#define TYPE_IPV4 0x0800
+#define LAST_PACKET 1
+
+static unsigned char buffer[2048];
+static unsigned long wanted, bytes, all, sum;
+static volatile uint16_t port_now = WANTED_PORT;
+static unsigned char table[256];
+static volatile int stop;
+
+/* 2 if the packet ends the program, 1 if it is wanted, 0 if not. */
+static inline int judge(const unsigned char *packet, ssize_t length)
+{
+	const struct ip *ip = (const void *)(packet + ETHERNET);
+	const struct udphdr *udp;
+	uint16_t type, port = WANTED_PORT;
+
+#ifdef READS_GLOBAL
+	port = port_now;
+#endif
+#ifdef READS_UNGUARDED
+	/* Whatever an earlier packet left there. */
+	if (packet[300] == 7)
+		return 0;
+#else
+	if (length < ETHERNET + 20 + 8)
+		return 0;
+#endif
+	memcpy(&type, packet + 12, sizeof(type));
+	if (ntohs(type) != TYPE_IPV4 || ip->ip_v != 4 || ip->ip_p != IPPROTO_UDP)
+		return 0;
+#ifdef FIXED_HEADER
+	if (ip->ip_hl != 5)
+		return 0;
+	udp = (const void *)(packet + ETHERNET + 20);
+#else
+	udp = (const void *)((const unsigned char *)ip + ip->ip_hl * 4);
+	if ((const unsigned char *)udp + 8 > packet + length)
+		return 0;
+#endif
+	if (ntohs(udp->uh_dport) == LAST_PACKET)
+		return 2;
+#ifdef PORT_RANGE
+	return ntohs(udp->uh_dport) >= port && ntohs(udp->uh_dport) < port + 16;
+#else
+	return ntohs(udp->uh_dport) == port;
+#endif
+}
+
+static int fd;
+static const char *interface, *deed = "";
+
+static int open_socket(void)
+{
+	struct sockaddr_ll address = {
+		.sll_family = AF_PACKET,
+		.sll_protocol = htons(ETH_P_ALL),
+		.sll_ifindex = if_nametoindex(interface),
+	};
+	/* It takes no packets before it is bound. */
+	int socket_fd = socket(AF_PACKET, SOCK_RAW, 0);
+
+	if (socket_fd < 0 || bind(socket_fd, (void *)&address, sizeof(address)))
+		_exit(5);
+	return socket_fd;
+}
+
+/* A process that has the socket and does nothing with it. */
+static void start_other(void)
+{
+	if (fork())
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;)
+		pause();
+}
+
+/* What ends the assumptions of a filter. */
+static void on_signal(int signal)
+{
+	(void)signal;
+	if (!strcmp(deed, "dup"))
+		dup(fd);
+	else if (!strcmp(deed, "fork"))
+		start_other();
+	else if (!strcmp(deed, "filter"))
+		setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &fd, sizeof(fd));
+	else if (!strcmp(deed, "code"))
+		mprotect((void *)((uintptr_t)on_signal & -4096), 4096, PROT_READ | PROT_EXEC);
+	else if (!strcmp(deed, "close")) {
+		close(fd);
+		fd = open_socket();
+	}
+}
+
+/* With an interface as argument, its packets; else standard input. */
+int main(int argc, char **argv)
+{
+	static volatile uint32_t *shared;
+
+	if (argc > 1) {
+		interface = argv[1];
+		fd = open_socket();
+	}
+	if (argc > 2) {
+		deed = argv[2];
+		signal(SIGUSR1, on_signal);
+	}
+#ifdef FORKS
+	start_other();
+#endif
+
+	shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	for (int i = 0; i < 256; i++)
+		table[i] = i * 7;
+	stop = !shared;
+	while (!stop) {
+#ifdef RECEIVES_ADDRESS
+		struct sockaddr_storage from;
+		socklen_t size = sizeof(from);
+		ssize_t length = recvfrom(fd, buffer, sizeof(buffer), 0, (void *)&from, &size);
+#elif defined(USES_READ)
+		ssize_t length = read(fd, buffer, sizeof(buffer));
+#else
+		ssize_t length = recv(fd, buffer, sizeof(buffer), 0);
+#endif
+		int verdict;
+
+		if (length < 0)
+			return 1;
+#ifdef COUNTS_ALL
+		all++;
+#endif
+#ifdef LOOPS
+		if (length < 64) {
+			all++;
+			continue;
+		} else {
+			unsigned long check = 0;
+
+			for (ssize_t i = 0; i < length; i++)
+				check += buffer[i];
+			if (check & 0x80)
+				continue;
+		}
+#endif
+#ifdef READS_SHARED
+		if (*shared)
+			return 2;
+#endif
+#ifdef READS_TABLE
+		if (length == 0)
+			all++;
+		else if (table[buffer[0]] == 7)
+			continue;
+#endif
+#ifdef READS_CLOCK
+		{
+			struct timespec now;
+
+			clock_gettime(CLOCK_MONOTONIC, &now);
+			if (now.tv_sec == 0)
+				return 3;
+		}
+#endif
+		verdict = judge(buffer, length);
+		if (verdict == 2)
+			break;
+		if (!verdict) {
+#ifdef LOGS
+			if (write(2, "other\n", 6) < 0)
+				return 4;
+#endif
+			continue;
+		}
+		wanted++;
+		bytes += length;
+		for (ssize_t i = 0; i < length; i++)
+			sum = sum * 31 + buffer[i];
+	}
+	printf("wanted %lu bytes %lu all %lu sum %lx\n", wanted, bytes, all, sum);
+	return 0;
+}
