@@ -65,14 +65,19 @@ static void find_session(void)
 		closedir(processes);
 }
 
+pid_t session_supervisor(void)
+{
+	if (supervisor < 0)
+		find_session();
+	return supervisor;
+}
+
 /* The supervisor's own file on the device: the session can be asked through it. */
 static int borrow_session(void)
 {
 	int process, session;
 
-	if (supervisor < 0)
-		find_session();
-	if (!supervisor)
+	if (!session_supervisor())
 		return -1;
 	process = syscall(SYS_pidfd_open, supervisor, 0);
 	if (process < 0)

@@ -37,6 +37,9 @@ int run_scenarios(int argc, char **argv, const struct scenario *scenarios, size_
 				     sizeof(scenarios) / sizeof(scenarios[0])); \
 	}
 
+/* The process that supervises this program's session; 0 without a session. */
+pid_t session_supervisor(void);
+
 /* System calls of the whole session so far that rode; 0 without a session. */
 uint64_t session_ridden(void);
 
