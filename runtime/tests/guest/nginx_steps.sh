@@ -1,6 +1,7 @@
 # What nginx must survive under load as it does natively, without a request
 # that fails. $1: "native" or "ridden".
 mode=$1
+rm -rf /tmp/nginx
 mkdir -p /tmp/nginx/html /results/$mode
 cd /tmp/nginx
 report=/results/$mode/nginx.json
@@ -146,4 +147,7 @@ end_load "reload after upgrade"
 
 kill -QUIT $new
 retry 20 gone $new && say "end: gone"
-say "errors: $(grep -c 'emerg\|alert' error.log)"
+cp error.log /results/$mode/
+# Which process it was is nobody's outcome.
+sed -n 's/^.*\[\(emerg\|alert\)\] [0-9#]*: //p' error.log | sed 's/[0-9][0-9]*/N/g' | sort |
+	while read -r line; do say "error log: $line"; done

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
+pub mod both_ways;
 pub mod compare;
 pub mod scenarios;
 
@@ -189,7 +190,7 @@ pub fn run(lab: &Lab, job: &Job) -> Outcome {
     let outcome = lab.run(job).unwrap_or_else(|error| panic!("{error}"));
     for (path, content) in &outcome.files {
         // For whoever has to find out why a test failed.
-        let name = path.file_name().expect("files have names");
+        let name = path.strip_prefix(RESULTS).unwrap_or(path).to_string_lossy().replace('/', "-");
         let _ = std::fs::write(outcome.directory.join(name), content);
     }
     assert_eq!(
