@@ -55,6 +55,7 @@ test: deps lint doc module ## everything that must pass before a commit lands
 	$(RUN_TESTS) --workspace
 
 test-all: test ## test, then the tests marked as long (soak, sweeps)
+	@scripts/deps long
 ifeq ($(NEXTEST),yes)
 	$(RUN_TESTS) --workspace --run-ignored only --no-tests pass --success-output immediate
 else

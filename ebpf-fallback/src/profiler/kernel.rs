@@ -95,7 +95,13 @@ impl Kernel {
 
     /// Stops watching; what was counted stays.
     pub(super) fn detach(&mut self) {
-        self.ebpf = None;
+        let Some(mut ebpf) = self.ebpf.take() else { return };
+        // What counts goes before what tells it where a gap begins: alone it
+        // would count the calls of a program that goes on by the last of them.
+        if let Ok(counting) = program(&mut ebpf, "call_begins") {
+            // Already gone is as good.
+            let _ = counting.unload();
+        }
     }
 
     pub(super) fn totals(&self) -> Totals {
