@@ -287,6 +287,9 @@ static void describe(struct ub_space *space, const struct ub_gap_record *gap, u6
 		info->held_ns = div_u64((until - now) * NSEC_PER_SEC, HZ);
 	} else if (READ_ONCE(gap->is_reported)) {
 		info->state = UB_GAP_STATE_HOT;
+		/* Of a fragment that is gone, noted while it went. */
+		if (info->reason == UB_GAP_REASON_MEASURING)
+			info->reason = UB_GAP_REASON_REPORTED;
 	} else {
 		info->state = UB_GAP_STATE_COLD;
 		info->reason = READ_ONCE(gap->is_long) ? UB_GAP_REASON_LONG : UB_GAP_REASON_RARE;

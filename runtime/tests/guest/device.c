@@ -232,9 +232,7 @@ static void judging(struct victim *victim)
 		usleep(10 * 1000);
 		gap = gap_of(victim);
 	}
-	/* A passage that was under way in that fragment may have had the last word. */
-	check(gap.state == UB_GAP_STATE_HOT &&
-	      (gap.reason == UB_GAP_REASON_REPORTED || gap.reason == UB_GAP_REASON_MEASURING) &&
+	check(gap.state == UB_GAP_STATE_HOT && gap.reason == UB_GAP_REASON_REPORTED &&
 	      gap.native_sampled >= UB_GAP_SAMPLES && gap.passages && gap.native_ns &&
 	      gap.native_cycles[UB_GAP_SAMPLES - 1] && gap.next_call == 102,
 	      "gaps: the victim's is hot", "state %u, reason %u, %llu samples, next %u",
