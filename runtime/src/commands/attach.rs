@@ -19,7 +19,11 @@ use crate::exec::EXIT_UB;
 use crate::logging;
 use crate::session::{Supervision, Wake};
 
-/// Time between two looks at who is in a control group.
+/// Time between two looks at who is in a control group. Nothing tells of those
+/// who join: `cgroup.events` changes only when a group gets its first member
+/// or loses its last, the files below a cgroup raise no other events, and the
+/// tracepoint of migrations misses who is started inside (`CLONE_INTO_CGROUP`).
+/// What members fork joins at once; the others run natively until the look.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Execute the hot gaps of running processes inside the kernel
