@@ -14,7 +14,7 @@ fn applying(diagnosis: &Value) -> Vec<&str> {
 }
 
 /// Boots QEMU's CPU model `cpu`: what was foretold without the module must be
-/// what the module says, and `expected` must be part of it.
+/// what the module says, and that must be `expected`.
 #[track_caller]
 fn policy_is_as_told(machine: Machine, cpu: &str, expected: &[&str]) {
     let lab = lab();
@@ -22,9 +22,10 @@ fn policy_is_as_told(machine: Machine, cpu: &str, expected: &[&str]) {
     let job = with_program(machine.job(&lab, &name, false), "module", &["module.c"]);
     let mut job = with_program(job, "worker", &["worker.c"]).shell(
         "cd /results
-         ub doctor --json >foretold.json
+         # Its exit status says whether programs can ride now.
+         ub doctor --json >foretold.json || true
          module load /ub/modules/ub_gate.ko && module load /ub/modules/ub.ko
-         ub doctor --json >said.json
+         ub doctor --json >said.json || true
          ub run --eager --report report.json -- worker churn 20 >out 2>err
          echo $? >status",
     );
@@ -49,9 +50,7 @@ fn policy_is_as_told(machine: Machine, cpu: &str, expected: &[&str]) {
         "{cpu}: {:#?}",
         outcome.environment.mitigations
     );
-    for name in expected {
-        assert!(applying(&said).contains(name), "{cpu}: no {name} in {:?}", applying(&said));
-    }
+    assert_eq!(applying(&said), expected, "{cpu}");
     for entry in said["vulnerabilities"].as_array().expect("a list") {
         assert!(!entry["policy"].is_null(), "no policy for {entry}");
     }
@@ -62,17 +61,22 @@ fn policy_is_as_told(machine: Machine, cpu: &str, expected: &[&str]) {
     assert_eq!(result(&outcome, "err").contains("no rides on this CPU"), refused);
 }
 
-const MODELS: [(&str, &[&str]); 6] = [
-    ("Haswell-noTSX", &["clear_buffers", "no_smap"]),
+/// Haswell has no SMAP; these Intel models lack MDS_NO and the microcode for
+/// VERW, which does not keep the kernel from trying. Zen 1 leaves results in its
+/// divider; returns are untrained on Zen 1 and 2 for retbleed, on Zen 3 for
+/// SRSO, where buffers are cleared for TSA. Retpolines and page tables are no business of a ride.
+const MODELS: [(&str, &[&str]); 7] = [
+    ("Haswell-noTSX", &["no_smap", "clear_buffers"]),
     ("Skylake-Server", &["clear_buffers"]),
-    ("Cascadelake-Server", &[]),
-    ("EPYC", &["divider"]),
-    ("EPYC-Rome", &[]),
+    ("Cascadelake-Server", &["clear_buffers"]),
+    ("EPYC", &["divider", "untrain"]),
+    ("EPYC-Rome", &["untrain"]),
+    ("EPYC-Milan", &["clear_buffers", "untrain"]),
     ("max", &[]),
 ];
 
 #[test]
-#[ignore = "long: six machines"]
+#[ignore = "long: seven machines"]
 fn vm_mitigations_of_processors_on_6_12() {
     for (cpu, expected) in MODELS {
         policy_is_as_told(Machine::V6_12_KPTI_ON, cpu, expected);
@@ -80,7 +84,7 @@ fn vm_mitigations_of_processors_on_6_12() {
 }
 
 #[test]
-#[ignore = "long: six machines"]
+#[ignore = "long: seven machines"]
 fn vm_mitigations_of_processors_on_6_1() {
     for (cpu, expected) in MODELS {
         policy_is_as_told(Machine::V6_1_KPTI_ON, cpu, expected);

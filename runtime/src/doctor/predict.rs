@@ -58,8 +58,11 @@ impl Facts {
             }
             Action::ClearBranches => self.said("spectre_v2").contains("BHI: SW loop"),
             Action::Untrain => {
+                // Written differently on 6.1; done without microcode as well.
+                let safe_returns =
+                    ["Mitigation: Safe RET", "Mitigation: safe RET", "Vulnerable: Safe RET"];
                 retbleed.contains("untrained return thunk")
-                    || rstack.contains("Mitigation: Safe RET")
+                    || safe_returns.iter().any(|text| rstack.starts_with(text))
             }
             Action::Ibpb => {
                 retbleed.starts_with("Mitigation: IBPB")
@@ -93,7 +96,7 @@ mod tests {
 
     #[test]
     fn texts_of_the_kernel_are_understood() {
-        let cases: [(&str, &str, &[&str]); 15] = [
+        let cases: [(&str, &str, &[&str]); 18] = [
             ("retbleed", "Not affected", &[]),
             ("retbleed", "Mitigation: untrained return thunk; SMT disabled", &["untrain"]),
             ("retbleed", "Mitigation: IBPB", &["ibpb"]),
@@ -101,6 +104,9 @@ mod tests {
             ("retbleed", "Mitigation: Enhanced IBRS", &[]),
             ("retbleed", "Mitigation: Stuffing", &["call_depth"]),
             ("spec_rstack_overflow", "Mitigation: Safe RET", &["untrain"]),
+            ("spec_rstack_overflow", "Mitigation: safe RET, no microcode", &["untrain"]),
+            ("spec_rstack_overflow", "Vulnerable: Safe RET, no microcode", &["untrain"]),
+            ("spec_rstack_overflow", "Vulnerable: Microcode, no safe RET", &[]),
             ("spec_rstack_overflow", "Mitigation: IBPB on VMEXIT only", &[]),
             ("spectre_v2", "Mitigation: IBRS; IBPB: conditional", &["legacy_ibrs"]),
             (
