@@ -64,9 +64,9 @@ endif
 
 test-debug-kernel: deps ## the VM tests on a 6.12 with KASAN, lockdep and kmemleak, built once (20 minutes)
 ifeq ($(NEXTEST),yes)
-	UB_LAB_DEBUG_KERNEL=1 $(CARGO) nextest run $(CARGO_FLAGS) --profile debug-kernel -p ub-runtime -E 'test(6_12)'
+	UB_LAB_KERNEL=debug $(CARGO) nextest run $(CARGO_FLAGS) --profile built-kernel -p ub-runtime -E 'test(6_12)'
 else
-	UB_LAB_DEBUG_KERNEL=1 $(RUN_TESTS) -p ub-runtime -- 6_12
+	UB_LAB_KERNEL=debug $(RUN_TESTS) -p ub-runtime -- 6_12
 endif
 
 check-patches: deps ## the patches of kernel-patch/linux-6.12 against the sources: they apply, checkpatch has no word

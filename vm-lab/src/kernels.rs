@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use crate::apt::{self, Package};
 use crate::cache::{self, FileLock, PendingDir};
 use crate::command;
-use crate::debug_kernel;
 use crate::error::{Context, LabError, Result};
 
 /// A line of stock kernels that the lab knows how to boot.
@@ -78,9 +77,6 @@ impl Kernel {
     /// [`LabError::Unsupported`] when the configured archives have no such kernel,
     /// [`LabError::Command`] when apt or dpkg fails and nothing is cached.
     pub(crate) fn obtain(version: KernelVersion, cache: &Path) -> Result<Self> {
-        if debug_kernel::is_wanted(version) {
-            return debug_kernel::obtain(cache);
-        }
         let store = cache.join("kernels");
         let cached = newest(cached_releases(&store)?, version);
         if let Some(release) = cached.as_deref().and_then(|_| known_newest(&store, version))
@@ -132,6 +128,11 @@ impl Kernel {
     /// What `uname -r` says in the guest.
     pub fn release(&self) -> &str {
         &self.release
+    }
+
+    /// Tells kernels of the same release apart that were built from different patches.
+    pub(crate) fn identity(&self) -> String {
+        self.root.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The bootable image.

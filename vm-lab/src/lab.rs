@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::accel;
+use crate::built_kernel::{self, Variant};
 use crate::cache::{self, FileLock};
-use crate::debug_kernel;
 use crate::error::{Context, GuestReport, LabError, Result};
 use crate::guest_init;
 use crate::job::{Accelerator, Environment, ExitStatus, Job, Outcome};
@@ -39,6 +39,8 @@ pub fn run(job: &Job) -> Result<Outcome> {
 pub struct Lab {
     cache: PathBuf,
     init: Option<PathBuf>,
+    /// What guests of the 6.12 line boot in place of the stock kernel.
+    variant: Option<Variant>,
 }
 
 impl Lab {
@@ -48,7 +50,7 @@ impl Lab {
     /// What the host lacks, as [`LabError::Setup`] or [`LabError::Unsupported`].
     pub fn new() -> Result<Self> {
         crate::prerequisites()?;
-        Ok(Self { cache: cache::cache_dir()?, init: None })
+        Ok(Self { cache: cache::cache_dir()?, init: None, variant: built_kernel::wanted()? })
     }
 
     /// Uses this `ub-guest-init` instead of looking for one.
@@ -57,13 +59,28 @@ impl Lab {
         self
     }
 
-    /// The newest stock kernel of a line, fetched if it is not in the cache.
+    /// Boots this kernel in guests of the 6.12 line, or the stock one, whatever
+    /// `UB_LAB_KERNEL` says.
+    pub fn with_variant(mut self, variant: Option<Variant>) -> Self {
+        self.variant = variant;
+        self
+    }
+
+    fn variant(&self, version: KernelVersion) -> Option<Variant> {
+        self.variant.filter(|_| version == KernelVersion::V6_12)
+    }
+
+    /// The newest stock kernel of a line, fetched if it is not in the cache, or
+    /// the one that takes its place, built if it is not there.
     ///
     /// # Errors
     /// [`LabError::Unsupported`] when Debian's archives, as configured on this host, do
     /// not have it; [`LabError::Command`] when fetching fails.
     pub fn kernel(&self, version: KernelVersion) -> Result<Kernel> {
-        Kernel::obtain(version, &self.cache)
+        match self.variant(version) {
+            Some(variant) => variant.obtain(&self.cache),
+            None => Kernel::obtain(version, &self.cache),
+        }
     }
 
     /// Whether guests with this kernel run on the host's CPU. Found out by
@@ -121,7 +138,7 @@ impl Lab {
         accelerator: Accelerator,
         on_stdout: &mut dyn FnMut(&[u8]),
     ) -> Result<Booted> {
-        let (directory, _in_use) = directory(job)?;
+        let (directory, _in_use) = directory(job, self.variant(job.kernel))?;
         let init = match &self.init {
             Some(init) => init.clone(),
             None => guest_init::find()?,
@@ -136,7 +153,7 @@ impl Lab {
                 .chain(job.kernel_args.iter().cloned())
                 .collect::<Vec<_>>()
                 .join(" ");
-        let is_debug = debug_kernel::is_wanted(job.kernel);
+        let built = self.variant(job.kernel);
         let machine = Machine {
             kernel: &kernel.image(),
             initramfs: initramfs.path(),
@@ -147,15 +164,14 @@ impl Lab {
             smp: job.smp,
             parallel_tcg: job.parallel_tcg,
             icount: job.icount,
-            // KASAN keeps a byte for every eight, and pages longer.
-            memory_mib: if is_debug { job.memory_mib.max(1024) * 2 } else { job.memory_mib },
+            memory_mib: built.map_or(job.memory_mib, |variant| variant.memory_mib(job.memory_mib)),
             log_dir: &directory,
         };
         let mut guest = Guest::default();
         let run = {
             let _slot = cache::guest_slot(&self.cache)?;
             tracing::info!(job = job.name, kernel = kernel.release(), kpti = job.kpti, %accelerator, "booting");
-            let slowness = if is_debug { debug_kernel::SLOWNESS } else { 1 };
+            let slowness = built.map_or(1, Variant::slowness);
             machine.run(job.timeout * slowness, |frame| {
                 if let Frame::Stdout(bytes) = &frame {
                     on_stdout(bytes);
@@ -169,9 +185,12 @@ impl Lab {
 }
 
 /// An empty folder for the job's logs, and the right to use it.
-fn directory(job: &Job) -> Result<(PathBuf, FileLock)> {
+fn directory(job: &Job, variant: Option<Variant>) -> Result<(PathBuf, FileLock)> {
     let name = format!("{}-{}-pti_{}", job.name, job.kernel, if job.kpti { "on" } else { "off" });
-    let name = if debug_kernel::is_wanted(job.kernel) { name + "-debug" } else { name };
+    let name = match variant {
+        Some(variant) => format!("{name}-{}", variant.name()),
+        None => name,
+    };
     let name = cache::file_name_safe(name.as_ref());
     let parent = cache::target_dir()?.join("vm-lab");
     let lock = FileLock::acquire(&parent.join(".locks").join(&name))?;

@@ -44,15 +44,15 @@
 //! |---|---|
 //! | `UB_CACHE_DIR` | where kernels are kept; default `$XDG_CACHE_HOME/userspace-bypass`, `~/.cache/userspace-bypass` |
 //! | `UB_LAB_GUESTS` | guests that may run at the same time on this host; default one per processor |
-//! | `UB_LAB_DEBUG_KERNEL` | not empty: 6.12 guests boot a kernel with KASAN, lockdep and kmemleak, built once from Debian's sources |
+//! | `UB_LAB_KERNEL` | what 6.12 guests boot: `stock`, or a kernel that is built once from Debian's sources: `debug` with KASAN, lockdep and kmemleak, `in-tree` with the patches of `kernel-patch/linux-6.12` |
 //! | `UB_GUEST_INIT` | the `ub-guest-init` to use; default: beside the program, or built by cargo |
 //! | `CARGO_TARGET_DIR` | logs are in `vm-lab/` below it |
 
 mod accel;
 mod apt;
+mod built_kernel;
 mod cache;
 mod command;
-mod debug_kernel;
 mod elf;
 mod error;
 mod guest_init;
@@ -68,6 +68,7 @@ mod prerequisites;
 pub mod protocol;
 mod qemu;
 
+pub use built_kernel::Variant;
 pub use error::{GuestReport, LabError, Result};
 pub use job::{Accelerator, Environment, ExitStatus, Job, Module, Outcome};
 pub use kernels::{Kernel, KernelVersion};

@@ -41,7 +41,7 @@ impl Kernel {
     /// As [`build_module`](Self::build_module).
     pub fn build_module_with(&self, source_dir: &Path, settings: &[&str]) -> Result<Vec<PathBuf>> {
         let sources = sources(source_dir)?;
-        let key = key(&sources, self.release(), settings);
+        let key = key(&sources, &self.identity(), settings);
         let store = cache::target_dir()?.join("vm-lab/modules");
         let store = store.join(self.release());
         let destination = store.join(&key);
@@ -153,7 +153,7 @@ fn is_build_product(path: &Path) -> bool {
         || ["Module.symvers", "modules.order"].contains(&name.as_ref())
 }
 
-fn key(sources: &[(PathBuf, Vec<u8>)], release: &str, settings: &[&str]) -> String {
+fn key(sources: &[(PathBuf, Vec<u8>)], kernel: &str, settings: &[&str]) -> String {
     let mut hash = Sha256::new();
     // Lengths keep the parts apart.
     let mut add = |bytes: &[u8]| {
@@ -161,7 +161,7 @@ fn key(sources: &[(PathBuf, Vec<u8>)], release: &str, settings: &[&str]) -> Stri
         hash.update(bytes);
     };
     add(RECIPE.as_bytes());
-    add(release.as_bytes());
+    add(kernel.as_bytes());
     for setting in MAKE_SETTINGS.iter().chain(settings) {
         add(setting.as_bytes());
     }
