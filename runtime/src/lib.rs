@@ -16,6 +16,7 @@
 //! | [`commands`] | the subcommands |
 
 pub mod abi;
+mod cgroup;
 pub mod commands;
 pub mod config;
 pub mod coverage;

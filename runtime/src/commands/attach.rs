@@ -12,8 +12,9 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::complain;
-use super::members::{self, Target};
+use super::members::Target;
 use super::session::SessionOptions;
+use crate::cgroup;
 use crate::device::ProcessError;
 use crate::exec::EXIT_UB;
 use crate::logging;
@@ -129,7 +130,7 @@ impl Group {
 /// Supervises the members of a control group; returns the exit status.
 fn follow(folder: &Path, supervision: &mut Supervision) -> std::io::Result<u8> {
     let mut group = Group::default();
-    let mut present = match members::of_cgroup(folder) {
+    let mut present = match cgroup::members(folder) {
         Ok(present) => present,
         Err(error) => {
             complain(format_args!("cannot read the members of {}: {error}", folder.display()));
@@ -160,7 +161,7 @@ fn follow(folder: &Path, supervision: &mut Supervision) -> std::io::Result<u8> {
                 false
             }
         };
-        present = match members::of_cgroup(folder) {
+        present = match cgroup::members(folder) {
             Ok(present) => present,
             // The group is gone, and so are its members.
             Err(_) => return Ok(0),

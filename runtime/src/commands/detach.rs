@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use clap::Args;
 
 use super::complain;
-use super::members::{self, Target};
+use super::members::Target;
+use crate::cgroup;
 use crate::device::{Device, ProcessError};
 use crate::exec::EXIT_UB;
 
@@ -44,7 +45,7 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
     // found by looking again.
     let mut done = BTreeSet::new();
     loop {
-        let pids = match members::of_cgroup(folder) {
+        let pids = match cgroup::members(folder) {
             Ok(pids) => pids,
             Err(error) => {
                 complain(format_args!("cannot read the members of {}: {error}", folder.display()));

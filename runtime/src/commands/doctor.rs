@@ -5,35 +5,37 @@ use std::io::{self, Write as _};
 
 use clap::Args;
 
-use crate::doctor::{Diagnosis, State};
+use crate::doctor::{Check, Diagnosis, State, Unit};
 
 /// Say what this machine supports and what blocks it
 ///
-/// Exit status: 0 if programs can ride now, 1 if not.
+/// Exit status: 0 if programs (the unit, where one is named) can ride now, 1 if not.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Also look at this service of systemd, and say what in it has a say in whether it rides
+    #[arg(long, value_name = "NAME")]
+    unit: Option<String>,
 }
 
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: &Arguments) -> u8 {
-    let diagnosis = Diagnosis::make();
+    let mut diagnosis = Diagnosis::make();
+    diagnosis.unit = arguments.unit.as_deref().map(Unit::look);
     let text = if arguments.json {
         serde_json::to_string_pretty(&diagnosis).unwrap_or_default() + "\n"
     } else {
         text(&diagnosis)
     };
     let _ = io::stdout().write_all(text.as_bytes());
-    u8::from(!diagnosis.rides_possible)
+    let unit_rides = diagnosis.unit.as_ref().is_none_or(Unit::rides_possible);
+    u8::from(!(diagnosis.rides_possible && unit_rides))
 }
 
-fn text(diagnosis: &Diagnosis) -> String {
-    let mut out = String::new();
-    let environment = &diagnosis.environment;
-    let _ = writeln!(out, "machine      {}, {}", environment.accelerator, environment.cpu);
-    for check in &diagnosis.checks {
+fn add_checks(out: &mut String, checks: &[Check]) {
+    for check in checks {
         let mark = match check.state {
             State::Ok => "ok    ",
             State::Note => "note  ",
@@ -44,6 +46,13 @@ fn text(diagnosis: &Diagnosis) -> String {
             let _ = writeln!(out, "{:27}-> {remedy}", "");
         }
     }
+}
+
+fn text(diagnosis: &Diagnosis) -> String {
+    let mut out = String::new();
+    let environment = &diagnosis.environment;
+    let _ = writeln!(out, "machine      {}, {}", environment.accelerator, environment.cpu);
+    add_checks(&mut out, &diagnosis.checks);
     out.push_str("\nbackends:\n");
     for backend in &diagnosis.backends {
         let found = match &backend.missing {
@@ -80,5 +89,11 @@ fn text(diagnosis: &Diagnosis) -> String {
         "no rides on this machine now; `ub run` runs programs natively"
     };
     let _ = writeln!(out, "\n{verdict}");
+    if let Some(unit) = &diagnosis.unit {
+        let _ = writeln!(out, "\nunit {}:", unit.name);
+        add_checks(&mut out, &unit.checks);
+        let can = if unit.rides_possible() { "can ride" } else { "runs natively" };
+        let _ = writeln!(out, "{} {can}, as far as the unit is concerned", unit.name);
+    }
     out
 }

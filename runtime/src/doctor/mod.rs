@@ -2,6 +2,7 @@
 
 mod backends;
 mod predict;
+mod unit;
 mod vulnerabilities;
 
 use std::path::Path;
@@ -13,6 +14,7 @@ use crate::device::{Device, OpenError};
 use crate::host::{CpuInfo, Environment, read_line};
 pub use backends::Backend;
 pub use predict::Facts;
+pub use unit::Unit;
 pub use vulnerabilities::{POLICIES, Policy, Vulnerability, on_machine};
 
 /// Kernel series that the module was tested on; it does not build on others.
@@ -75,6 +77,9 @@ pub struct Diagnosis {
     pub policy: Vec<PolicyLine>,
     /// The same by what the kernel says about the processor.
     pub vulnerabilities: Vec<Vulnerability>,
+    /// The unit that was asked about, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
 }
 
 impl Check {
@@ -119,6 +124,7 @@ impl Diagnosis {
             policy_source: if info.is_some() { "module" } else { "predicted" },
             policy,
             vulnerabilities,
+            unit: None,
         }
     }
 }
