@@ -29,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel check-patches check
+.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel test-intree check-patches check
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -67,6 +67,13 @@ ifeq ($(NEXTEST),yes)
 	UB_LAB_KERNEL=debug $(CARGO) nextest run $(CARGO_FLAGS) --profile built-kernel -p ub-runtime -E 'test(6_12)'
 else
 	UB_LAB_KERNEL=debug $(RUN_TESTS) -p ub-runtime -- 6_12
+endif
+
+test-intree: deps ## the VM tests on a 6.12 with the patches of kernel-patch/linux-6.12, built once (20 minutes)
+ifeq ($(NEXTEST),yes)
+	UB_LAB_KERNEL=in-tree $(CARGO) nextest run $(CARGO_FLAGS) --profile built-kernel -p ub-runtime -E 'test(6_12) - test(profiles)'
+else
+	UB_LAB_KERNEL=in-tree $(RUN_TESTS) -p ub-runtime -- 6_12 --skip profiles
 endif
 
 check-patches: deps ## the patches of kernel-patch/linux-6.12 against the sources: they apply, checkpatch has no word

@@ -4,22 +4,16 @@
 #include <linux/mm.h>
 #include <linux/percpu.h>
 #include <linux/sched.h>
-#include <linux/static_call.h>
 #include <asm/sync_core.h>
 
 #include "arena.h"
-#include "arena_size.h"
-#include "compat/compat.h"
+#include "compat/code_memory.h"
 
 /* One cache line, so that no two fragments share one. */
 #define GRANULE_SHIFT 6
 #define INT3 0xcc
 
-extern u8 ub_arena[UB_ARENA_BYTES / 15 * 15];
-
-typedef void *text_poke_copy_fn(void *, const void *, size_t);
-DEFINE_STATIC_CALL_NULL(ub_text_poke_copy, *(text_poke_copy_fn *)NULL);
-
+static u8 *start;
 static struct gen_pool *pool;
 static u8 int3_page[PAGE_SIZE];
 
@@ -39,10 +33,10 @@ int ub_arena_write(void *code, const void *bytes, u32 length, u64 *number)
 {
 	u32 done, step;
 
-	/* text_poke() takes at most what two pages hold: go page by page. */
+	/* What is written at once lies in two pages at most: go page by page. */
 	for (done = 0; done < length; done += step) {
 		step = min_t(u32, length - done, PAGE_SIZE - offset_in_page(code + done));
-		if (!static_call(ub_text_poke_copy)(code + done, bytes + done, step))
+		if (!ub_code_memory_write(code + done, bytes + done, step))
 			return -EIO;
 	}
 	/* Ordered behind the bytes. */
@@ -63,7 +57,7 @@ static int fill(u8 *at, u32 length)
 
 	for (; at < end; at += step) {
 		step = min_t(u64, end - at, PAGE_SIZE - offset_in_page(at));
-		if (!static_call(ub_text_poke_copy)(at, int3_page, step))
+		if (!ub_code_memory_write(at, int3_page, step))
 			return -EIO;
 		cond_resched();
 	}
@@ -75,6 +69,11 @@ void ub_arena_free(void *code, u32 length)
 	/* Whoever still ran into it would stop here instead of somewhere. */
 	fill(code, length);
 	gen_pool_free(pool, (unsigned long)code, length);
+}
+
+unsigned long ub_arena_start(void)
+{
+	return (unsigned long)start;
 }
 
 u64 ub_arena_size(void)
@@ -89,26 +88,34 @@ u64 ub_arena_available(void)
 
 int ub_arena_init(void)
 {
-	unsigned long poke = ub_symbol("text_poke_copy");
+	size_t size;
 	int err;
 
-	if (!poke)
-		return -EOPNOTSUPP;
-	static_call_update(ub_text_poke_copy, (text_poke_copy_fn *)poke);
-	memset(int3_page, INT3, sizeof(int3_page));
-	err = fill(ub_arena, sizeof(ub_arena));
+	err = ub_code_memory_get(&start, &size);
 	if (err)
 		return err;
+	memset(int3_page, INT3, sizeof(int3_page));
+	err = fill(start, size);
+	if (err)
+		goto put;
+	err = -ENOMEM;
 	pool = gen_pool_create(GRANULE_SHIFT, NUMA_NO_NODE);
 	if (!pool)
-		return -ENOMEM;
-	err = gen_pool_add(pool, (unsigned long)ub_arena, sizeof(ub_arena), NUMA_NO_NODE);
+		goto put;
+	err = gen_pool_add(pool, (unsigned long)start, size, NUMA_NO_NODE);
 	if (err)
-		gen_pool_destroy(pool);
+		goto destroy;
+	return 0;
+
+destroy:
+	gen_pool_destroy(pool);
+put:
+	ub_code_memory_put(start);
 	return err;
 }
 
 void ub_arena_exit(void)
 {
 	gen_pool_destroy(pool);
+	ub_code_memory_put(start);
 }

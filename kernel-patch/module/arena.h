@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/*
- * The arena: executable memory inside the module's own text, so that it is
- * near the kernel and inside the range in which the kernel looks for the
- * module's exception table. Never writable; written through text_poke_copy().
- */
+/* The arena: executable memory near the kernel, which is never writable. */
 #ifndef UB_ARENA_H
 #define UB_ARENA_H
 
@@ -30,6 +26,7 @@ int ub_arena_write(void *code, const void *bytes, u32 length, u64 *number);
 DECLARE_PER_CPU(u64, ub_arena_seen);
 /* Makes this CPU see all writes that are complete; their number. */
 u64 ub_arena_catch_up(void);
+unsigned long ub_arena_start(void);
 u64 ub_arena_size(void);
 u64 ub_arena_available(void);
 int ub_arena_init(void);

@@ -2,12 +2,12 @@
 #include <linux/extable.h>
 #include <linux/list.h>
 #include <linux/llist.h>
-#include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
 #include <asm/extable.h>
 #include <asm/extable_fixup_types.h>
 
+#include "compat/extable.h"
 #include "fixup.h"
 #include "fragment.h"
 
@@ -17,9 +17,8 @@
  * Tables of constant length, padded with entries that sort behind everything:
  * one in use, one being made, and more so that a grace period, which costs all
  * CPUs an interrupt, is seldom waited for when fragments come in quick
- * succession. search_module_extables() reads the pointer and the table with
- * preemption off. Entries hold 32-bit relative addresses, so the tables must
- * be the module's own data.
+ * succession. The kernel reads them with preemption off. Entries hold 32-bit
+ * relative addresses, so the tables must be the module's own data.
  */
 #define TABLES 4
 static struct exception_table_entry tables[TABLES][TABLE_ENTRIES];
@@ -27,7 +26,7 @@ static unsigned int in_use;
 static unsigned int filled[TABLES];	/* entries in front of the padding */
 static unsigned long grace[TABLES];	/* when each was last in use */
 
-static struct exception_table_entry *own_table;	/* the linker's */
+static const struct exception_table_entry *own_table;	/* the linker's */
 static unsigned int own_entries;
 
 static DEFINE_MUTEX(lock);
@@ -80,8 +79,7 @@ static void rebuild(void)
 		entry_set(&table[pad], ULONG_MAX, (unsigned long)table);
 	filled[next] = used;
 
-	/* The table is complete before anyone can find it. */
-	smp_store_release(&THIS_MODULE->extable, table);
+	ub_extable_publish(table, TABLE_ENTRIES);
 	grace[in_use] = get_state_synchronize_rcu();
 	in_use = next;
 }
@@ -134,10 +132,9 @@ void ub_fixups_remove(struct llist_node *batch)
 
 int ub_fixups_init(void)
 {
-	int i;
+	int err, i;
 
-	own_table = THIS_MODULE->extable;
-	own_entries = THIS_MODULE->num_exentries;
+	own_table = ub_extable_own(&own_entries);
 	if (own_entries >= TABLE_ENTRIES / 2)
 		return -ENOSPC;
 	mutex_lock(&lock);
@@ -145,20 +142,15 @@ int ub_fixups_init(void)
 		grace[i] = get_state_synchronize_rcu();
 		filled[i] = TABLE_ENTRIES;
 	}
-	/* Pointer before length: all tables are longer than the linker's. */
+	/* All tables are as long as they will ever be before any is looked at. */
 	for (i = 0; i < TABLES; i++)
 		rebuild();
-	smp_wmb();
-	WRITE_ONCE(THIS_MODULE->num_exentries, TABLE_ENTRIES);
+	err = ub_extable_attach(TABLE_ENTRIES);
 	mutex_unlock(&lock);
-	return 0;
+	return err;
 }
 
 void ub_fixups_exit(void)
 {
-	/* Length before pointer, and a grace period between. */
-	WRITE_ONCE(THIS_MODULE->num_exentries, own_entries);
-	synchronize_rcu();
-	smp_store_release(&THIS_MODULE->extable, own_table);
-	synchronize_rcu();
+	ub_extable_detach();
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The exception table for code that did not exist when the module was
- * linked: this module's extable pointer leads to a table made at run time.
+ * The exception table for code that did not exist when the module was linked.
+ * How the kernel finds it is in compat/extable.h.
  */
 #ifndef UB_FIXUP_H
 #define UB_FIXUP_H

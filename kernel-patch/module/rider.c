@@ -9,6 +9,7 @@
 
 #include "address_space.h"
 #include "compat/compat.h"
+#include "compat/mark.h"
 #include "rider.h"
 
 struct hlist_head ub_riders[1 << UB_RIDER_BITS];
@@ -64,7 +65,7 @@ static int rider_add(struct ub_session *session, struct task_struct *task, gfp_t
 		spin_unlock(&session->lock);
 		hash_add_rcu(ub_riders, &rider->in_table, (unsigned long)task);
 		/* The record before the mark: who sees this one looks for that one. */
-		set_tsk_thread_flag(task, UB_TIF_ENROLLED);
+		ub_set_mark(task);
 	}
 	spin_unlock_irqrestore(&table_lock, flags);
 	if (err)
@@ -276,7 +277,7 @@ static void unmark(struct task_struct *task)
 
 	spin_lock_irqsave(&table_lock, flags);
 	if (!find_staying(task, &unused))
-		clear_tsk_thread_flag(task, UB_TIF_ENROLLED);
+		ub_clear_mark(task);
 	spin_unlock_irqrestore(&table_lock, flags);
 }
 
@@ -346,7 +347,7 @@ static void on_fork(void *unused, struct task_struct *parent, struct task_struct
 {
 	struct ub_rider *rider;
 
-	if (!test_tsk_thread_flag(child, UB_TIF_ENROLLED) && !test_thread_flag(UB_TIF_ENROLLED))
+	if (!ub_has_mark(child) && !ub_has_mark(current))
 		return;
 	rider = ub_rider_current();
 	if (!rider || ub_rider_is_leaving(rider) ||
@@ -359,11 +360,11 @@ static void on_exit(void *unused, struct task_struct *task)
 {
 	struct ub_rider *rider;
 
-	if (!test_tsk_thread_flag(task, UB_TIF_ENROLLED))
+	if (!ub_has_mark(task))
 		return;
 	while ((rider = ub_rider_current()))
 		rider_remove(rider);
-	clear_thread_flag(UB_TIF_ENROLLED);
+	ub_clear_mark(current);
 }
 
 static void find_tracepoint(struct tracepoint *tracepoint, void *unused)

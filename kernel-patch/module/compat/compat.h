@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Every difference between kernel versions is in this folder. A kernel that
- * nobody tested is refused at build time: most of what is used here is not
- * an interface that kernels promise to keep.
+ * Every difference between kernels is in this folder: between versions in this
+ * file, between stock kernels and those with the patches of
+ * kernel-patch/linux-6.12 in stock/ and in_tree/, of which Kbuild takes one
+ * (UB_IN_TREE is defined for the latter). A kernel that nobody tested is
+ * refused at build time: most of what stock/ uses is not an interface that
+ * kernels promise to keep.
  */
 #ifndef UB_COMPAT_H
 #define UB_COMPAT_H
@@ -19,17 +22,6 @@
 #error "ub was tested on Linux 6.1 and 6.12 only; see kernel-patch/module/compat"
 #endif
 
-/*
- * The enrolment mark: a bit of thread_info.flags that no kernel we build on
- * uses (x86 ends at 31). fork copies it to the child, and the trampoline
- * loads and tests it: all that an unrelated thread pays besides the call.
- */
-#define UB_TIF_ENROLLED 63
-#define UB_TIF_ENROLLED_BYTE 7
-#define UB_TIF_ENROLLED_MASK 0x80
-/* Another unused one: the thread is inside its seccomp filter, in the gate's loop. */
-#define UB_TIF_FILTERING 62
-
 #ifdef __ASSEMBLY__
 #ifdef UB_KERNEL_6_12
 #define UB_CURRENT_TASK PER_CPU_VAR(pcpu_hot)
@@ -41,11 +33,7 @@
 #include <linux/build_bug.h>
 #include <linux/interrupt.h>
 #include <linux/sched.h>
-#include <linux/thread_info.h>
 
-static_assert(offsetof(struct task_struct, thread_info) == 0);
-static_assert(offsetof(struct thread_info, flags) == 0);
-static_assert(sizeof_field(struct thread_info, flags) == 8);
 #ifdef UB_KERNEL_6_12
 static_assert(offsetof(struct pcpu_hot, current_task) == 0);
 #endif
@@ -87,10 +75,10 @@ static inline bool ub_has_shadow_stack(void)
  */
 unsigned long ub_symbol(const char *name);
 
-/* Finds x64_sys_call and chooses it; 0 or a negative errno. Once per module. */
+/* Finds what to hook; 0 or a negative errno. Once per module. */
 int ub_hook_init(void);
 void ub_hook_exit(void);
-/* Attaches the trampoline to it; 0 or a negative errno. */
+/* From here on the gate gets the calls of marked threads; 0 or a negative errno. */
 int ub_hook_attach(void);
 void ub_hook_detach(void);
 

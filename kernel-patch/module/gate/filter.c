@@ -7,6 +7,7 @@
 #include <asm/syscall.h>
 
 #include "compat/compat.h"
+#include "compat/mark.h"
 #include "gate/filter.h"
 
 DEFINE_STATIC_CALL_NULL(ub_secure_computing, *(int (*)(const struct seccomp_data *))NULL);
@@ -19,17 +20,17 @@ int ub_filter_call(struct pt_regs *regs)
 	int next = -1;
 
 	/* SECCOMP_RET_KILL_THREAD ends the thread without a return to here. */
-	set_thread_flag(UB_TIF_FILTERING);
+	ub_set_filtering(current);
 	if (static_call(ub_secure_computing)(NULL) == 0)
 		next = syscall_get_nr(current, regs);
-	clear_thread_flag(UB_TIF_FILTERING);
+	ub_clear_filtering(current);
 	return next;
 }
 
 /* Runs in the thread that ends. */
 static void on_exit(void *unused, struct task_struct *task)
 {
-	if (test_tsk_thread_flag(task, UB_TIF_FILTERING))
+	if (ub_is_filtering(task))
 		on_lost();
 }
 

@@ -11,12 +11,13 @@
 #include <asm/unistd.h>
 
 #include "compat/compat.h"
+#include "compat/mark.h"
 #include "gate/filter.h"
 #include "gate/gate.h"
 
 /*
- * The body of x64_sys_call() behind its ftrace site. A static call, because
- * there is no ENDBR where it starts.
+ * x64_sys_call(), or its body behind the ftrace site. A static call, because
+ * there is no ENDBR where that starts.
  */
 DEFINE_STATIC_CALL_NULL(ub_body, *(long (*)(const struct pt_regs *, unsigned int))NULL);
 
@@ -83,7 +84,7 @@ struct ub_gate_pass ub_gate_enter(struct pt_regs *regs, unsigned int nr)
 
 	if (!ops) {
 		/* A mark that outlived its module. */
-		clear_thread_flag(UB_TIF_ENROLLED);
+		ub_clear_mark(current);
 		return pass;
 	}
 	pass.attachment = READ_ONCE(attachment);

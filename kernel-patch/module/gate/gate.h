@@ -44,13 +44,13 @@ int ub_gate_attach(const struct ub_gate_ops *ops);
 /* Removes the hook and returns once no CPU executes any of the ops. */
 void ub_gate_detach(void);
 
-/* gate/trampoline.S: the ftrace direct call target. */
+/* compat/stock/trampoline.S: the ftrace direct call target. */
 void ub_gate_trampoline(void);
-/* Called by the trampoline, in this order. */
+/* Called by the hook, in this order. */
 struct ub_gate_pass ub_gate_enter(struct pt_regs *regs, unsigned int nr);
 long ub_gate_loop(struct pt_regs *regs, unsigned int nr, unsigned long attachment,
 		  void *thread);
-/* compat/hook.c tells where the body of x64_sys_call() starts. */
+/* The hook tells what makes a system call without coming back to it. */
 void ub_gate_set_body(unsigned long address);
 
 #endif

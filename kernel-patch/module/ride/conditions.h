@@ -22,6 +22,7 @@
 
 #include "address_space.h"
 #include "compat/compat.h"
+#include "compat/mark.h"
 #include "mitigations.h"
 #include "protection.h"
 #include "rider.h"
@@ -73,7 +74,7 @@ static inline bool ub_nothing_pending(void)
  */
 static inline bool ub_calls_may_ride(void)
 {
-	unsigned long work = READ_ONCE(current_thread_info()->syscall_work);
+	unsigned long work = ub_syscall_work();
 
 	if (likely(!work) || UB_LEFT_OUT(SYSCALL_WORK_CHECK))
 		return true;

@@ -9,6 +9,7 @@
 #include <asm/percpu.h>
 #include <asm/unwind_hints.h>
 #include "compat/compat.h"
+#include "compat/mark.h"
 
 	.text
 SYM_FUNC_START(ub_gate_trampoline)
