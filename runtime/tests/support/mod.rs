@@ -5,6 +5,7 @@
 
 pub mod both_ways;
 pub mod compare;
+pub mod documents;
 pub mod scenarios;
 
 use std::path::{Path, PathBuf};
