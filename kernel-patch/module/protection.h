@@ -8,9 +8,21 @@
 #ifndef UB_PROTECTION_H
 #define UB_PROTECTION_H
 
+#include <linux/delay.h>
 #include <linux/kconfig.h>
 
 /* 1 in a build without the protection NAME, else 0. */
 #define UB_LEFT_OUT(name) __is_defined(UB_WITHOUT_##name)
+
+/*
+ * Where others must be able to get in between: in builds for tests the moment
+ * is so long that they do. Nothing is left out by NAME NOTHING: with it a test
+ * shows that it fails for the lack of the protection and not for the time.
+ */
+#ifdef UB_WITHOUT_PROTECTION
+#define UB_RACE_WINDOW() udelay(500)
+#else
+#define UB_RACE_WINDOW() do { } while (0)
+#endif
 
 #endif

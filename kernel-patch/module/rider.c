@@ -10,6 +10,7 @@
 #include "address_space.h"
 #include "compat/compat.h"
 #include "compat/mark.h"
+#include "protection.h"
 #include "rider.h"
 
 struct hlist_head ub_riders[1 << UB_RIDER_BITS];
@@ -129,6 +130,7 @@ static int attach_thread(struct ub_session *session, struct task_struct *task, u
 
 	if (is_worker(task) || (READ_ONCE(task->flags) & PF_EXITING))
 		return 0;
+	UB_RACE_WINDOW();
 	err = rider_add(session, task, GFP_ATOMIC | __GFP_NOWARN);
 	if (err == -EALREADY)
 		return 0;
@@ -140,7 +142,7 @@ static int attach_thread(struct ub_session *session, struct task_struct *task, u
 	 * both do, rider_remove() lets one of them have it.
 	 */
 	smp_mb();
-	if (READ_ONCE(task->flags) & PF_EXITING) {
+	if ((READ_ONCE(task->flags) & PF_EXITING) && !UB_LEFT_OUT(ATTACH_EXIT_CHECK)) {
 		spin_lock_irqsave(&table_lock, flags);
 		rider = find_staying(task, &unused);
 		spin_unlock_irqrestore(&table_lock, flags);

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Machine, lab, run, with_program};
+use support::{Machine, lab, result, run, with_modules_without, with_program};
 
 /// Printed with every failure; another one finds other mistakes.
 const SEED: &str = "0x5eed5eed5eed5eed";
@@ -58,6 +58,52 @@ fn survives_random_requests(machine: Machine, calls: u64) {
 fn survives_storms(machine: Machine, seconds: u32) {
     let passed = checks(machine, "device_storm", &seconds.to_string(), &["0 failures"]);
     assert!(passed >= 6, "only {passed} checks");
+}
+
+#[track_caller]
+fn loses_nobody_who_exits(machine: Machine) {
+    let passed = checks(machine, "device_exits", "50", &["0 failures"]);
+    assert_eq!(passed, 2);
+}
+
+/// The same in builds that make the race wide, with and without the check for it.
+#[track_caller]
+fn loses_who_exits_without_the_check(machine: Machine) {
+    const BUILDS: [&str; 2] = ["NOTHING", "ATTACH_EXIT_CHECK"];
+    let lab = lab();
+    let kernel = machine.kernel(&lab);
+    let job = machine.job(&lab, "exits-controls", false);
+    let job = with_program(job, "module", &["module.c"]);
+    let mut job = with_program(job, "device_exits", &["device_exits.c"]);
+    let mut script = String::from("cd /results\n");
+    for build in BUILDS {
+        job = with_modules_without(job, &kernel, build);
+        script += &format!(
+            "module load /ub/without/{build}/ub_gate.ko\n\
+             module load /ub/without/{build}/ub.ko\n\
+             device_exits 20 >{build} || true\n\
+             until module unload ub; do sleep 0.1; done\n\
+             until module unload ub_gate; do sleep 0.1; done\n"
+        );
+    }
+    let outcome = run(&lab, &job.shell(script));
+    let [with, without] = BUILDS.map(|build| result(&outcome, build));
+    assert_eq!(with, "exits: attached: ok\nexits: nobody is left behind: ok\n0 failures\n");
+    assert!(
+        without.contains("exits: nobody is left behind: in ") && without.ends_with("1 failures\n"),
+        "passes without the check: {without}"
+    );
+}
+
+#[test]
+fn vm_device_exits_on_6_12() {
+    loses_nobody_who_exits(Machine::V6_12_KPTI_ON);
+}
+
+#[test]
+#[ignore = "long: builds the modules twice"]
+fn vm_device_exits_fail_without_the_check() {
+    loses_who_exits_without_the_check(Machine::V6_12_KPTI_OFF);
 }
 
 #[test]

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use support::scenarios::{self, Control, Program, Ridden, Run};
 use support::{Machine, lab, run};
+use ub_vm_lab::{Kernel, KernelVersion};
 
 /// `make test` runs these on 6.12 with page-table isolation and on 6.1 without ...
-const SOME: [Program; 5] = [
+const SOME: [Program; 6] = [
     Program::all("threads"),
     Program::all("signals"),
     Program::all("code"),
     Program::all("files"),
+    Program::all("running"),
     Program::all("credentials"),
 ];
 
@@ -28,10 +30,21 @@ const OTHERS: [Program; 6] = [
     Program::all("cpus"),
 ];
 
+/// What memory can be swapped to, where the kernel has it, and how it is compressed there.
+fn swap_modules(kernel: &Kernel) -> Vec<String> {
+    let names: &[&str] = match kernel.version() {
+        _ if kernel.release().ends_with("-ub-debug") => &[],
+        KernelVersion::V6_1 => &["lzo_rle", "zram"],
+        _ => &["zram"],
+    };
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
 #[track_caller]
 fn scenarios_behave_as_natively(machine: Machine, name: &str, programs: &[Program]) {
     let lab = lab();
-    let job = machine.job(&lab, name, true).timeout(Duration::from_secs(900));
+    let mut job = machine.job(&lab, name, true).timeout(Duration::from_secs(900));
+    job.stock_modules = swap_modules(&machine.kernel(&lab));
     let outcome = run(&lab, &scenarios::with_scenarios(job, programs));
     scenarios::check(programs, &outcome);
 }
@@ -87,9 +100,11 @@ fn vm_all_scenarios_on_6_1_without_kpti() {
     all_scenarios_behave_as_natively(Machine::V6_1_KPTI_OFF);
 }
 
-/// Tests that must fail in a build without what they test.
-const CONTROLS: [Control; 9] = [
+/// Tests that must fail in a build without what they test. Who must restart a
+/// call has a signal pending: what two checks catch passes with either of them.
+const CONTROLS: [Control; 10] = [
     control("SIGNAL_CHECK", "signals", "to-self"),
+    Control { fails: false, ..control("SIGNAL_CHECK", "interrupted", "read-interrupted") },
     control("RESTART_CHECK", "interrupted", "read-interrupted"),
     control("INVALIDATION", "code", "mapped-over"),
     control("INSTALL_SEQUENCE", "files", "written-often"),
@@ -100,22 +115,38 @@ const CONTROLS: [Control; 9] = [
     control("SYSCALL_WORK_CHECK", "watching", "calls-counted-at-entry"),
 ];
 
+/// The same where two processors must really run at once.
+const PARALLEL_CONTROLS: [Control; 1] = [control("RIDER_WAIT", "running", "replaced-under-loop")];
+
 const fn control(
     protection: &'static str,
     program: &'static str,
     scenario: &'static str,
 ) -> Control {
-    Control { protection, program: Program { name: program, arguments: scenario } }
+    let program = Program { name: program, arguments: scenario };
+    Control { protection, program, fails: true }
+}
+
+#[track_caller]
+fn scenarios_fail_without(controls: &[Control], name: &str, parallel: bool) {
+    let lab = lab();
+    let machine = Machine::V6_12_KPTI_OFF;
+    let mut job = machine.job(&lab, name, false).timeout(Duration::from_secs(600));
+    job.parallel_tcg = parallel;
+    let job = scenarios::with_controls(job, &machine.kernel(&lab), controls);
+    scenarios::check_controls(controls, &run(&lab, &job));
 }
 
 #[test]
 #[ignore = "long: builds the modules nine times"]
 fn vm_scenarios_fail_without_what_they_test() {
-    let lab = lab();
-    let machine = Machine::V6_12_KPTI_OFF;
-    let job = machine.job(&lab, "controls", false).timeout(Duration::from_secs(600));
-    let job = scenarios::with_controls(job, &machine.kernel(&lab), &CONTROLS);
-    scenarios::check_controls(&CONTROLS, &run(&lab, &job));
+    scenarios_fail_without(&CONTROLS, "controls", false);
+}
+
+#[test]
+#[ignore = "long: builds the modules"]
+fn vm_scenarios_fail_in_parallel_without_what_they_test() {
+    scenarios_fail_without(&PARALLEL_CONTROLS, "parallel-controls", true);
 }
 
 #[test]

@@ -47,10 +47,15 @@
 /* A run condition holds. Otherwise conditions return an enum ub_stop. */
 #define UB_GO (-1)
 
+/*
+ * Who must restart a call has a signal pending in all cases known, so a build
+ * without the check for the one has to be without that for the other.
+ */
+#define UB_IGNORE_SIGNALS (UB_LEFT_OUT(SIGNAL_CHECK) || UB_LEFT_OUT(RESTART_CHECK))
 /* The work flags with which a thread does not go (back) to user code. */
 #define UB_WORK_MASK                                                           \
 	((u32)EXIT_TO_USER_MODE_WORK &                                         \
-	 ~(UB_LEFT_OUT(SIGNAL_CHECK) ? _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL : 0))
+	 ~(UB_IGNORE_SIGNALS ? _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL : 0))
 
 /*
  * Does the work that the way back to user mode would do, as far as a ride can

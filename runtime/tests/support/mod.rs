@@ -94,6 +94,17 @@ pub fn module_files(kernel: &Kernel, settings: &[&str]) -> Vec<PathBuf> {
     files
 }
 
+/// Adds modules built without a protection (see `protection.h`), in
+/// `/ub/without/PROTECTION`. They are not loaded.
+pub fn with_modules_without(job: Job, kernel: &Kernel, protection: &str) -> Job {
+    let setting = format!("UB_WITHOUT_PROTECTION={protection}");
+    module_files(kernel, &[&setting]).into_iter().fold(job, |job, file| {
+        let name = file.file_name().expect("modules have names");
+        let place = Path::new("/ub/without").join(protection).join(name);
+        job.file(&file, place)
+    })
+}
+
 /// Compiles a program of `tests/guest` from its sources.
 pub fn compile(name: &str, sources: &[&str]) -> PathBuf {
     compile_with(name, sources, &[])

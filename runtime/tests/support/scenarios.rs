@@ -3,12 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::path::Path;
 
 use serde_json::Value;
 use ub_vm_lab::{Job, Kernel, Outcome};
 
-use super::{RESULTS, difference, module_files, result, with_library, with_program};
+use super::{RESULTS, difference, result, with_library, with_modules_without, with_program};
 
 /// A program of `tests/guest/scenarios` and which of its scenarios to run.
 #[derive(Debug, Clone, Copy)]
@@ -51,13 +50,16 @@ scenarios() {
 }
 "#;
 
-/// A test that must fail in a build of the modules without the protection it tests.
+/// A test in a build of the modules without a protection.
 #[derive(Debug, Clone, Copy)]
 pub struct Control {
     /// As `protection.h` calls it.
     pub protection: &'static str,
     /// The program and its scenario.
     pub program: Program,
+    /// Whether the test must fail there: it tests this protection. Else it
+    /// must pass, by what is left.
+    pub fails: bool,
 }
 
 /// The shell function `control PROTECTION PROGRAM SCENARIO`, with modules in
@@ -95,13 +97,8 @@ pub fn with_scenarios(job: Job, programs: &[Program]) -> Job {
 pub fn with_controls(job: Job, kernel: &Kernel, controls: &[Control]) -> Job {
     let mut script = format!("cd {RESULTS}\n{SCENARIOS}{CONTROL}");
     let mut job = with_program(job, "module", &["module.c"]).program("mkdir");
-    for Control { protection, program: Program { name, arguments } } in controls {
-        let setting = format!("UB_WITHOUT_PROTECTION={protection}");
-        for file in module_files(kernel, &[&setting]) {
-            let name = file.file_name().expect("modules have names");
-            let place = Path::new("/ub/without").join(protection).join(name);
-            job = job.file(&file, place);
-        }
+    for Control { protection, program: Program { name, arguments }, .. } in controls {
+        job = with_modules_without(job, kernel, protection);
         writeln!(script, "control {protection} {name} {arguments}").expect("strings take any text");
     }
     with_programs(job, controls.iter().map(|control| control.program)).shell(script)
@@ -230,12 +227,12 @@ pub fn check(programs: &[Program], outcome: &Outcome) {
     );
 }
 
-/// Fails unless each scenario behaves differently without the protection, and
-/// as it should natively.
+/// Fails unless each scenario behaves as it should natively, and without the
+/// protection differently where it must.
 #[track_caller]
 pub fn check_controls(controls: &[Control], outcome: &Outcome) {
     let mut message = String::new();
-    for Control { protection, program: Program { name, arguments } } in controls {
+    for Control { protection, program: Program { name, arguments }, fails } in controls {
         let read = |suffix: &str| result(outcome, &format!("{protection}/{name}.{suffix}"));
         let native = runs(&read("native.out"));
         let ridden = runs(&read("ridden.out"));
@@ -244,14 +241,17 @@ pub fn check_controls(controls: &[Control], outcome: &Outcome) {
             ([(_, native)], [(_, ridden)]) => {
                 let natively = complaints(native, Some(native), rode);
                 let differs = complaints(native, Some(ridden), rode) != natively;
-                (!natively.is_empty() || !differs).then(|| format!("{natively:?}, {ridden:?}"))
+                (!natively.is_empty() || differs != *fails)
+                    .then(|| format!("{natively:?}, {ridden:?}"))
             }
             _ => Some(format!("not one run each: {native:?}, {ridden:?}")),
         };
         let loaded = format!("TEST BUILD without {protection}");
-        println!("without {protection:20} {name}/{arguments} fails: {}", wrong.is_none());
+        let expected = if *fails { "fails" } else { "passes" };
+        let verdict = if wrong.is_none() { "as it must" } else { "NOT SO" };
+        println!("without {protection:20} {name}/{arguments} {expected}: {verdict}");
         if let Some(wrong) = wrong {
-            writeln!(message, "{name}/{arguments} passes without {protection}: {wrong}")
+            writeln!(message, "{name}/{arguments} {expected} without {protection}: {wrong}")
                 .expect("strings take any text");
         }
         if !outcome.console.contains(&loaded) {

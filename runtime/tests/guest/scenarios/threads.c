@@ -356,7 +356,7 @@ static void thread_local(void)
 }
 
 static int ends[2];
-static volatile int cleaned;
+static volatile int cleaned, ready;
 
 static void clean_up(void *by)
 {
@@ -369,6 +369,7 @@ static void *read_forever(void *unused)
 
 	pthread_cleanup_push(clean_up, (void *)1);
 	WARM_UP(exchange(ends, &byte, 1));
+	ready = 1;
 	/* A cancellation point that sleeps: glibc's own read. */
 	for (;;)
 		read(ends[0], &byte, 1);
@@ -382,15 +383,17 @@ static void cancel_sleeper(void)
 
 	MUST(pipe(ends));
 	for (int i = 0; i < 3; i++) {
+		ready = 0;
 		thread = start_thread(read_forever, NULL);
-		usleep(50 * 1000);
+		/* Finding out whether it rides can be cancelled as well. */
+		while (!ready)
+			usleep(1000);
+		usleep(20 * 1000);
 		pthread_cancel(thread);
 		expect_equal("cancelled", join_thread(thread) == PTHREAD_CANCELED, 1);
 	}
 	expect_equal("cleaned", cleaned, 3);
 }
-
-static volatile int ready;
 
 static void *ride_cancelled(void *unused)
 {

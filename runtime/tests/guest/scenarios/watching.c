@@ -236,17 +236,23 @@ static int open_event(unsigned int type, unsigned long config, pid_t pid, int cp
 	return syscall(SYS_perf_event_open, &attributes, pid, cpu, -1, 0);
 }
 
-static unsigned long tracepoint(const char *name)
+static unsigned long number_in(const char *path)
 {
-	char path[200], text[20] = "";
-	int file;
+	char text[20] = "";
+	int file = MUST(open(path, O_RDONLY));
 
-	mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, NULL);
-	snprintf(path, sizeof(path), "/sys/kernel/tracing/events/%s/id", name);
-	file = MUST(open(path, O_RDONLY));
 	MUST(read(file, text, sizeof(text) - 1));
 	close(file);
 	return strtoul(text, NULL, 10);
+}
+
+static unsigned long tracepoint(const char *name)
+{
+	char path[200];
+
+	mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, NULL);
+	snprintf(path, sizeof(path), "/sys/kernel/tracing/events/%s/id", name);
+	return number_in(path);
 }
 
 static long read_event(int event)
@@ -265,7 +271,8 @@ static void calls_counted(const char *name)
 	int event;
 	long before, after;
 
-	WARM_UP(call0(SYS_getuid));
+	/* The very loop that is counted: it rides until there is an event. */
+	WARM_UP(count_results(SYS_getuid, 10, 0));
 	event = MUST(open_event(PERF_TYPE_TRACEPOINT, id, 0, -1));
 	before = read_event(event);
 	count_results(SYS_getuid, 5000, 0);
@@ -273,8 +280,8 @@ static void calls_counted(const char *name)
 	/* One of the two reads is counted as well, or its exit. */
 	expect_equal("calls", after - before, 5001);
 	close(event);
-	WARM_UP(call0(SYS_getuid));
-	count_results(SYS_getuid, 1000, 0);
+	/* And again when there is none. */
+	WARM_UP(count_results(SYS_getuid, 10, 0));
 }
 
 static void calls_counted_at_entry(void) { calls_counted("raw_syscalls/sys_enter"); }
@@ -312,6 +319,55 @@ static void calls_of_all_counted(void)
 	expect_equal("counted", calls > 100 && labs(counted - calls) <= 1, 1);
 	MUST(kill(child, SIGKILL));
 	expect_equal("end", end_of(child), 1000 + SIGKILL);
+}
+
+static __attribute__((noinline)) long probed(long value)
+{
+	return call0(SYS_getuid) + value;
+}
+
+static long call_probed(int times)
+{
+	long sum = 0;
+
+	for (int i = 0; i < times; i++)
+		sum += probed(i);
+	return sum;
+}
+
+/* Where in its file the code at the address is. */
+static uint64_t file_offset_of(const void *code)
+{
+	uint64_t start, end, offset, address = (uint64_t)code, found = 0;
+	FILE *maps = fopen("/proc/self/maps", "re");
+	char line[500];
+
+	while (maps && fgets(line, sizeof(line), maps))
+		if (sscanf(line, "%lx-%lx %*s %lx", &start, &end, &offset) == 3 &&
+		    start <= address && address < end)
+			found = offset + address - start;
+	if (!found)
+		die("no mapping");
+	fclose(maps);
+	return found;
+}
+
+/* Hits of a probe that the kernel puts into the code of what rides. */
+static void hits_of_probe_counted(void)
+{
+	struct perf_event_attr attributes = {
+		.type = number_in("/sys/bus/event_source/devices/uprobe/type"),
+		.size = sizeof(attributes), .config1 = (uint64_t)"/proc/self/exe",
+		.config2 = file_offset_of(probed),
+	};
+	int event;
+
+	WARM_UP(call_probed(10));
+	event = MUST(syscall(SYS_perf_event_open, &attributes, 0, -1, -1, 0));
+	expect_equal("sum", call_probed(2000), 2000 * 1999 / 2);
+	expect_equal("hits", read_event(event), 2000);
+	close(event);
+	expect_equal("sum", call_probed(2000), 2000 * 1999 / 2);
 }
 
 static void sampled(void)
@@ -391,6 +447,7 @@ static const struct scenario scenarios[] = {
 	{ "calls-counted-at-exit", calls_counted_at_exit },
 	{ "calls-of-a-kind-counted", calls_of_a_kind_counted },
 	{ "calls-of-all-counted", calls_of_all_counted },
+	{ "hits-of-probe-counted", hits_of_probe_counted },
 	{ "sampled", sampled },
 	{ "read-by-another", read_by_another },
 	{ "seen-in-proc", seen_in_proc },
