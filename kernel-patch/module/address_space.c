@@ -125,7 +125,7 @@ static bool code_changes(struct ub_space *space, const struct mmu_notifier_range
  */
 static void wait_for_riders(const struct mmu_notifier_range *range)
 {
-	if (mmu_notifier_range_blockable(range) && !UB_LEFT_OUT(RIDER_WAIT))
+	if (mmu_notifier_range_blockable(range))
 		synchronize_rcu_expedited();
 }
 

@@ -115,9 +115,6 @@ const CONTROLS: [Control; 10] = [
     control("SYSCALL_WORK_CHECK", "watching", "calls-counted-at-entry"),
 ];
 
-/// The same where two processors must really run at once.
-const PARALLEL_CONTROLS: [Control; 1] = [control("RIDER_WAIT", "running", "replaced-under-loop")];
-
 const fn control(
     protection: &'static str,
     program: &'static str,
@@ -127,26 +124,14 @@ const fn control(
     Control { protection, program, fails: true }
 }
 
-#[track_caller]
-fn scenarios_fail_without(controls: &[Control], name: &str, parallel: bool) {
-    let lab = lab();
-    let machine = Machine::V6_12_KPTI_OFF;
-    let mut job = machine.job(&lab, name, false).timeout(Duration::from_secs(600));
-    job.parallel_tcg = parallel;
-    let job = scenarios::with_controls(job, &machine.kernel(&lab), controls);
-    scenarios::check_controls(controls, &run(&lab, &job));
-}
-
 #[test]
 #[ignore = "long: builds the modules nine times"]
 fn vm_scenarios_fail_without_what_they_test() {
-    scenarios_fail_without(&CONTROLS, "controls", false);
-}
-
-#[test]
-#[ignore = "long: builds the modules"]
-fn vm_scenarios_fail_in_parallel_without_what_they_test() {
-    scenarios_fail_without(&PARALLEL_CONTROLS, "parallel-controls", true);
+    let lab = lab();
+    let machine = Machine::V6_12_KPTI_OFF;
+    let job = machine.job(&lab, "controls", false).timeout(Duration::from_secs(600));
+    let job = scenarios::with_controls(job, &machine.kernel(&lab), &CONTROLS);
+    scenarios::check_controls(&CONTROLS, &run(&lab, &job));
 }
 
 #[test]

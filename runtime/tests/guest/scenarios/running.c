@@ -166,7 +166,7 @@ static void replaced_under_loop(void)
 	long missing = 0;
 
 	map_loop(1);
-	for (int version = 1; version < 13; version++) {
+	for (int version = 1; version < 6; version++) {
 		pthread_t rider;
 
 		over = 1;
@@ -178,7 +178,7 @@ static void replaced_under_loop(void)
 		map_loop(version + 1);
 		shown = 0;
 		/* Until the next tick gets him out, at the latest. */
-		for (double until = seconds() + 0.02; seconds() < until;)
+		for (double until = seconds() + 0.01; seconds() < until;)
 			stale += shown == version;
 		missing += !await_shown(version + 1);
 		over = 1;
