@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use ub_translator::fragment::{ExitKind, Fragment, Parts, Verified};
+use ub_translator::fragment::{ExitKind, Fragment, Verified};
 use ub_translator::verifier::{self, Features, Policy};
 use ub_translator::{CodeSource, CpuFeatures, Options, Predictions};
 
@@ -36,11 +36,6 @@ impl Reach {
             Self::Near => most.min(NEAR),
             Self::Far => most,
         }
-    }
-
-    /// Whether a fragment of this reach leaves something out for it.
-    pub(super) fn cuts(self, parts: &Parts) -> bool {
-        self == Self::Near && parts.guest_instructions as usize >= NEAR
     }
 }
 

@@ -178,10 +178,7 @@ impl AddressSpace {
             Installed { parts: parts.clone(), sites, guards, since, reach, repeats: 0, rebuilds };
         let further = match reach {
             Reach::Near => vec![parts.entry],
-            Reach::Far => {
-                let exits = direct_exits(parts);
-                exits.filter(|exit| self.predicted.exit_targets.contains(exit)).collect()
-            }
+            Reach::Far => self.ways_on(parts),
         };
         self.installed.insert(parts.entry, installed);
         self.predicted.entries.insert(parts.entry);
@@ -193,11 +190,21 @@ impl AddressSpace {
                 self.predicted.exits.insert(exit);
             }
         }
-        let is_cut = |entry: &u64| {
+        let may_have_more = |entry: &u64| {
             let known = self.installed.get(entry);
-            known.is_some_and(|known| known.reach.cuts(&known.parts))
+            known.is_some_and(|known| known.reach == Reach::Near && leads_on(&known.parts))
         };
-        further.into_iter().filter(|entry| self.far.contains(entry) && is_cut(entry)).collect()
+        let worth = |entry: &u64| self.far.contains(entry) && may_have_more(entry);
+        further.into_iter().filter(worth).collect()
+    }
+
+    /// Where the fragment of `parts` is known to be left for other code.
+    fn ways_on(&self, parts: &Parts) -> Vec<u64> {
+        let known = &self.predicted;
+        let direct = direct_exits(parts).filter(|exit| known.exit_targets.contains(exit));
+        let sites = parts.exits.iter().filter(|exit| exit.kind == ExitKind::Indirect);
+        let indirect = sites.filter_map(|exit| known.targets.get(&exit.user_ip)).flatten();
+        direct.chain(indirect.copied()).collect()
     }
 
     /// Entries of fragments with much code that are left for `target` by a
@@ -309,6 +316,11 @@ impl AddressSpace {
     }
 }
 
+/// Whether the fragment of `parts` leaves out code that control can go to.
+fn leads_on(parts: &Parts) -> bool {
+    parts.exits.iter().any(|exit| matches!(exit.kind, ExitKind::Branch | ExitKind::Indirect))
+}
+
 /// Where direct branches leave the fragment of `parts`.
 fn direct_exits(parts: &Parts) -> impl Iterator<Item = u64> {
     parts.exits.iter().filter(|exit| exit.kind == ExitKind::Branch).map(|exit| exit.user_ip)
@@ -398,15 +410,10 @@ mod tests {
         assert!(space.predicted.wide_indexes.is_empty());
     }
 
-    /// A fragment as large as those with little reach are at most, with direct
-    /// branches to `exits`.
+    /// A fragment that is left by direct branches to `exits`.
     fn cut(entry: u64, exits: &[u64]) -> Parts {
         let exit = |&user_ip| Exit { user_ip, kind: ExitKind::Branch, reason: Unsupported::None };
-        Parts {
-            exits: exits.iter().map(exit).collect(),
-            guest_instructions: 512,
-            ..parts(entry, &[(entry, entry + 1)], 0)
-        }
+        Parts { exits: exits.iter().map(exit).collect(), ..parts(entry, &[(entry, entry + 1)], 0) }
     }
 
     #[test]
@@ -419,16 +426,20 @@ mod tests {
         assert_eq!(space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Near), [0x10]);
         assert_eq!(space.reach(0x10), Reach::Far);
         space.learn_exit(0x20);
-        space.installed(&cut(0x20, &[]), Reach::Near);
+        space.installed(&cut(0x20, &[0x40]), Reach::Near);
         assert_eq!(space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Far), [0x20]);
         assert_eq!((space.reach(0x20), space.reach(0x30)), (Reach::Far, Reach::Near));
+        // Where indirect branches were seen to go.
+        space.installed(&cut(0x50, &[0x60]), Reach::Near);
+        space.learn(0x2f, 0x50);
+        assert_eq!(space.installed(&parts(0x20, &[(0x20, 0x30)], 0x2f), Reach::Far), [0x50]);
     }
 
     #[test]
     fn a_fragment_that_holds_all_there_is_stays() {
         let mut space = AddressSpace::default();
         space.learn_gap(1);
-        assert!(space.installed(&parts(1, &[(1, 2)], 0x10), Reach::Near).is_empty());
+        assert!(space.installed(&cut(1, &[]), Reach::Near).is_empty());
     }
 
     #[test]
