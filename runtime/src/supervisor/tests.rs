@@ -354,7 +354,7 @@ fn a_rare_indirect_edge_costs_one_translation() {
     let kernel = FakeKernel::with_code(&[(CODE, caller), (target, GAP)]);
     let mut supervisor = Supervisor::new(&kernel, Translator::default());
     let rare = Report { count: HOT_EDGE - 1, ..miss(target, site) };
-    kernel.0.borrow_mut().reports = [vec![hot(CODE)], vec![rare; 5]].into();
+    kernel.0.borrow_mut().reports = [vec![miss(CODE, 0)], vec![rare; 5]].into();
     assert_eq!(supervisor.work().unwrap(), Reading::Empty);
     assert_eq!(supervisor.next_work(), None);
     assert_eq!(kernel.0.borrow().installs.len(), 2);
