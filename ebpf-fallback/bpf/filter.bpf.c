@@ -5,9 +5,10 @@
  * nobody can tell the difference.
  *
  * The gate is armed while the thread is inside its receive call, which it
- * entered with everything as it was when the filter was made. An armed gate
- * in front of an empty queue lets the decision, which user space makes of the
- * program's code, drop packets. Whatever is let through disarms it.
+ * entered with everything as it was when the filter was made. While the thread
+ * sleeps there in front of an empty queue, an armed gate lets the decision,
+ * which user space makes of the program's code, drop packets. Whatever is let
+ * through disarms it.
  *
  * The layouts below are repeated in src/packet_filter/layout.rs.
  */
@@ -89,7 +90,13 @@ struct mm_struct {
 struct signal_struct {
 	int nr_threads;
 } RELOCATED;
+struct thread_info {
+	__u32 status;
+} RELOCATED;
 struct task_struct {
+	struct thread_info thread_info;
+	unsigned int __state;
+	unsigned int ptrace;
 	struct mm_struct *mm;
 	struct files_struct *files;
 	struct signal_struct *signal;
@@ -121,6 +128,11 @@ struct task_struct {
 #define STOPPED_FILTER 6
 #define STOPPED_CALL 7
 #define STOPPED_POLLED 8
+#define STOPPED_TRACED 9
+
+/* In the status of a thread: it makes a call of the 32-bit kind, which has
+ * numbers of its own. */
+#define TS_COMPAT 2
 
 struct gate {
 	__u64 armed;
@@ -128,7 +140,7 @@ struct gate {
 	__u64 kept;
 	__u64 passed;
 	__u64 sk;
-	__u64 armings;
+	__u64 task;
 };
 
 struct piece {
@@ -194,6 +206,7 @@ struct {
 	__uint(max_entries, 16 * 1024);
 } events SEC(".maps");
 
+#define TASK_INTERRUPTIBLE 1
 #define ALL_BYTES (-1)
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
@@ -229,6 +242,15 @@ static __always_inline bool queue_is_empty(struct sock *sk, bool is_udp)
 	return !BPF_CORE_READ(queue, rmem_alloc.counter);
 }
 
+/*
+ * Whether the thread waits for packets: one that has taken a packet from the
+ * queue and is about to return with it does not sleep in this way.
+ */
+static __always_inline bool is_asleep(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, __state) & TASK_INTERRUPTIBLE;
+}
+
 SEC("socket")
 int gate(struct __sk_buff *skb)
 {
@@ -237,7 +259,7 @@ int gate(struct __sk_buff *skb)
 
 	if (!gate || !watch)
 		return ALL_BYTES;
-	if (*(volatile __u64 *)&gate->armed &&
+	if (*(volatile __u64 *)&gate->armed && is_asleep((struct task_struct *)gate->task) &&
 	    queue_is_empty((struct sock *)gate->sk, watch->is_udp))
 		bpf_tail_call(skb, &decisions, 0);
 	gate->armed = 0;
@@ -312,6 +334,9 @@ static __always_inline __u32 deviation(struct watch *watch, const __u64 *registe
 	    BPF_CORE_READ(task, mm, mm_users.counter) != 1 ||
 	    BPF_CORE_READ(task, files, count.counter) != 1)
 		return STOPPED_SHARED_PROCESS;
+	/* Who traces it sees every call. */
+	if (BPF_CORE_READ(task, ptrace))
+		return STOPPED_TRACED;
 	file = file_of(task, watch->fd);
 	sk = sock_of(file);
 	if (!sk || (__u64)sk != watch->sk)
@@ -355,6 +380,8 @@ int call_begins(struct bpf_raw_tracepoint_args *ctx)
 	struct watch *watch = the_watch();
 	struct gate *gate = the_gate();
 	__u64 registers[REGISTERS], detail = call;
+	struct task_struct *task;
+	bool is_receive;
 
 	if (!watch || !gate)
 		return 0;
@@ -367,7 +394,13 @@ int call_begins(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (watch->mode == MODE_OFF)
 		return 0;
-	if (call != watch->call) {
+	task = (struct task_struct *)bpf_get_current_task();
+	is_receive = call == watch->call;
+	if (BPF_CORE_READ(task, thread_info.status) & TS_COMPAT) {
+		if (watch->mode != MODE_FILTER)
+			return 0;
+		is_receive = false;
+	} else if (!is_receive) {
 		if (watch->mode != MODE_FILTER)
 			return 0;
 		if (call < 64 * HARMLESS_WORDS &&
@@ -376,27 +409,28 @@ int call_begins(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (bpf_probe_read_kernel(registers, sizeof(registers), (void *)ctx->args[0]))
 		return 0;
-	if (call == watch->call && (__u32)registers[DI] != watch->fd) {
-		/* It reads something else, which is harmless. */
+	/* It reads something else, which is harmless. */
+	if (is_receive && (__u32)registers[DI] != watch->fd)
 		return 0;
-	}
 	if (watch->mode == MODE_OBSERVE) {
-		struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 		struct sock *sk = sock_of(file_of(task, watch->fd));
 
 		watch->mode = MODE_OFF;
 		tell(EVENT_SNAPSHOT, 0, 0, (__u64)sk, registers);
 		return 0;
 	}
-	reason = call == watch->call ? deviation(watch, registers, &detail) : STOPPED_CALL;
+	reason = is_receive ? deviation(watch, registers, &detail) : STOPPED_CALL;
 	if (reason) {
 		watch->mode = MODE_OFF;
 		tell(EVENT_STOPPED, reason, detail, watch->sk, registers);
 		return 0;
 	}
 	gate->sk = watch->sk;
-	__sync_fetch_and_add(&gate->armings, 1);
+	gate->task = (__u64)task;
 	*(volatile __u64 *)&gate->armed = 1;
+	/* What is there already comes first, and may change everything. */
+	if (!queue_is_empty((struct sock *)watch->sk, watch->is_udp))
+		gate->armed = 0;
 	return 0;
 }
 

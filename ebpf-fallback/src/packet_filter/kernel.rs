@@ -219,6 +219,8 @@ impl Kernel {
         (watch.registers, watch.registers_mask) = expected(&region.snapshot, region.registers);
         watch.pieces = pieces.len() as u32;
         watch.piece[..pieces.len()].copy_from_slice(&pieces);
+        // The kernel may look while this is being written: the mode comes last.
+        self.set_mode(MODE_OFF)?;
         Ok(self.set_mode(MODE_FILTER)?)
     }
 

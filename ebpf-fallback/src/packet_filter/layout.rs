@@ -40,7 +40,7 @@ pub(super) struct Gate {
     /// Packets that came while the gate was not armed.
     pub(super) passed: u64,
     pub(super) sk: u64,
-    pub(super) armings: u64,
+    pub(super) task: u64,
 }
 
 /// Memory that must be as it was.

@@ -184,7 +184,8 @@ pub fn explore(snapshot: &Snapshot, memory: &impl Memory) -> Result<Region, Refu
         effects.dedup();
         return Err(Refused(effects));
     }
-    Ok(Region { tree, snapshot: *snapshot, registers, memory: joined(memory) })
+    let memory = joined(memory).map_err(|effect| Refused(vec![effect]))?;
+    Ok(Region { tree, snapshot: *snapshot, registers, memory })
 }
 
 /// Whether the call does nothing but write a packet into the buffer.
@@ -298,19 +299,43 @@ impl<M: Memory> Search<'_, M> {
 }
 
 /// Joins what touches or overlaps.
-fn joined(mut pieces: Vec<Piece>) -> Vec<Piece> {
+///
+/// # Errors
+/// If a byte was seen to change: the ways do not belong together.
+fn joined(mut pieces: Vec<Piece>) -> Result<Vec<Piece>, Effect> {
     pieces.sort_unstable_by_key(|piece| piece.address);
     let mut all: Vec<Piece> = Vec::new();
     for piece in pieces {
         if let Some(last) = all.last_mut() {
             let end = last.address + last.bytes.len() as u64;
             if piece.address <= end {
-                let known = (end - piece.address) as usize;
+                let known = &last.bytes[(piece.address - last.address) as usize..];
+                if known.iter().zip(&piece.bytes).any(|(a, b)| a != b) {
+                    return Err(Effect::SharedMemory(piece.address));
+                }
+                let known = known.len();
                 last.bytes.extend(piece.bytes.iter().skip(known));
                 continue;
             }
         }
         all.push(piece);
     }
-    all
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(address: u64, bytes: &[u8]) -> Piece {
+        Piece { address, bytes: bytes.to_vec() }
+    }
+
+    #[test]
+    fn memory_that_changes_while_it_is_read_is_no_ground() {
+        let pieces = vec![piece(12, b"cde"), piece(10, b"abc"), piece(20, b"x"), piece(11, b"b")];
+        assert_eq!(joined(pieces), Ok(vec![piece(10, b"abcde"), piece(20, b"x")]));
+        let pieces = vec![piece(12, b"cde"), piece(10, b"abC")];
+        assert_eq!(joined(pieces), Err(Effect::SharedMemory(12)));
+    }
 }

@@ -30,6 +30,9 @@ pub enum Stopped {
     /// The socket is watched by epoll.
     #[error("the socket is watched by epoll")]
     Polled,
+    /// Somebody traces the process and would miss calls.
+    #[error("the process is traced")]
+    Traced,
     /// It saved too little.
     #[error("it dropped hardly any packets")]
     Useless,
@@ -52,6 +55,7 @@ impl Stopped {
             6 => Self::OtherFilter,
             7 => Self::Call(event.detail as u32),
             8 => Self::Polled,
+            9 => Self::Traced,
             other => Self::Unknown(other),
         }
     }

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -68,6 +69,39 @@ static inline int judge(const unsigned char *packet, ssize_t length)
 static int fd;
 static const char *interface, *deed = "";
 
+#define UDP_PORT 4711
+static const struct sockaddr_in loopback = {
+	.sin_family = AF_INET,
+	.sin_addr.s_addr = 0x0100007f,
+	.sin_port = UDP_PORT >> 8 | (UDP_PORT & 255) << 8,
+};
+
+/* Sends packets to the program that counts "udp". */
+static int send_packets(int count, unsigned int port)
+{
+	unsigned char packet[90] = { [12] = 8, [14] = 0x45, [23] = IPPROTO_UDP };
+	int socket_fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	packet[36] = port >> 8;
+	packet[37] = port;
+	while (count--) {
+		if (sendto(socket_fd, packet, sizeof(packet), 0, (void *)&loopback,
+			   sizeof(loopback)) < 0)
+			return 6;
+		usleep(300);
+	}
+	return 0;
+}
+
+static int open_udp(void)
+{
+	int socket_fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	if (socket_fd < 0 || bind(socket_fd, (void *)&loopback, sizeof(loopback)))
+		_exit(5);
+	return socket_fd;
+}
+
 static int open_socket(void)
 {
 	struct sockaddr_ll address = {
@@ -76,8 +110,11 @@ static int open_socket(void)
 		.sll_ifindex = if_nametoindex(interface),
 	};
 	/* It takes no packets before it is bound. */
-	int socket_fd = socket(AF_PACKET, SOCK_RAW, 0);
+	int socket_fd;
 
+	if (!strcmp(interface, "udp"))
+		return open_udp();
+	socket_fd = socket(AF_PACKET, SOCK_RAW, 0);
 	if (socket_fd < 0 || bind(socket_fd, (void *)&address, sizeof(address)))
 		_exit(5);
 	return socket_fd;
@@ -86,11 +123,15 @@ static int open_socket(void)
 /* A process that has the socket and does nothing with it. */
 static void start_other(void)
 {
+	pid_t parent = getpid();
+
 	if (fork())
 		return;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	for (;;)
+	/* It may have ended before that. */
+	while (getppid() == parent)
 		pause();
+	_exit(0);
 }
 
 /* What ends the assumptions of a filter. */
@@ -111,11 +152,16 @@ static void on_signal(int signal)
 	}
 }
 
-/* With an interface as argument, its packets; else standard input. */
+/*
+ * Counts what comes from an interface, from a UDP socket ("udp") or, without
+ * arguments, from standard input.
+ */
 int main(int argc, char **argv)
 {
 	static volatile uint32_t *shared;
 
+	if (argc > 3 && !strcmp(argv[1], "send"))
+		return send_packets(atoi(argv[2]), atoi(argv[3]));
 	if (argc > 1) {
 		interface = argv[1];
 		fd = open_socket();
