@@ -15,7 +15,7 @@ use crate::kernel::Btc;
 /// translated once. Doubled for each further time.
 const QUIET: Duration = Duration::from_millis(100);
 /// As many times as this an entry may be put off by new targets.
-const PATIENCE: u32 = 5;
+const PATIENCE: u32 = 20;
 
 /// Entries that wait to be translated again.
 #[derive(Debug, Default)]
