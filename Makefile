@@ -29,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel test-intree check-patches check
+.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel test-intree results-intree check-patches check
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -75,6 +75,9 @@ ifeq ($(NEXTEST),yes)
 else
 	UB_LAB_KERNEL=in-tree $(RUN_TESTS) -p ub-runtime -- 6_12 --skip profiles
 endif
+
+results-intree: deps build ## count instructions with either kind of hooks, write docs/results/in-tree.md (30 minutes)
+	$(RELEASE)/ub-demo --in-tree docs/results/in-tree.md $(ARGS)
 
 check-patches: deps ## the patches of kernel-patch/linux-6.12 against the sources: they apply, checkpatch has no word
 	@scripts/check-patches

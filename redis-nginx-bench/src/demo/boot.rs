@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use ub_vm_lab::{Job, Lab, LabError, Module};
+use ub_vm_lab::{Job, Lab, LabError, Module, Variant};
 
 use super::options::{Guest, Options, guest_paths};
 use super::programs::find_program;
@@ -76,6 +76,8 @@ pub(crate) struct Laboratory {
     /// Host path and guest path.
     programs: Vec<(PathBuf, PathBuf)>,
     module_source: PathBuf,
+    /// Settings for the modules' build (`NAME=VALUE`).
+    module_settings: Vec<&'static str>,
 }
 
 impl Laboratory {
@@ -117,7 +119,15 @@ impl Laboratory {
         if init.is_file() {
             lab = lab.with_guest_init(init);
         }
-        Ok(Self { lab, programs, module_source: module_source()? })
+        let module_source = module_source()?;
+        Ok(Self { lab, programs, module_source, module_settings: Vec::new() })
+    }
+
+    /// The same with another kernel, and modules built with more settings.
+    pub fn on(mut self, variant: Option<Variant>, module_settings: &[&'static str]) -> Self {
+        self.lab = self.lab.with_variant(variant);
+        self.module_settings = module_settings.to_vec();
+        self
     }
 
     /// Runs the job with a host thread for each emulated CPU, and once more
@@ -208,7 +218,9 @@ impl Laboratory {
         folder: &Path,
     ) -> Result<Job> {
         let modules = if with_ub {
-            self.lab.kernel(guest.kernel)?.build_module(&self.module_source)?
+            self.lab
+                .kernel(guest.kernel)?
+                .build_module_with(&self.module_source, &self.module_settings)?
         } else {
             Vec::new()
         };

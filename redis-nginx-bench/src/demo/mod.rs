@@ -4,6 +4,7 @@
 //! [`harness`](crate::harness) measures at length.
 
 pub(crate) mod boot;
+mod in_tree;
 pub(crate) mod options;
 mod programs;
 mod user_cost;
@@ -46,6 +47,8 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     log_to_stderr();
     let result = if options.build_only {
         boot::build_modules(&options).map(|()| Verdict::default())
+    } else if let Some(file) = &options.in_tree {
+        in_tree::run(&options, file)
     } else if options.user_cost {
         user_cost::run(&options)
     } else {

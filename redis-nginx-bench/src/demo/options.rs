@@ -46,6 +46,10 @@ pub(crate) struct Options {
     /// guest under QEMU's -icount
     #[arg(long, conflicts_with_all = ["native_only", "build_only"])]
     pub user_cost: bool,
+    /// Count instructions with the hooks for stock kernels and with those of
+    /// kernel-patch/linux-6.12 instead, and write the table to FILE
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["native_only", "build_only", "user_cost"])]
+    pub in_tree: Option<PathBuf>,
     /// Run everything natively only: no module, no comparison
     #[arg(long)]
     pub native_only: bool,

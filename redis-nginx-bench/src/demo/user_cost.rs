@@ -60,7 +60,7 @@ pub(super) fn run(options: &Options) -> Result<Verdict> {
 }
 
 /// The plan of the comparison; `null` shows what the way itself costs.
-fn plan(options: &Options, guest: &Guest) -> Plan {
+pub(super) fn plan(options: &Options, guest: &Guest) -> Plan {
     let mut plan = options.plan(guest);
     if options.workloads.is_empty() {
         plan.workloads = vec![Workload::Null, Workload::REDIS_SET, Workload::REDIS_GET];
@@ -217,7 +217,7 @@ fn workloads(outcome: &CostOutcome) -> Vec<Workload> {
     workloads
 }
 
-fn find(outcome: &CostOutcome, workload: Workload, way: Way) -> Option<&CostCell> {
+pub(super) fn find(outcome: &CostOutcome, workload: Workload, way: Way) -> Option<&CostCell> {
     outcome.cells.iter().find(|cell| cell.workload == workload && cell.way == way)
 }
 
@@ -230,21 +230,26 @@ fn matches(outcome: &CostOutcome, cell: &CostCell) -> bool {
         && cell.runs.iter().all(|run| run.faults.is_empty() && Some(&run.digest) == digest)
 }
 
-/// Wrong results and missing rides are failures here: both are promised.
-fn verdict(outcome: &CostOutcome) -> Verdict {
-    let mut verdict = Verdict::default();
-    for cell in &outcome.cells {
-        let name = format!("{} {}", cell.workload, cell.way.name());
-        if !matches(outcome, cell) {
+/// What did not compute what the native runs did.
+pub(super) fn wrong_results(outcome: &CostOutcome) -> Vec<String> {
+    let wrong = outcome.cells.iter().filter(|cell| !matches(outcome, cell));
+    wrong
+        .map(|cell| {
             let faults: Vec<_> =
                 cell.runs.iter().flat_map(|run| &run.faults).map(String::as_str).collect();
-            verdict.failures.push(format!("{name}: wrong results {}", faults.join("; ")));
-        }
-        if cell.way != Way::Ub {
-            continue;
-        }
+            let name = cell.way.name();
+            format!("{} {name}: wrong results {}", cell.workload, faults.join("; "))
+        })
+        .collect()
+}
+
+/// Wrong results and missing rides are failures here: both are promised.
+fn verdict(outcome: &CostOutcome) -> Verdict {
+    let mut verdict = Verdict { failures: wrong_results(outcome), ..Verdict::default() };
+    for cell in outcome.cells.iter().filter(|cell| cell.way == Way::Ub) {
         let share = cell.counts().ridden_share();
         if share < PROMISED_SHARE {
+            let name = format!("{} {}", cell.workload, cell.way.name());
             verdict
                 .failures
                 .push(format!("{name}: ridden share {share:.3} under {PROMISED_SHARE}"));

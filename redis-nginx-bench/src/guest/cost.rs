@@ -7,7 +7,7 @@ use super::launch::{How, Launcher};
 use super::{Amount, Sample, machine, prepare, sample};
 use crate::Result;
 use crate::cost::{CostCell, CostOutcome, CostRun, Way};
-use crate::plan::{Plan, Workload};
+use crate::plan::{Mode, Plan, Workload};
 
 /// Requests before the timed part and between two looks while settling, as a
 /// multiple of the timed ones. Code becomes known one stretch after the other,
@@ -23,7 +23,9 @@ pub fn run(plan: &Plan) -> Result<CostOutcome> {
     let launcher = prepare(plan)?;
     let mut cells = Vec::new();
     for workload in &plan.workloads {
-        for way in Way::ALL {
+        // Without a module there is one way only.
+        let ways = if plan.modes.contains(&Mode::Ub) { &Way::ALL[..] } else { &[Way::Native] };
+        for &way in ways {
             let runs = (0..plan.rounds)
                 .map(|_| measure(&launcher, *workload, way))
                 .collect::<Result<_>>()?;
