@@ -15,6 +15,9 @@ use super::verdict::Verdict;
 use crate::cost::{CostOutcome, CostRun, Way};
 use crate::plan::{Mode, Plan, Workload};
 
+/// Less than this, and what a call costs in a session says nothing of rides.
+const LEAST_SHARE: f64 = 0.5;
+
 /// A kernel with the hooks that its modules use.
 struct Column {
     title: &'static str,
@@ -130,6 +133,9 @@ fn page(workloads: &[Workload], counted: &[Counted]) -> String {
 /// Instructions for an operation of `workload`, and how much its runs differ.
 fn figure(outcome: &CostOutcome, workload: Workload, way: Way) -> String {
     let cell = user_cost::find(outcome, workload, way);
+    if cell.is_some_and(|cell| way == Way::Ub && cell.counts().ridden_share() < LEAST_SHARE) {
+        return "too few calls rode".to_owned();
+    }
     let spread = cell.and_then(|cell| cell.figure(|run: &CostRun| Some(run.total())));
     spread.map_or("-".to_owned(), |figure| {
         format!("{:.1} ± {:.1} %", figure.mean, 100.0 * figure.spread)
