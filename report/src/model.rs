@@ -59,8 +59,12 @@ pub struct Report {
     pub translations: Translations,
     /// Time saved by riding, where it was measured.
     pub time_saved: Option<TimeSaved>,
-    /// The observed processes.
+    /// The observed processes, as far as anything was seen of them.
     pub processes: Vec<Process>,
+    /// Processes that were taken in while they ran, whether or not anything was
+    /// seen of them yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attached: Vec<u32>,
     /// The gaps, the one with most passages first.
     pub hot_gaps: Vec<GapRow>,
     /// Lengths of all gaps, if they were recorded.

@@ -20,6 +20,8 @@ use crate::supervisor::Counters;
 
 /// Gaps remembered: a bound for sessions that start process after process.
 const GAPS: usize = 4096;
+/// Attached processes remembered, for the same reason.
+const ATTACHED: usize = 4096;
 
 /// Collects the report of one session.
 #[derive(Debug)]
@@ -80,6 +82,14 @@ impl Recorder {
     /// The program runs as the process `pid`.
     pub fn started(&mut self, pid: u32) {
         self.report.pid = Some(pid);
+    }
+
+    /// The process `pid` was attached.
+    pub fn attached(&mut self, pid: u32) {
+        let attached = &mut self.report.attached;
+        if attached.len() < ATTACHED && !attached.contains(&pid) {
+            attached.push(pid);
+        }
     }
 
     /// Remembers the address spaces of the session.
@@ -283,6 +293,16 @@ mod tests {
             };
             assert!(found, "{} is missing", field.name);
         }
+    }
+
+    #[test]
+    fn who_was_attached_is_known_before_anything_was_seen_of_it() {
+        let json = |recorder: &Recorder| serde_json::to_value(recorder.report()).unwrap();
+        let mut recorder = recorder();
+        assert_eq!(json(&recorder).get("attached"), None);
+        recorder.attached(17);
+        recorder.attached(17);
+        assert_eq!(json(&recorder)["attached"], serde_json::json!([17]));
     }
 
     #[test]

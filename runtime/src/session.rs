@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use ub_report::Report;
 
 use crate::abi::{Info, SessionConfig};
-use crate::device::Session;
+use crate::device::{ProcessError, Session};
 use crate::inspect::{Answer, Question, Server};
 use crate::kernel::{Btc, Kernel, Reading};
 use crate::report::Recorder;
@@ -91,6 +91,16 @@ impl Supervision {
     /// The program runs as the process `pid`.
     pub fn started(&mut self, pid: u32) {
         self.recorder.started(pid);
+    }
+
+    /// Takes the running process `pid` into the session.
+    ///
+    /// # Errors
+    /// Why it cannot be a member.
+    pub fn attach(&mut self, pid: u32) -> Result<(), ProcessError> {
+        self.session().attach(pid)?;
+        self.recorder.attached(pid);
+        Ok(())
     }
 
     /// The session.

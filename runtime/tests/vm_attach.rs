@@ -28,6 +28,7 @@ fn processes_join_and_leave(machine: Machine, short_lived: u32) {
         "threads: exit 0",
         "threads: sequences intact",
         "group: the new member joined",
+        "group: a member without calls is known",
         "group: detach exit 0",
         "group's supervisor: exit 0",
         "inside: exit 0",

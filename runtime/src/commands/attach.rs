@@ -68,7 +68,7 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
     };
     logging::init(plan.log.take(), plan.level);
     for pid in &arguments.target.pids {
-        if let Err(error) = supervision.session().attach(*pid) {
+        if let Err(error) = supervision.attach(*pid) {
             // Those attached before it are let go with the session.
             complain(format_args!("process {pid}: {error}"));
             return 1;
@@ -98,14 +98,14 @@ struct Group {
 
 impl Group {
     /// Attaches who is new; false if the session takes nobody any more.
-    fn look(&mut self, present: &BTreeSet<u32>, supervision: &Supervision) -> bool {
+    fn look(&mut self, present: &BTreeSet<u32>, supervision: &mut Supervision) -> bool {
         self.seen.retain(|pid, _| present.contains(pid));
         for pid in present {
             if self.seen.contains_key(pid) {
                 continue;
             }
-            match supervision.session().attach(*pid) {
-                Ok(_) => {
+            match supervision.attach(*pid) {
+                Ok(()) => {
                     self.seen.insert(*pid, true);
                 }
                 Err(ProcessError::Absent) => {}

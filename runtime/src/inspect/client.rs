@@ -156,6 +156,7 @@ pub fn of_process(pid: u32) -> Result<Found, NotFound> {
         let found = sessions.iter().find(|session| {
             let report = &session.report;
             report.pid == Some(current)
+                || report.attached.contains(&current)
                 || report.processes.iter().any(|process| process.pid == Some(current))
         });
         if let Some(found) = found {

@@ -75,8 +75,13 @@ control_group() {
 	start later until /tmp/stop-group
 	echo $worker >/tmp/cgroup/a/below/cgroup.procs
 	retry 20 grep -qs '"threads_now":2' group.json && say "group: the new member joined"
+	sleep 100 &
+	idle=$!
+	echo $idle >/tmp/cgroup/a/cgroup.procs
+	retry 20 ub stat -p $idle >/dev/null 2>&1 && say "group: a member without calls is known"
 	ub detach --cgroup /tmp/cgroup/a && say "group: detach exit 0" || say "group: detach exit $?"
 	ends "group's supervisor" $supervisor
+	kill $idle
 	: >/tmp/stop-group
 	ends inside $inside
 	ends later $worker
