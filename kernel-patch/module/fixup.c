@@ -20,11 +20,10 @@
  * succession. The kernel reads them with preemption off. Entries hold 32-bit
  * relative addresses, so the tables must be the module's own data.
  */
-#define TABLES 4
-static struct exception_table_entry tables[TABLES][TABLE_ENTRIES];
+static struct exception_table_entry tables[UB_EXTABLES][TABLE_ENTRIES];
 static unsigned int in_use;
-static unsigned int filled[TABLES];	/* entries in front of the padding */
-static unsigned long grace[TABLES];	/* when each was last in use */
+static unsigned int filled[UB_EXTABLES];	/* entries in front of the padding */
+static unsigned long grace[UB_EXTABLES];	/* when each was last in use */
 
 static const struct exception_table_entry *own_table;	/* the linker's */
 static unsigned int own_entries;
@@ -55,7 +54,7 @@ static unsigned long entry_at(const struct exception_table_entry *entry)
 
 static void rebuild(void)
 {
-	unsigned int next = (in_use + 1) % TABLES;
+	unsigned int next = (in_use + 1) % UB_EXTABLES;
 	struct exception_table_entry *table = tables[next];
 	struct ub_fragment *fragment;
 	unsigned int own = 0, used = 0, pad, i;
@@ -138,12 +137,12 @@ int ub_fixups_init(void)
 	if (own_entries >= TABLE_ENTRIES / 2)
 		return -ENOSPC;
 	mutex_lock(&lock);
-	for (i = 0; i < TABLES; i++) {
+	for (i = 0; i < UB_EXTABLES; i++) {
 		grace[i] = get_state_synchronize_rcu();
 		filled[i] = TABLE_ENTRIES;
 	}
 	/* All tables are as long as they will ever be before any is looked at. */
-	for (i = 0; i < TABLES; i++)
+	for (i = 0; i < UB_EXTABLES; i++)
 		rebuild();
 	err = ub_extable_attach(TABLE_ENTRIES);
 	mutex_unlock(&lock);

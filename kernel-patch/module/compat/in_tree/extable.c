@@ -5,8 +5,8 @@
 #include "compat/extable.h"
 
 static struct extable_range range;
-/* Of the table in use and of the one before. */
-static struct extable_range_table published[2];
+/* One for each table, or one would change under those who read it still. */
+static struct extable_range_table published[UB_EXTABLES];
 static unsigned int next;
 
 const struct exception_table_entry *ub_extable_own(unsigned int *count)
@@ -20,7 +20,7 @@ void ub_extable_publish(const struct exception_table_entry *table, unsigned int 
 	published[next].first = table;
 	published[next].count = entries;
 	extable_range_set_table(&range, &published[next]);
-	next = !next;
+	next = (next + 1) % UB_EXTABLES;
 }
 
 int ub_extable_attach(unsigned int entries)
