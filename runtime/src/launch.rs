@@ -196,6 +196,7 @@ fn run_supervisor(
 /// Supervises a session to its end; returns the exit status.
 fn supervise(supervision: &mut Supervision) -> i32 {
     supervision.listen();
+    supervision.warm_up();
     let status = match supervision.until(None) {
         Ok(_) => 0,
         Err(error) => {

@@ -3,7 +3,7 @@
 
 mod gaps;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -30,8 +30,6 @@ pub struct Recorder {
     start: Instant,
     spaces: BTreeMap<Btc, Space>,
     symbols: Symbolizer,
-    /// Names by address space and address.
-    names: HashMap<(u64, u64), Option<String>>,
     /// Gaps by address space and address, those of ended processes included.
     gaps: BTreeMap<(u64, u64), GapRow>,
 }
@@ -55,6 +53,15 @@ impl Space {
             mappings: Mappings::of(pid).unwrap_or_default(),
         }
     }
+
+    /// Looks at the process again if the file around `address` was mapped later.
+    fn look_for(&mut self, address: u64) {
+        if self.mappings.find(address).is_none()
+            && let Some(mappings) = self.pid.and_then(|pid| Mappings::of(pid).ok())
+        {
+            self.mappings = mappings;
+        }
+    }
 }
 
 /// The process that a thread belongs to.
@@ -74,7 +81,6 @@ impl Recorder {
             start: Instant::now(),
             spaces: BTreeMap::new(),
             symbols: Symbolizer::default(),
-            names: HashMap::new(),
             gaps: BTreeMap::new(),
         }
     }
@@ -108,7 +114,8 @@ impl Recorder {
     }
 
     /// Remembers how gaps stand. `khz` is the frequency of the module's clock,
-    /// [`Info::cycles_khz`](crate::abi::Info::cycles_khz).
+    /// [`Info::cycles_khz`](crate::abi::Info::cycles_khz). New ones have no names before
+    /// [`name_gaps`](Self::name_gaps).
     pub fn gaps(&mut self, infos: &[GapInfo], khz: u32, counters: &Counters) {
         for info in infos {
             let key = (info.btc, info.address);
@@ -116,31 +123,38 @@ impl Recorder {
                 continue;
             }
             let mut row = gaps::row(info, khz);
-            row.from = self.name(info.btc, info.address);
+            row.from = self.gaps.get(&key).and_then(|known| known.from.clone());
+            if row.from.is_none()
+                && let Some(space) = self.spaces.get_mut(&Btc(info.btc))
+            {
+                space.look_for(info.address);
+            }
             if row.state == GapState::Refused {
                 let refused = counters.refused().iter().find(|entry| entry.address == info.address);
                 row.reason = refused.map(|entry| entry.message.clone()).or(row.reason);
             }
             self.gaps.insert(key, row);
         }
-        self.report.hot_gaps = self.gaps.values().cloned().collect();
+        self.show_gaps();
     }
 
-    /// The name of `address` in an address space.
-    fn name(&mut self, btc: u64, address: u64) -> Option<String> {
-        let space = self.spaces.get_mut(&Btc(btc))?;
-        if let Some(Some(known)) = self.names.get(&(btc, address)) {
-            return Some(known.clone());
+    /// Gives names to the gaps that have none, also to those of processes that
+    /// ended. This reads the symbol tables of programs and libraries, which takes as
+    /// long as many translations.
+    pub fn name_gaps(&mut self) {
+        for ((btc, address), row) in &mut self.gaps {
+            if row.from.is_none()
+                && let Some(space) = self.spaces.get(&Btc(*btc))
+            {
+                let name = self.symbols.name(&space.mappings, *address);
+                row.from = name.map(|name| name.to_string());
+            }
         }
-        // What was mapped later is not known yet.
-        if space.mappings.find(address).is_none()
-            && let Some(mappings) = space.pid.and_then(|pid| Mappings::of(pid).ok())
-        {
-            space.mappings = mappings;
-        }
-        let name = self.symbols.name(&space.mappings, address).map(|name| name.to_string());
-        self.names.insert((btc, address), name.clone());
-        name
+        self.show_gaps();
+    }
+
+    fn show_gaps(&mut self) {
+        self.report.hot_gaps = self.gaps.values().cloned().collect();
     }
 
     /// Takes over the present counters.
@@ -318,6 +332,34 @@ mod tests {
         // One that ended is still in the report.
         recorder.observe([].into_iter());
         assert_eq!(recorder.report().processes.len(), 1);
+    }
+
+    #[test]
+    fn gaps_are_named_when_there_is_time_and_after_their_process_ended() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut recorder = recorder();
+        let code = loop {
+            recorder.spaces.clear();
+            recorder.observe([(Btc(7), Some(child.id()))].into_iter());
+            // Before exec it is this program.
+            let first = recorder.spaces[&Btc(7)].mappings.first().cloned();
+            if let Some(first) = first.filter(|first| first.path.ends_with("sleep")) {
+                break first;
+            }
+        };
+        let gap = GapInfo { btc: 7, address: code.range.start, ..Default::default() };
+        let name = |recorder: &Recorder| recorder.report().hot_gaps[0].from.clone();
+
+        recorder.gaps(&[gap], 1000, &Counters::default());
+        assert_eq!(name(&recorder), None, "symbol tables are read while code waits");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        recorder.name_gaps();
+        let named = name(&recorder).unwrap();
+        assert!(named.starts_with("sleep"), "{named}");
+        // It is kept when the gap is seen again.
+        recorder.gaps(&[gap], 1000, &Counters::default());
+        assert_eq!(name(&recorder), Some(named));
     }
 
     #[test]

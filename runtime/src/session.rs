@@ -22,6 +22,8 @@ use crate::supervisor::{Slowed, Supervisor, Translator};
 const PERIOD: Duration = Duration::from_secs(1);
 /// The same right after the start.
 const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
+/// Time without any report after which there is time for what can wait.
+const LULL: Duration = Duration::from_secs(1);
 
 /// Why [`Supervision::until`] came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +53,32 @@ pub struct Supervision {
     cycles_khz: u32,
     start: Instant,
     next_sample: Instant,
+    lull: Lull,
     ended: bool,
+}
+
+/// Finds out when no code is asked for.
+///
+/// Programs get hot soon after they start, and what they need is translated one
+/// after the other: whatever takes long in between keeps all of it waiting.
+#[derive(Debug)]
+struct Lull {
+    reports: u64,
+    since: Instant,
+}
+
+impl Lull {
+    fn new(now: Instant) -> Self {
+        Self { reports: 0, since: now }
+    }
+
+    /// Whether none came for a while, if there were `reports` by `now`.
+    fn has_come(&mut self, reports: u64, now: Instant) -> bool {
+        if reports != self.reports {
+            *self = Self { reports, since: now };
+        }
+        now.saturating_duration_since(self.since) >= LULL
+    }
 }
 
 impl Supervision {
@@ -75,6 +102,7 @@ impl Supervision {
             cycles_khz: info.cycles_khz,
             start: Instant::now(),
             next_sample: Instant::now(),
+            lull: Lull::new(Instant::now()),
             ended: false,
         }
     }
@@ -86,6 +114,11 @@ impl Supervision {
             Ok(server) => self.server = Some(server),
             Err(error) => warn!(%error, "nobody can look into this session"),
         }
+    }
+
+    /// Does in advance what would keep the first hot gap waiting.
+    pub fn warm_up(&mut self) {
+        self.supervisor.warm_up();
     }
 
     /// The program runs as the process `pid`.
@@ -170,7 +203,7 @@ impl Supervision {
     fn serve(&mut self) {
         let Some(server) = self.server.take() else { return };
         server.serve(|question| match question {
-            Question::Report => match self.record() {
+            Question::Report => match self.record_with_names() {
                 Ok(()) => Answer::Report(Box::new(self.recorder.report().clone())),
                 Err(error) => Answer::Error(error.to_string()),
             },
@@ -186,7 +219,7 @@ impl Supervision {
     /// # Errors
     /// When the session cannot be used any more.
     pub fn report(&mut self) -> io::Result<&Report> {
-        self.record()?;
+        self.record_with_names()?;
         Ok(self.recorder.report())
     }
 
@@ -209,11 +242,36 @@ impl Supervision {
         Ok(())
     }
 
+    /// The same, and the names that are not known yet.
+    fn record_with_names(&mut self) -> io::Result<()> {
+        self.record()?;
+        self.recorder.name_gaps();
+        Ok(())
+    }
+
     fn write_report(&mut self) {
-        let recorded = self.record();
+        let lull = self.lull.has_come(self.supervisor.counters().reports, Instant::now());
+        let recorded = if lull || self.ended { self.record_with_names() } else { self.record() };
         let Some(path) = &self.report else { return };
         if let Err(error) = recorded.and_then(|()| self.recorder.write(path)) {
             warn!(path = %path.display(), %error, "report not written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lull_comes_when_no_report_did_for_a_while() {
+        let start = Instant::now();
+        let mut lull = Lull::new(start);
+        assert!(!lull.has_come(0, start));
+        assert!(!lull.has_come(1, start + LULL), "one came since");
+        assert!(!lull.has_come(2, start + LULL * 2), "and another");
+        assert!(!lull.has_come(2, start + LULL * 3 - Duration::from_millis(1)));
+        assert!(lull.has_come(2, start + LULL * 3));
+        assert!(!lull.has_come(3, start + LULL * 4));
     }
 }

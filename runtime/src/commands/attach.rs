@@ -67,6 +67,8 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
         }
     };
     logging::init(plan.log.take(), plan.level);
+    // Before it has members, who would report gaps meanwhile.
+    supervision.warm_up();
     for pid in &arguments.target.pids {
         if let Err(error) = supervision.attach(*pid) {
             // Those attached before it are let go with the session.

@@ -17,6 +17,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, trace, warn};
@@ -76,6 +77,13 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     pub fn judge(mut self, config: &SessionConfig, cycles_khz: u32) -> Self {
         self.judging = Judging::new(config, cycles_khz);
         self
+    }
+
+    /// Does in advance what would keep the first hot gap waiting.
+    pub fn warm_up(&mut self) {
+        // A panic is counted when it keeps code from being translated.
+        let pipeline = AssertUnwindSafe(|| self.pipeline.warm_up());
+        let _ = catch_unwind(pipeline);
     }
 
     /// The session.

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ub_translator::fragment::{ExitKind, Fragment, Verified};
 use ub_translator::verifier::{self, Features, Policy};
-use ub_translator::{CodeSource, CpuFeatures, Options, Predictions};
+use ub_translator::{CodeSource, CpuFeatures, Options, Predictions, SliceSource};
 
 use super::counters::Failure;
 use crate::abi::Info;
@@ -46,6 +46,11 @@ impl Reach {
 /// would mostly be translated in vain.
 const NEAR: usize = 128;
 
+/// `mov rax,[rbx]; add rax,1; syscall`
+const SAMPLE: &[u8] = &[0x48, 0x8b, 0x03, 0x48, 0x83, 0xc0, 0x01, 0x0f, 0x05];
+/// Where it stands: any address that a program could have code at.
+const SAMPLE_AT: u64 = 0x40_1000;
+
 /// Makes verified fragments. [`Translator`] is the real one.
 pub trait Pipeline {
     /// Translates the code at `entry`, as much as `reach` says, and verifies the
@@ -60,6 +65,9 @@ pub trait Pipeline {
         source: &mut dyn CodeSource,
         predicted: &Predictions,
     ) -> Result<Fragment<Verified>, Refused>;
+
+    /// Does in advance what would make the first translation take longer.
+    fn warm_up(&mut self) {}
 }
 
 /// A fragment to be made slow on purpose: for tests of what finds out whether
@@ -138,6 +146,14 @@ impl Pipeline for Translator {
             failure: Failure::VerifierRefused,
             message: error.to_string(),
         })
+    }
+
+    /// The first translation builds the decoder's and the verifier's tables, which
+    /// takes as long as dozens of others.
+    fn warm_up(&mut self) {
+        let mut sample = SliceSource { address: SAMPLE_AT, bytes: SAMPLE };
+        let made = self.run(SAMPLE_AT, Reach::Near, &mut sample, &Predictions::default());
+        debug_assert!(made.is_ok(), "{made:?}");
     }
 }
 

@@ -433,3 +433,12 @@ fn a_module_that_refuses_is_not_asked_twice() {
     assert_eq!(kernel.0.borrow().installs.len(), 1);
     assert_eq!(failures(&supervisor), [(Failure::ModuleRefused, 1)]);
 }
+
+#[test]
+fn what_warms_up_the_translator_is_translated() {
+    let mut supervisor = Supervisor::new(FakeKernel::default(), Translator::default());
+    // In this build a sample that is refused panics, which is contained.
+    supervisor.warm_up();
+    supervisor.pipeline.warm_up();
+    assert_eq!(supervisor.counters().translations, 0, "it is nobody's code");
+}
