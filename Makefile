@@ -86,7 +86,10 @@ lint: ## formatting, clippy and (where installed) cargo-deny; warnings are error
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(CARGO_FLAGS) --workspace --all-targets --quiet -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	    $(CARGO) deny --locked check; \
+	    $(CARGO) deny --log-level error --locked check bans licenses sources && \
+	    if $(CARGO) deny --log-level off fetch db >/dev/null 2>&1; then \
+	        $(CARGO) deny --log-level error --locked check advisories; \
+	    else echo 'advisories: not checked: their database cannot be fetched from here'; fi; \
 	else \
 	    echo 'licences and advisories: not checked; to have it: cargo install cargo-deny --locked'; \
 	fi
