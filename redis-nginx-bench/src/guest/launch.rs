@@ -14,8 +14,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
+use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -369,18 +371,21 @@ fn user_ticks(stat: &str) -> u32 {
     fields.split_whitespace().nth(11).and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
 }
 
-/// CPU time of the threads of a process and of the processes below it. Of
-/// those that have ended nothing is known.
+/// CPU time of a process by its own clock, which every kernel has.
+fn cpu_clock(process: u32) -> nix::Result<Duration> {
+    let pid = Pid::from_raw(process.try_into().map_err(|_| Errno::ESRCH)?);
+    Ok(clock_getcpuclockid(pid)?.now()?.into())
+}
+
+/// CPU time of a process and of the processes below it. Of processes that have
+/// ended nothing is known.
 fn cpu_time_of(process: u32) -> Result<CpuTime> {
     let threads = format!("/proc/{process}/task");
-    let mut sum = CpuTime::default();
+    let total = cpu_clock(process)
+        .map_err(|errno| Error::io(format!("reading the CPU clock of {process}"))(errno.into()))?;
+    let mut sum = CpuTime { total, user: Duration::ZERO };
     for thread in fs::read_dir(&threads).map_err(Error::io(format!("reading {threads}")))?.flatten()
     {
-        let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
-        let nanoseconds = text.split_whitespace().next().and_then(|first| first.parse().ok());
-        sum.total += nanoseconds.map(Duration::from_nanos).ok_or_else(|| {
-            Error::output("the kernel", format!("schedstat of {process} is {text:?}"))
-        })?;
         let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
         sum.user += TICK_OF_STAT * user_ticks(&stat);
         let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
@@ -452,6 +457,14 @@ pub fn pin_and_exec(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_process_has_worked_for_nothing() {
+        let me = cpu_time_of(std::process::id()).unwrap();
+        assert!(me.total > Duration::ZERO);
+        // Not a time of zero, which would look like a figure.
+        assert!(cpu_time_of(i32::MAX as u32).is_err());
+    }
 
     #[test]
     fn user_time_is_found_behind_strange_names() {
