@@ -378,7 +378,7 @@ fn doctor_says_what_is_missing() {
     let plain = output(ub().arg("doctor"));
     assert_eq!(plain.status.code(), Some(1));
     let said = text(&plain.stdout);
-    assert!(said.contains("kernel module not loaded") && said.contains("insmod"), "{said}");
+    assert!(said.contains("kernel module not loaded") && said.contains("ub_gate.ko"), "{said}");
 
     let json = output(ub().args(["doctor", "--json"]));
     assert_eq!(json.status.code(), Some(1));

@@ -53,8 +53,10 @@ impl Target {
     /// The same in words, for reports.
     pub(super) fn words(&self) -> Vec<String> {
         match (&self.pid, &self.cgroup) {
-            (Some(pid), _) => vec![format!("process {pid}")],
-            (_, Some(path)) => vec![format!("control group {}", path.display())],
+            (Some(pid), _) => vec!["process".to_owned(), pid.to_string()],
+            (_, Some(path)) => {
+                vec!["control".to_owned(), "group".to_owned(), path.display().to_string()]
+            }
             _ => self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         }
     }

@@ -144,14 +144,17 @@ fn unknown_vulnerabilities(vulnerabilities: &[Vulnerability]) -> Option<Check> {
 
 fn kernel(environment: &Environment) -> Check {
     let found = format!("{} ({})", environment.kernel, environment.kernel_build);
-    let tested = TESTED_SERIES.iter().any(|series| environment.kernel.starts_with(series));
-    if tested && environment.kernel_build.contains("Debian") {
+    if is_tested(&environment.kernel) && environment.kernel_build.contains("Debian") {
         Check::new("kernel", State::Ok, found)
     } else {
         // A module that loaded nevertheless says more than this list.
         Check::new("kernel", State::Note, found)
             .remedy("the module was tested on Debian's 6.1 and 6.12 kernels only")
     }
+}
+
+fn is_tested(release: &str) -> bool {
+    TESTED_SERIES.iter().any(|series| release.starts_with(series))
 }
 
 fn module(release: &str) -> Check {
@@ -163,9 +166,19 @@ fn module(release: &str) -> Check {
         (false, _) if installed(release) => {
             Check::new("module", State::Blocks, "installed, not loaded").remedy("run `modprobe ub`")
         }
-        (false, _) => Check::new("module", State::Blocks, "not loaded and not installed").remedy(
-            "build it in kernel-patch/module for this kernel, then insmod ub_gate.ko and ub.ko",
-        ),
+        (false, _) => Check::new("module", State::Blocks, "not loaded and not installed")
+            .remedy(how_to_get_it(release)),
+    }
+}
+
+/// For machines on which the module is not installed.
+fn how_to_get_it(release: &str) -> &'static str {
+    if is_tested(release) {
+        "install the package userspace-bypass-dkms (`make deb`), or run make in \
+         kernel-patch/module and insmod ub_gate.ko and ub.ko"
+    } else {
+        "it does not build for this kernel: boot one of Debian's 6.1 or 6.12, or look at \
+         `ub profile` and `ub predict`, which need no module"
     }
 }
 
@@ -308,6 +321,12 @@ mod tests {
         assert_eq!(kernel_of("6.12.48", "#1 SMP"), State::Note);
         assert_eq!(kernel_of("6.18.4", debian), State::Note);
         assert_eq!(kernel_of("6.13.1", debian), State::Note);
+    }
+
+    #[test]
+    fn nobody_is_told_to_build_the_module_for_a_kernel_that_it_refuses() {
+        assert!(how_to_get_it("6.12.48+deb13-cloud-amd64").contains("make deb"));
+        assert!(how_to_get_it("6.18.4").contains("does not build"));
     }
 
     #[test]
