@@ -19,15 +19,12 @@ fn figure(output: &str, name: &str) -> i64 {
 #[track_caller]
 fn serves_what_is_pending(machine: Machine) {
     let lab = lab();
-    let mut job = with_program(
-        machine.job(&lab, "bounded", true),
-        "bounded",
-        &["bounded.c", "scenarios/scenario.c"],
-    )
-    .shell(
-        "bounded >/results/native && \
+    let mut job =
+        with_program(machine.job(&lab, "bounded", true), "bounded", &["bounded.c", "session.c"])
+            .shell(
+                "bounded >/results/native && \
              HEAT_MS=1500 ub run --require --report /results/ub.json -- bounded >/results/ub",
-    );
+            );
     job.smp = 1;
     job.icount = Some(0);
     let outcome = run(&lab, &job);

@@ -29,9 +29,10 @@ echo ub gate: $(module unload ub_gate)
 #[track_caller]
 fn filters_judge_as_natively(machine: Machine) {
     let lab = lab();
-    let job = with_program(machine.job(&lab, "filters", true), "filters", &["filters.c"])
-        .file(compile("module", &["module.c"]), "/usr/bin/module")
-        .shell(compare::script(&COMPARISONS) + UNLOAD);
+    let job =
+        with_program(machine.job(&lab, "filters", true), "filters", &["filters.c", "session.c"])
+            .file(compile("module", &["module.c"]), "/usr/bin/module")
+            .shell(compare::script(&COMPARISONS) + UNLOAD);
     let outcome = run(&lab, &job);
     compare::check(&COMPARISONS, &outcome);
     assert!(outcome.stdout_text().contains("ub gate: ok"), "{}", outcome.stdout_text());

@@ -50,10 +50,10 @@ const COMPARISONS: [Comparison; 13] = [
 ];
 
 fn with_programs(job: Job) -> Job {
-    let job = with_program(job, "faults", &["faults.c", "fault_gaps.S"]);
+    let job = with_program(job, "faults", &["faults.c", "fault_gaps.S", "session.c"]);
     ["signals", "tracing", "processes", "code_changes", "vectors"]
         .into_iter()
-        .fold(job, |job, name| with_program(job, name, &[&format!("{name}.c")]))
+        .fold(job, |job, name| with_program(job, name, &[&format!("{name}.c"), "session.c"]))
 }
 
 #[track_caller]

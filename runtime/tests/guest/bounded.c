@@ -4,7 +4,7 @@
  * prints by how much it was late at worst, in ns: woken by a timer's
  * interrupt, and by a softirq.
  */
-#include "scenarios/scenario.h"
+#include "session.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -2,7 +2,7 @@
  * Code that changes under hot gaps. The code is a loop that makes system calls
  * and adds up its own version; every run must see the newest one.
  */
-#include "guest.h"
+#include "session.h"
 #include "versions.h"
 
 #include <fcntl.h>
@@ -47,9 +47,10 @@ static void expect(version_fn *code, int version, int calls)
 static void settle(version_fn *code, int version)
 {
 	expect(code, version, 1);
-	double until = seconds() + heat_seconds() / 4;
-	while (seconds() < until)
+	struct heat heat = heat_begin(0.25, 250);
+	do
 		expect(code, version, 500);
+	while (!heat_done(&heat));
 	expect(code, version, 1);
 }
 

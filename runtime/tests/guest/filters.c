@@ -2,7 +2,7 @@
  * Seccomp filters over calls made in a ride: every verdict there is, each
  * reached by a call that comes right after one that rode.
  */
-#include "guest.h"
+#include "session.h"
 
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -242,7 +242,7 @@ static void for_all_threads(void)
 
 	if (pthread_create(&thread, NULL, call_on, &together))
 		die("pthread_create");
-	usleep(1e6 * heat_seconds());
+	await_heat();
 	install(NOBODY, SECCOMP_RET_ERRNO | EXDEV, SECCOMP_FILTER_FLAG_TSYNC);
 	together.filtered = 1;
 	pthread_join(thread, NULL);

@@ -65,7 +65,7 @@ static inline double seconds(void)
 }
 
 /*
- * How long hot code is repeated until it can be assumed to be translated.
+ * How long hot code is repeated at least, so that it can be translated.
  * HEAT_MS is set by whoever starts the program; natively there is nothing
  * to wait for.
  */
@@ -75,16 +75,6 @@ static inline double heat_seconds(void)
 
 	return text ? atoi(text) / 1000.0 : 0.05;
 }
-
-/* Runs the statement until its code is hot and had time to be translated. */
-#define HEAT(statement)                                                        \
-	do {                                                                   \
-		double heat_until = seconds() + heat_seconds();                \
-		do {                                                           \
-			for (int heat_i = 0; heat_i < 100; heat_i++)           \
-				statement;                                     \
-		} while (seconds() < heat_until);                              \
-	} while (0)
 
 /* One step of a sequence that shows any lost or repeated iteration. */
 static inline uint64_t step(uint64_t x)

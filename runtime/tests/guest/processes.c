@@ -1,5 +1,5 @@
 /* fork, vfork, exec and threads: everything that a session spreads to. */
-#include "guest.h"
+#include "session.h"
 
 #include <pthread.h>
 #include <sys/wait.h>

@@ -1,5 +1,5 @@
 /* Signals and interrupted calls in hot loops. One mode per argument. */
-#include "guest.h"
+#include "session.h"
 
 #include <poll.h>
 #include <signal.h>
@@ -38,8 +38,8 @@ static void timer(void)
 
 	handle(SIGALRM, SA_RESTART);
 	set_timer(1000, true);
-	double until = seconds() + 2 * heat_seconds();
-	while (ticks < 100 || seconds() < until) {
+	struct heat heat = heat_begin(2, 100);
+	while (ticks < 100 || !heat_done(&heat)) {
 		for (int i = 0; i < 200; i++) {
 			if (call0(SYS_getuid) != 0)
 				die("getuid");

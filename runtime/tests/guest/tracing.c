@@ -1,5 +1,5 @@
 /* seccomp, ptrace and PR_SET_TSC, each begun when the program already rides. */
-#include "guest.h"
+#include "session.h"
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -133,7 +133,7 @@ static void traced(void)
 		traced_loop(shared);
 		_exit(5);
 	}
-	usleep(1e6 * heat_seconds());
+	await_heat();
 	MUST(ptrace(PTRACE_SEIZE, child, 0, PTRACE_O_TRACESYSGOOD));
 	MUST(ptrace(PTRACE_INTERRUPT, child, 0, 0));
 	wait_stop(child);
@@ -142,7 +142,7 @@ static void traced(void)
 	breakpoint(child);
 	before = shared->calls;
 	MUST(ptrace(PTRACE_DETACH, child, 0, 0));
-	usleep(1e6 * heat_seconds());
+	await_heat();
 	printf("tracing: goes on %s\n", shared->calls > before ? "afterwards" : "NOT");
 	shared->stop = 1;
 	MUST(waitpid(child, &status, 0));

@@ -3,7 +3,7 @@
  * migrations: every ymm register holds a pattern while the thread sleeps in a
  * read and somebody else uses the same registers on the same CPU.
  */
-#include "guest.h"
+#include "session.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -69,15 +69,15 @@ static void keep_patterns(void)
 	long rounds = 0, lost = 0;
 	char byte = 1;
 	pthread_t other;
-	double until;
+	struct heat heat;
 
 	MUST(pipe(ping));
 	MUST(pipe(pong));
 	pin(0, 0);	/* and so is the thread created from here */
 	if (pthread_create(&other, NULL, answer, NULL))
 		die("pthread_create");
-	until = seconds() + 2 * heat_seconds();
-	while (seconds() < until || rounds < 200) {
+	heat = heat_begin(2, 1);
+	while (!heat_done(&heat) || rounds < 200) {
 		for (int i = 0; i < REGISTERS; i++)
 			for (int j = 0; j < 4; j++)
 				in.words[i][j] = x = step(x);
@@ -115,19 +115,19 @@ static void migrate(void)
 	pthread_t mover;
 	char byte = 1;
 	cpu_set_t set;
-	double until;
+	struct heat heat;
 
 	memset(&in, 0x3c, sizeof(in));
 	if (pthread_create(&mover, NULL, move, (void *)(long)gettid()))
 		die("pthread_create");
-	until = seconds() + 2 * heat_seconds();
+	heat = heat_begin(2, 50);
 	do {
 		for (int i = 0; i < 100; i++) {
 			call3(SYS_write, ping[1], (long)&byte, 1);
 			read_with_patterns(ping[0], &byte, &in, &out);
 			lost += memcmp(&in, &out, sizeof(in)) != 0;
 		}
-	} while (seconds() < until);
+	} while (!heat_done(&heat));
 	stop = 1;
 	pthread_join(mover, NULL);
 	for (int i = 0; i < 2000; i++) {

@@ -112,7 +112,7 @@ fn with_programs(job: Job, programs: impl Iterator<Item = Program>) -> Job {
     let names: BTreeSet<_> = programs.map(|program| program.name).collect();
     names.into_iter().fold(job, |job, name| {
         let own = format!("scenarios/{name}.c");
-        let sources = [own.as_str(), "scenarios/scenario.c"];
+        let sources = [own.as_str(), "scenarios/scenario.c", "session.c"];
         with_program(job, &format!("scenarios-{name}"), &sources)
     })
 }

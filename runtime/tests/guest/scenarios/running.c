@@ -19,7 +19,7 @@ static bool write_text(const char *path, const char *text)
 #define SWAP "/dev/zram0"
 #define SWAP_PAGES 16384
 
-/* False where the kernel has nothing to swap to, which only that of the debug lab has not. */
+/* False where the kernel has nothing to swap to, which only those that the lab builds have not. */
 static bool swap_on(void)
 {
 	/* The header of a swap area. */
@@ -34,7 +34,7 @@ static bool swap_on(void)
 		/* The run before this one has done it. */
 		if (errno == EBUSY)
 			return true;
-		if (uname(&name) || !strstr(name.release, "-ub-debug"))
+		if (uname(&name) || !strstr(name.release, "-ub-"))
 			die("zram");
 		return false;
 	}

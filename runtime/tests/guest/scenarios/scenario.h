@@ -7,7 +7,7 @@
 #ifndef SCENARIO_H
 #define SCENARIO_H
 
-#include "../guest.h"
+#include "../session.h"
 
 #include <sys/types.h>
 
@@ -36,41 +36,6 @@ int run_scenarios(int argc, char **argv, const struct scenario *scenarios, size_
 		return run_scenarios(argc, argv, scenarios,                    \
 				     sizeof(scenarios) / sizeof(scenarios[0])); \
 	}
-
-/* The process that supervises this program's session; 0 without a session. */
-pid_t session_supervisor(void);
-
-/* System calls of the whole session so far that rode; 0 without a session. */
-uint64_t session_ridden(void);
-
-/* Whether there is a session to wait for. */
-bool in_session(void);
-
-/* Warms code up until it rides: see WARM_UP(). */
-struct warming {
-	uint64_t ridden;
-	int batches;
-	double until;
-};
-
-struct warming warming_begin(void);
-bool warming_done(struct warming *warming);
-
-#define WARM_UP_BATCH 60
-
-/*
- * Repeats the statement until at least half of its repetitions ride (natively:
- * one batch). Gives up, silently, after some seconds: a scenario that did
- * not ride fails by the count.
- */
-#define WARM_UP(statement)                                                     \
-	do {                                                                   \
-		struct warming warming_ = warming_begin();                     \
-		do {                                                           \
-			for (int warming_i = 0; warming_i < WARM_UP_BATCH; warming_i++) \
-				statement;                                     \
-		} while (!warming_done(&warming_));                            \
-	} while (0)
 
 /* Calls that ride once they are warm, and a sequence that shows each of them. */
 uint64_t ridden_steps(long count, uint64_t seed);
