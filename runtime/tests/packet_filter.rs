@@ -1,12 +1,9 @@
 //! `ub run --backend bpf` on this machine's own kernel: a packet counter and
-//! programs like it, between two ends of a virtual cable in a network of
-//! their own. Where the user who runs the tests may not use BPF or make
-//! networks, nothing is tested, which is said.
+//! programs like it, at the end of a cable or with a UDP socket
+//! (`ebpf-fallback/tests/support/cable.rs`).
 
-use std::ffi::CStr;
 use std::fs;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,113 +11,19 @@ use std::time::{Duration, Instant};
 #[path = "../../ebpf-fallback/tests/support/mod.rs"]
 mod support;
 
-use support::{LAST_PORT, Random, WANTED_PORT, compile, random_packet, udp_packet};
+use support::cable::{Cable, frame};
+use support::{LAST_PORT, PATIENCE, Random, WANTED_PORT, compile, number};
 
 const UB: &str = env!("CARGO_BIN_EXE_ub");
-const OUR_END: &CStr = c"ub-ours";
-const THEIR_END: &str = "ub-theirs";
-/// Largest and smallest frames of the cable.
-const FRAME: std::ops::RangeInclusive<usize> = 14..=1514;
-const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A network of this thread's own, with a cable in it.
-struct Cable {
-    socket: OwnedFd,
-}
-
-impl Cable {
-    /// `None` where that is not possible.
-    fn new() -> Option<Self> {
-        if let Err(reason) = ub_ebpf_fallback::packet_filter::check() {
-            eprintln!("not tested: {reason}");
-            return None;
-        }
-        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
-            eprintln!("not tested: no network of its own: {error}");
-            return None;
-        }
-        // Nothing but what the test sends.
-        let _ = fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-        let ours = OUR_END.to_str().unwrap();
-        let add = ["link", "add", ours, "type", "veth", "peer", "name", THEIR_END];
-        for words in [&add[..], &["link", "set", ours, "up"], &["link", "set", THEIR_END, "up"]] {
-            let output = Command::new("ip").args(words).output();
-            if !output.as_ref().is_ok_and(|output| output.status.success()) {
-                eprintln!("not tested: ip {}: {output:?}", words.join(" "));
-                return None;
-            }
-        }
-        Some(Self { socket: packet_socket().unwrap() })
-    }
-
-    /// Sends a frame and waits until the receiver has taken it, or lost it to
-    /// a filter.
-    fn send(&self, frame: &[u8]) {
-        // SAFETY: the kernel reads that many bytes.
-        let sent =
-            unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
-        let deadline = Instant::now() + PATIENCE;
-        while queued() {
-            assert!(Instant::now() < deadline, "the program does not take its packets");
-            std::hint::spin_loop();
-        }
-    }
-
-    fn send_udp(&self, port: u16, times: usize) {
-        for _ in 0..times {
-            self.send(&udp_packet(port, 5, 40));
-        }
-    }
-}
-
-/// Whether packets wait in any packet socket of this network.
-fn queued() -> bool {
-    let sockets = fs::read_to_string("/proc/thread-self/net/packet").unwrap();
-    // Fields: sk, references, type, protocol, interface, running, memory.
-    sockets.lines().skip(1).any(|line| line.split_ascii_whitespace().nth(6) != Some("0"))
-}
-
-/// A socket that sends frames into our end and receives none.
-fn packet_socket() -> io::Result<OwnedFd> {
-    // SAFETY: the call takes numbers only.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made the descriptor for us.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: `sockaddr_ll` is numbers only.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    // SAFETY: the name ends with a zero.
-    address.sll_ifindex = unsafe { libc::if_nametoindex(OUR_END.as_ptr()) }.cast_signed();
-    // SAFETY: the address is of that size.
-    let bound = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as u32,
-        )
-    };
-    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
-}
-
-/// A frame that the cable takes.
-fn frame(random: &mut Random) -> Vec<u8> {
-    let mut frame = random_packet(random);
-    frame.resize(frame.len().clamp(*FRAME.start(), *FRAME.end()), 0);
-    frame
-}
-
-/// A running packet counter.
+/// A running packet counter; it ends with the test.
 struct Counter {
     child: Child,
     log: Option<PathBuf>,
 }
 
 impl Counter {
-    fn start(program: &Path, deed: &str, log: Option<PathBuf>) -> Self {
+    fn start(cable: &Cable, program: &Path, deed: &str, log: Option<PathBuf>) -> Self {
         let mut command = match &log {
             None => Command::new(program),
             Some(log) => {
@@ -130,13 +33,15 @@ impl Counter {
                 command
             }
         };
-        command.args([THEIR_END, deed]).env_remove("UB_DISABLE").stdin(Stdio::null());
+        command.args([cable.receiver, deed]).env_remove("UB_DISABLE").stdin(Stdio::null());
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let counter = Self { child, log };
         counter.wait_until("it waits for packets", || {
-            let path = format!("/proc/{}/syscall", counter.child.id());
-            let call = fs::read_to_string(path).unwrap_or_default();
-            call.starts_with("45 0x")
+            let process = PathBuf::from(format!("/proc/{}", counter.child.id()));
+            let call = fs::read_to_string(process.join("syscall")).unwrap_or_default();
+            // `ub` receives, too, before it becomes the program.
+            fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program)
+                && call.starts_with("45 0x")
         });
         counter
     }
@@ -171,82 +76,145 @@ impl Counter {
     }
 
     /// Ends it; returns what it printed.
-    fn finish(self, cable: &Cable) -> String {
+    fn finish(mut self, cable: &Cable) -> String {
         cable.send_udp(LAST_PORT, 1);
-        let log = self.log.clone();
-        let output = self.child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        assert!(!String::from_utf8_lossy(&output.stderr).contains("ub:"), "{output:?}");
-        if let Some(log) = log {
-            let deadline = Instant::now() + PATIENCE;
-            while !fs::read_to_string(&log).unwrap().contains("the program has ended") {
-                assert!(Instant::now() < deadline);
-                std::thread::sleep(Duration::from_millis(5));
-            }
+        let printed = self.end();
+        if self.log.is_some() {
+            self.wait_until("the log ends", || self.said().contains("the program has ended"));
         }
-        String::from_utf8(output.stdout).unwrap()
+        printed
+    }
+
+    /// Waits until it has ended; returns what it printed.
+    fn end(&mut self) -> String {
+        let (mut printed, mut errors) = (String::new(), String::new());
+        self.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success() && !errors.contains("ub:"), "{status}: {printed} {errors}");
+        printed
     }
 }
 
-/// The last number that the log has for `name`.
-fn number(log: &str, name: &str) -> u64 {
-    let (_, after) = log.rsplit_once(&format!("{name}=")).unwrap_or_else(|| panic!("{log}"));
-    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().unwrap()
+impl Drop for Counter {
+    fn drop(&mut self) {
+        // A test that failed leaves it waiting for packets.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How packets arrive.
+#[derive(Clone, Copy, PartialEq)]
+enum Arrival {
+    /// The next when the last was taken.
+    Single,
+    /// Some at once, so that some find the program busy.
+    Bursts,
+}
+
+impl Arrival {
+    /// How many packets come at once; all of them find room in a socket.
+    fn next(self, random: &mut Random) -> usize {
+        match self {
+            Self::Single => 1,
+            Self::Bursts => 1 + random.below(32) as usize,
+        }
+    }
+}
+
+/// What became of the packets of one run.
+struct Received {
+    printed: String,
+    wanted: usize,
+    calls: usize,
 }
 
 /// Runs the counter with and without filter on the same random packets.
-fn compare(packets: usize) {
-    let Some(cable) = Cable::new() else { return };
+fn compare(cable: Option<Cable>, packets: usize, arrival: Arrival) {
+    let Some(cable) = cable else { return };
     let dir = tempfile::tempdir().unwrap();
     let program = compile(dir.path(), &[]);
-    let mut results = Vec::new();
-    for filtered in [false, true] {
-        let log = dir.path().join("log");
-        let counter = Counter::start(&program, "", filtered.then(|| log.clone()));
-        if filtered {
-            counter.keep_busy_until(&cable, &["packets are filtered"]);
-        }
-        let before = counter.sleeps();
-        let mut random = Random(0x1234_5678_9abc_def1);
-        for _ in 0..packets {
-            cable.send(&frame(&mut random));
-        }
-        let sleeps = counter.sleeps() - before;
-        let printed = counter.finish(&cable);
-        let wanted: u64 = printed.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut calls = packets as u64;
-        if filtered {
-            let log = fs::read_to_string(&log).unwrap();
-            assert!(!log.contains("taken away"), "{log}");
-            calls = number(&log, "kept") + number(&log, "passed");
-            assert!(number(&log, "dropped") > 0, "{log}");
-        }
-        println!(
-            "{}: {packets} packets, {wanted} wanted, {calls} received: {:.2} transitions and \
-             {:.2} wake-ups per wanted packet",
-            if filtered { "filtered" } else { "native" },
-            calls as f64 / wanted as f64,
-            sleeps as f64 / wanted as f64
-        );
-        results.push((printed, wanted, calls));
+    let native = receive(&cable, Counter::start(&cable, &program, "", None), packets, arrival);
+    let log = dir.path().join("log");
+    let filtered = Counter::start(&cable, &program, "", Some(log));
+    filtered.keep_busy_until(&cable, &["packets are filtered"]);
+    let filtered = receive(&cable, filtered, packets, arrival);
+    assert_eq!(native.printed, filtered.printed);
+    assert!(native.wanted > packets / 20, "{}", native.printed);
+    let Received { wanted, calls, .. } = filtered;
+    assert!(calls < packets, "no packet was kept from the program");
+    if arrival == Arrival::Single {
+        // What came while the program was busy with a wanted packet passes.
+        assert!(calls < wanted * 2, "{calls} packets for {wanted} wanted ones");
     }
-    let [(native, wanted, _), (filtered, _, calls)] = &results[..] else { unreachable!() };
-    assert_eq!(native, filtered);
-    assert!(*wanted > packets as u64 / 20, "{native}");
-    // What came while the program was busy with a wanted packet passes.
-    assert!(*calls < wanted * 2, "{calls} packets for {wanted} wanted ones");
+}
+
+/// Sends packets and ends the program.
+fn receive(cable: &Cable, counter: Counter, packets: usize, arrival: Arrival) -> Received {
+    let before = counter.sleeps();
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut sent = 0;
+    while sent < packets {
+        let burst = arrival.next(&mut random).min(packets - sent);
+        (0..burst).for_each(|_| cable.transmit(&frame(&mut random)));
+        cable.settle();
+        sent += burst;
+    }
+    let sleeps = counter.sleeps() - before;
+    let log = counter.log.clone();
+    let printed = counter.finish(cable);
+    let wanted: usize = printed.split(' ').nth(1).unwrap().parse().unwrap();
+    let mut calls = packets;
+    if let Some(log) = &log {
+        let log = fs::read_to_string(log).unwrap();
+        assert!(!log.contains("taken away"), "{log}");
+        calls = (number(&log, "kept") + number(&log, "passed")) as usize;
+    }
+    println!(
+        "{}: {packets} packets, {wanted} wanted, {calls} received: {:.2} transitions and {:.2} \
+         wake-ups per wanted packet",
+        if log.is_some() { "filtered" } else { "native" },
+        calls as f64 / wanted as f64,
+        sleeps as f64 / wanted as f64
+    );
+    Received { printed, wanted, calls }
 }
 
 #[test]
 fn the_same_answers_with_fewer_packets() {
-    compare(20_000);
+    compare(Cable::new(), 20_000, Arrival::Single);
 }
 
 #[test]
-#[ignore = "long: a million packets, one by one, twice"]
+fn the_same_answers_when_packets_come_in_bursts() {
+    compare(Cable::new(), 20_000, Arrival::Bursts);
+}
+
+#[test]
+fn the_same_answers_with_fewer_datagrams() {
+    compare(Cable::udp(), 20_000, Arrival::Single);
+}
+
+#[test]
+fn the_same_answers_when_datagrams_come_in_bursts() {
+    compare(Cable::udp(), 20_000, Arrival::Bursts);
+}
+
+#[test]
+#[ignore = "long: a million packets, one by one and in bursts, with and without filter"]
 fn the_same_answers_over_a_million_packets() {
-    compare(1_000_000);
+    for arrival in [Arrival::Single, Arrival::Bursts] {
+        compare(Cable::new(), 1_000_000, arrival);
+    }
+}
+
+#[test]
+#[ignore = "long: a million datagrams, one by one and in bursts, with and without filter"]
+fn the_same_answers_over_a_million_datagrams() {
+    for arrival in [Arrival::Single, Arrival::Bursts] {
+        compare(Cable::udp(), 1_000_000, arrival);
+    }
 }
 
 #[test]
@@ -264,7 +232,7 @@ fn programs_with_effects_get_no_filter() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let program = compile(dir.path(), options);
-        let counter = Counter::start(&program, "", Some(dir.path().join("log")));
+        let counter = Counter::start(&cable, &program, "", Some(dir.path().join("log")));
         println!("{options:?}");
         counter.keep_busy_until(&cable, &["no packet filter", "taken away"]);
         let said = counter.said();
@@ -290,7 +258,7 @@ fn filters_end_with_their_assumptions() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let program = compile(dir.path(), &[]);
-        let counter = Counter::start(&program, deed, Some(dir.path().join("log")));
+        let counter = Counter::start(&cable, &program, deed, Some(dir.path().join("log")));
         counter.keep_busy_until(&cable, &["packets are filtered"]);
         let pid = nix::unistd::Pid::from_raw(counter.child.id().cast_signed());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1).unwrap();
@@ -307,7 +275,7 @@ fn packets_are_judged_by_what_the_program_has_in_memory_now() {
     let Some(cable) = Cable::new() else { return };
     let dir = tempfile::tempdir().unwrap();
     let program = compile(dir.path(), &["-DREADS_GLOBAL", "-no-pie"]);
-    let counter = Counter::start(&program, "", Some(dir.path().join("log")));
+    let counter = Counter::start(&cable, &program, "", Some(dir.path().join("log")));
     counter.keep_busy_until(&cable, &["packets are filtered"]);
     // The test plays the program: the next packet that wakes it finds another
     // port there.
@@ -339,7 +307,7 @@ fn a_supervisor_that_dies_leaves_the_program_all_its_packets() {
     let Some(cable) = Cable::new() else { return };
     let dir = tempfile::tempdir().unwrap();
     let program = compile(dir.path(), &[]);
-    let counter = Counter::start(&program, "", Some(dir.path().join("log")));
+    let mut counter = Counter::start(&cable, &program, "", Some(dir.path().join("log")));
     counter.keep_busy_until(&cable, &["packets are filtered"]);
     let supervisor = supervisor_of(counter.log.as_ref().unwrap());
     let pid = nix::unistd::Pid::from_raw(supervisor);
@@ -350,8 +318,8 @@ fn a_supervisor_that_dies_leaves_the_program_all_its_packets() {
     assert!(counter.sleeps() - before >= 50, "packets are still dropped");
     cable.send_udp(WANTED_PORT, 10);
     cable.send_udp(LAST_PORT, 1);
-    let output = counter.child.wait_with_output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).starts_with("wanted 10 "), "{output:?}");
+    let printed = counter.end();
+    assert!(printed.starts_with("wanted 10 "), "{printed}");
 }
 
 /// The process that has this log open.

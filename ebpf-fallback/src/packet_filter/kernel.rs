@@ -11,7 +11,7 @@ use super::bpf;
 use super::flags::ARITHMETIC;
 use super::layout::{
     Event, Gate, HARMLESS_WORDS, MAX_PIECES, MODE_FILTER, MODE_OBSERVE, MODE_OFF, PIECE_BYTES,
-    PieceData, REGISTERS, Watch,
+    PieceData, Protection, REGISTERS, WITHOUT_PROTECTION, Watch,
 };
 use super::program;
 use super::region::Region;
@@ -111,14 +111,16 @@ impl std::fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs; nothing is watched yet.
+    /// Loads the programs; nothing is watched yet. Tests take a protection out.
     ///
     /// # Errors
     /// See [`Unavailable`].
-    pub(super) fn load() -> Result<Self, Unavailable> {
+    pub(super) fn load(without: Option<Protection>) -> Result<Self, Unavailable> {
         let btf = kernel_types()?;
+        let without = without.map_or(0, |protection| protection as u32);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
+            .override_global(WITHOUT_PROTECTION, &without, true)
             .load(include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter.bpf.o")))?;
         for (name, _) in PROGRAMS {
             tracepoint(&mut ebpf, name)?.load().map_err(Unavailable::from_error)?;

@@ -24,6 +24,21 @@ pub(super) const MODE_FILTER: u32 = 2;
 pub(super) const EVENT_SNAPSHOT: u32 = 1;
 pub(super) const EVENT_STOPPED: u32 = 2;
 
+/// Name of the constant that says what is taken out: a [`Protection`].
+pub(super) const WITHOUT_PROTECTION: &str = "without_protection";
+
+/// What keeps a filter from dropping packets that the program would use. Only
+/// tests take one out, to see that they notice.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// Packets are dropped only while the thread sleeps in its receive call
+    /// with nothing in hand.
+    Gate = 1,
+    /// Memory that packets are judged by is compared at each receive call.
+    Comparison = 2,
+}
+
 /// Offsets in [`Gate`].
 pub(super) const GATE_ARMED: i16 = 0;
 pub(super) const GATE_DROPPED: i16 = 8;

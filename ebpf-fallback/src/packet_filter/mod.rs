@@ -30,6 +30,7 @@ mod stopped;
 mod watcher;
 
 pub use kernel::InstallError;
+pub use layout::Protection;
 pub use process::ProcessMemory;
 pub use program::TooLarge;
 pub use refusal::Effect;
@@ -54,5 +55,5 @@ pub fn permitted() -> Result<(), Unavailable> {
 /// # Errors
 /// See [`Unavailable`].
 pub fn check() -> Result<(), Unavailable> {
-    kernel::Kernel::load().map(drop)
+    kernel::Kernel::load(None).map(drop)
 }

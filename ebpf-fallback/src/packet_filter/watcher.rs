@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::candidate::{Call, Look};
 use super::kernel::{InstallError, Kernel, snapshot};
-use super::layout::{EVENT_SNAPSHOT, EVENT_STOPPED, Event};
+use super::layout::{EVENT_SNAPSHOT, EVENT_STOPPED, Event, Protection};
 use super::process::ProcessMemory;
 use super::region::{Refused, explore};
 use super::socket::{Socket, Unsuitable, open_process};
@@ -144,6 +144,7 @@ pub struct Watcher {
     refused: Vec<(Call, Instant)>,
     /// By filters that are gone.
     counts: Counts,
+    without: Option<Protection>,
 }
 
 impl Watcher {
@@ -160,7 +161,14 @@ impl Watcher {
             pause: SHORTEST_PAUSE,
             refused: Vec::new(),
             counts: Counts::default(),
+            without: None,
         })
+    }
+
+    /// Makes filters that lack a protection, for the tests of it.
+    #[must_use]
+    pub fn without(self, protection: Protection) -> Self {
+        Self { without: Some(protection), ..self }
     }
 
     /// Readable when the process has ended.
@@ -251,7 +259,7 @@ impl Watcher {
         }
         // While there is a copy, the process does not have it for itself.
         drop(socket);
-        let mut kernel = Box::new(Kernel::load()?);
+        let mut kernel = Box::new(Kernel::load(self.without)?);
         kernel.attach(self.pid, call.number, call.fd)?;
         Ok(kernel)
     }

@@ -20,6 +20,7 @@
 #define WANTED_PORT 4242
 #define TYPE_IPV4 0x0800
 #define LAST_PACKET 1
+#define LEARNED (ETHERNET + 20 + 8)
 
 static unsigned char buffer[2048];
 static unsigned long wanted, bytes, all, sum;
@@ -34,7 +35,7 @@ static inline int judge(const unsigned char *packet, ssize_t length)
 	const struct udphdr *udp;
 	uint16_t type, port = WANTED_PORT;
 
-#ifdef READS_GLOBAL
+#if defined(READS_GLOBAL) || defined(LEARNS)
 	port = port_now;
 #endif
 #ifdef READS_UNGUARDED
@@ -241,6 +242,15 @@ int main(int argc, char **argv)
 		bytes += length;
 		for (ssize_t i = 0; i < length; i++)
 			sum = sum * 31 + buffer[i];
+#ifdef LEARNS
+		/* It says which port is wanted from now on. */
+		if (length >= LEARNED + 2)
+			port_now = buffer[LEARNED] << 8 | buffer[LEARNED + 1];
+#endif
+#ifdef ANNOUNCES
+		/* It says that the next one is wanted, whatever that is. */
+		all += read(fd, buffer, sizeof(buffer)) > 0;
+#endif
 	}
 	printf("wanted %lu bytes %lu all %lu sum %lx\n", wanted, bytes, all, sum);
 	return 0;

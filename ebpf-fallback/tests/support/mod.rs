@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod cable;
+
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -14,6 +16,9 @@ use ub_ebpf_fallback::packet_filter::Snapshot;
 /// The port that `count.c` wants, and the one that ends it.
 pub const WANTED_PORT: u16 = 4242;
 pub const LAST_PORT: u16 = 1;
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Compiles `tests/programs/count.c` with `options` to a file in `dir`.
 pub fn compile(dir: &Path, options: &[&str]) -> PathBuf {
@@ -28,6 +33,13 @@ pub fn compile(dir: &Path, options: &[&str]) -> PathBuf {
         .expect("gcc is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     program
+}
+
+/// The last number that the log of a supervisor has for `name`.
+pub fn number(log: &str, name: &str) -> u64 {
+    let (_, after) = log.rsplit_once(&format!("{name}=")).unwrap_or_else(|| panic!("{log}"));
+    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
 }
 
 /// A sequence of numbers that is the same in each run.
