@@ -58,6 +58,13 @@ struct udp_prod_queue {
 struct udp_sock {
 	struct udp_prod_queue *udp_prod_queue;
 } RELOCATED;
+/*
+ * The distance of two of them: aya does not load a program that asks for the
+ * size of a type which the kernel does not have.
+ */
+#define UDP_PROD_QUEUE_MEMORY(i) \
+	bpf_core_field_offset(((struct udp_prod_queue *)0)[i].rmem_alloc)
+#define UDP_PROD_QUEUE_SIZE (UDP_PROD_QUEUE_MEMORY(1) - UDP_PROD_QUEUE_MEMORY(0))
 struct socket {
 	struct sock *sk;
 } RELOCATED;
@@ -242,8 +249,7 @@ static __always_inline bool queue_is_empty(struct sock *sk, bool is_udp)
 		return true;
 	/* What came before on this CPU went through the queue of its node. */
 	queue = BPF_CORE_READ((struct udp_sock *)sk, udp_prod_queue);
-	queue = (void *)queue +
-		(__u64)bpf_get_numa_node_id() * bpf_core_type_size(struct udp_prod_queue);
+	queue = (void *)queue + (__u64)bpf_get_numa_node_id() * UDP_PROD_QUEUE_SIZE;
 	return !BPF_CORE_READ(queue, rmem_alloc.counter);
 }
 
