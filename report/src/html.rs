@@ -28,6 +28,10 @@ pub fn render(report: &Report) -> String {
         @if report.environment.emulated() { p class="warning" { (EMULATED) } }
         @if let Some(reason) = &report.inactive_reason {
             p class="warning" { "Nothing was counted: " (reason) }
+        } @else if let Some(filters) = &report.packet_filters {
+            (counter_table(report))
+            h2 { "Packet filters" }
+            @for sentence in filters.sentences() { p { (sentence) } }
         } @else {
             (tiles(report))
             (plots(report))

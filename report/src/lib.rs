@@ -9,6 +9,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`model`] | the report, as data and as versioned JSON |
+//! | [`packet_filter`] | its part about packet filters |
 //! | [`mod@file`] | writing and reading one |
 //! | [`text`] | for terminals, in the shape of `perf stat` |
 //! | [`html`] | one self-contained page with plots |
@@ -24,6 +25,7 @@ pub mod host;
 
 pub mod html;
 pub mod model;
+pub mod packet_filter;
 pub mod plots;
 
 pub mod symbols;

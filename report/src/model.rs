@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::host::Environment;
+use crate::packet_filter::PacketFilters;
 
 /// Version of the JSON form; a reader must refuse others.
 pub const SCHEMA: u32 = 1;
@@ -65,6 +66,9 @@ pub struct Report {
     /// seen of them yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attached: Vec<u32>,
+    /// What packet filters did, in a session that has them instead of rides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packet_filters: Option<PacketFilters>,
     /// The gaps, the one with most passages first.
     pub hot_gaps: Vec<GapRow>,
     /// Lengths of all gaps, if they were recorded.

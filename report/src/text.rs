@@ -37,6 +37,12 @@ pub fn render(report: &Report, gaps: usize) -> String {
         let _ = writeln!(out, "{}", text.trim_end());
     }
     out.push('\n');
+    if let Some(filters) = &report.packet_filters {
+        for sentence in filters.sentences() {
+            let _ = writeln!(out, " {sentence}");
+        }
+        out.push('\n');
+    }
     out.push_str(&gap_table(report, gaps));
     out
 }
@@ -62,6 +68,9 @@ pub(crate) struct Line {
 
 /// Every counter worth saying something about.
 pub(crate) fn counters(report: &Report) -> Vec<Line> {
+    if let Some(filters) = &report.packet_filters {
+        return filters.counters();
+    }
     let totals = &report.totals;
     let mut lines = Vec::new();
     let mut line = |number: u64, what: &str, note: String| {
@@ -136,7 +145,8 @@ pub(crate) fn saved(saved: Option<&TimeSaved>) -> (String, String) {
     (duration(saved.ns), format!("{confidence}, {covered}"))
 }
 
-fn share(part: u64, whole: u64, of: &str) -> String {
+/// A share in words; nothing if there is no whole.
+pub(crate) fn share(part: u64, whole: u64, of: &str) -> String {
     if whole == 0 { String::new() } else { format!("{} {of}", percent(part, whole)) }
 }
 

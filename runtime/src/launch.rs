@@ -23,7 +23,7 @@ use ub_ebpf_fallback::packet_filter::Watcher;
 
 use crate::device::{OpenError, Session};
 use crate::logging;
-use crate::packet_filter;
+use crate::packet_filter::{self, FilterRecord};
 use crate::session::Supervision;
 
 /// What the supervisor says once it can take reports.
@@ -88,15 +88,15 @@ pub fn supervisor(mut supervision: Supervision, log: Log) -> io::Result<Link> {
     Ok(Link { stream, session })
 }
 
-/// Starts a process that filters the packets of this one, and waits until it
-/// is ready.
+/// Starts a process that filters the packets of this one and tells about that
+/// in `record`, and waits until it is ready.
 ///
 /// # Errors
 /// See [`supervisor`].
-pub fn packet_filter(log: Log) -> io::Result<FilterLink> {
+pub fn packet_filter(log: Log, record: FilterRecord) -> io::Result<FilterLink> {
     let watcher = Watcher::new(std::process::id())?;
     let keep = [watcher.process().as_raw_fd()];
-    start(&keep, log, move || packet_filter::supervise(watcher)).map(FilterLink)
+    start(&keep, log, move || packet_filter::supervise(watcher, record)).map(FilterLink)
 }
 
 /// Starts a process that does `work` once this one says so, with no other

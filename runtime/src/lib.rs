@@ -8,6 +8,7 @@
 //! | [`device`] | `/dev/ub` |
 //! | [`supervisor`] | reports in, verified fragments out |
 //! | [`session`], [`report`] | the supervisor's loop and what it leaves behind |
+//! | [`packet_filter`] | the same loop for packet filters, without the module |
 //! | [`inspect`] | asking a running supervisor |
 //! | [`launch`], [`exec`] | starting a supervisor, becoming the program |
 //! | [`host`], [`doctor`] | what kind of machine this is and whether it can ride |
@@ -27,7 +28,7 @@ pub mod inspect;
 pub mod kernel;
 pub mod launch;
 pub mod logging;
-mod packet_filter;
+pub mod packet_filter;
 pub mod report;
 pub mod session;
 pub mod supervisor;

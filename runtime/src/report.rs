@@ -198,7 +198,7 @@ pub fn write_inactive(
     ub_report::write(path, &report.to_json())
 }
 
-fn words(command: &[OsString]) -> Vec<String> {
+pub(crate) fn words(command: &[OsString]) -> Vec<String> {
     command.iter().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 

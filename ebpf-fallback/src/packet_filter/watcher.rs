@@ -69,6 +69,10 @@ pub enum News {
     },
     /// The filter was taken away.
     Ended {
+        /// Number of the socket's descriptor.
+        fd: u32,
+        /// Address behind the call.
+        resume: u64,
         /// Why.
         reason: Stopped,
         /// What it did since it began.
@@ -318,7 +322,7 @@ impl Watcher {
             (self.pause * 2).min(LONGEST_PAUSE)
         };
         self.not_before = Instant::now() + self.pause;
-        News::Ended { reason, counts }
+        News::Ended { fd: call.fd, resume: call.resume, reason, counts }
     }
 
     /// Takes the filter off, if there is one, and says what filters did.

@@ -83,7 +83,7 @@ fn join(plan: &mut Plan, backend: Backend) -> Result<(), String> {
     if backend == Backend::Bpf {
         packet_filter::permitted().map_err(|reason| reason.to_string())?;
         let log = Log { file: plan.log.take(), level: plan.level };
-        launch::packet_filter(log).map_err(no_supervisor)?.begin();
+        launch::packet_filter(log, plan.filter_record()).map_err(no_supervisor)?.begin();
         return Ok(());
     }
     let supervision = plan.open().map_err(|error| error.to_string())?;

@@ -14,6 +14,7 @@ use crate::config::{self, Places, Settings};
 use crate::device::{Device, OpenError};
 use crate::host::Environment;
 use crate::logging;
+use crate::packet_filter::FilterRecord;
 use crate::report::{self, Recorder};
 use crate::session::{Supervision, Watched};
 use crate::supervisor::Slowed;
@@ -240,6 +241,11 @@ impl Plan {
             Some(path) => report::write_inactive(path, &self.command, &self.environment, reason),
             None => Ok(()),
         }
+    }
+
+    /// The report of a session with packet filters.
+    pub(super) fn filter_record(&self) -> FilterRecord {
+        FilterRecord::new(&self.command, &self.environment, self.report.clone())
     }
 
     /// Opens a session as planned.
