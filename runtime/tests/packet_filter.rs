@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[path = "../../ebpf-fallback/tests/support/mod.rs"]
 mod support;
 
-use support::cable::{Cable, frame};
+use support::cable::Cable;
 use support::{LAST_PORT, PATIENCE, Random, WANTED_PORT, compile, number};
 
 const UB: &str = env!("CARGO_BIN_EXE_ub");
@@ -144,7 +144,8 @@ struct Received {
     calls: usize,
 }
 
-/// Runs the counter with and without filter on the same random packets.
+/// Runs the counter with and without filter on the same packets, random and
+/// captured ones.
 fn compare(cable: Option<Cable>, packets: usize, arrival: Arrival) {
     let Some(cable) = cable else { return };
     let dir = tempfile::tempdir().unwrap();
@@ -171,7 +172,7 @@ fn receive(cable: &Cable, counter: Counter, packets: usize, arrival: Arrival) ->
     let mut sent = 0;
     while sent < packets {
         let burst = arrival.next(&mut random).min(packets - sent);
-        (0..burst).for_each(|_| cable.transmit(&frame(&mut random)));
+        (0..burst).for_each(|_| cable.transmit(&cable.frame(&mut random)));
         cable.settle();
         sent += burst;
     }

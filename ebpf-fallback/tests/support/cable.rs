@@ -4,13 +4,13 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::io;
-use std::net::UdpSocket;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::time::Instant;
 
-use super::{PATIENCE, Random, random_packet, udp_packet};
+use super::{PATIENCE, Random, WANTED_PORT, random_packet, udp_packet};
 
 const OUR_END: &CStr = c"ub-ours";
 const THEIR_END: &str = "ub-theirs";
@@ -26,6 +26,8 @@ pub struct Cable {
     socket: OwnedFd,
     /// Where the programs receive: the other end, or [`UDP`].
     pub receiver: &'static str,
+    /// What was seen on the loopback interface.
+    captured: Vec<Vec<u8>>,
 }
 
 impl Cable {
@@ -51,15 +53,26 @@ impl Cable {
                 return None;
             }
         }
-        Some(Self { socket: packet_socket().unwrap(), receiver: THEIR_END })
+        let socket = packet_socket(OUR_END, 0).unwrap();
+        Some(Self { socket, receiver: THEIR_END, captured: capture().unwrap() })
     }
 
     /// The same with datagrams of UDP instead of frames.
     pub fn udp() -> Option<Self> {
-        Self::new()?;
+        let cable = Self::new()?;
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(UDP_ADDRESS).unwrap();
-        Some(Self { socket: socket.into(), receiver: UDP })
+        Some(Self { socket: socket.into(), receiver: UDP, ..cable })
+    }
+
+    /// A frame that the cable takes: random, or as it was captured.
+    pub fn frame(&self, random: &mut Random) -> Vec<u8> {
+        if random.below(4) == 0 {
+            return self.captured[random.below(self.captured.len() as u64) as usize].clone();
+        }
+        let mut frame = random_packet(random);
+        frame.resize(frame.len().clamp(*FRAME.start(), *FRAME.end()), 0);
+        frame
     }
 
     /// Sends a frame.
@@ -104,10 +117,12 @@ fn queued() -> bool {
     waits("packet", 6, "0") || waits("udp", 4, "00000000:00000000")
 }
 
-/// A socket that sends frames into our end and receives none.
-fn packet_socket() -> io::Result<OwnedFd> {
+/// A socket at an interface that sends frames, and receives those of
+/// `protocol`.
+fn packet_socket(interface: &CStr, protocol: i32) -> io::Result<OwnedFd> {
+    let protocol = (protocol as u16).to_be();
     // SAFETY: the call takes numbers only.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(protocol)) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -116,8 +131,9 @@ fn packet_socket() -> io::Result<OwnedFd> {
     // SAFETY: `sockaddr_ll` is numbers only.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol;
     // SAFETY: the name ends with a zero.
-    address.sll_ifindex = unsafe { libc::if_nametoindex(OUR_END.as_ptr()) }.cast_signed();
+    address.sll_ifindex = unsafe { libc::if_nametoindex(interface.as_ptr()) }.cast_signed();
     // SAFETY: the address is of that size.
     let bound = unsafe {
         libc::bind(
@@ -129,9 +145,40 @@ fn packet_socket() -> io::Result<OwnedFd> {
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
 }
 
-/// A frame that the cable takes.
-pub fn frame(random: &mut Random) -> Vec<u8> {
-    let mut frame = random_packet(random);
-    frame.resize(frame.len().clamp(*FRAME.start(), *FRAME.end()), 0);
-    frame
+/// Frames that the kernel makes: UDP, TCP, ICMP and, where there is any, IPv6.
+fn capture() -> io::Result<Vec<Vec<u8>>> {
+    let socket = packet_socket(c"lo", libc::ETH_P_ALL)?;
+    for host in ["127.0.0.1", "::1"] {
+        let Ok(sender) = UdpSocket::bind((host, 0)) else { continue };
+        // To what nobody receives there is an answer of ICMP.
+        for port in [WANTED_PORT, WANTED_PORT + 1, 53] {
+            let _ = sender.send_to(b"a datagram", (host, port));
+        }
+        let listener = TcpListener::bind((host, 0))?;
+        let mut sender = TcpStream::connect(listener.local_addr()?)?;
+        let (mut receiver, _) = listener.accept()?;
+        sender.write_all(b"a request")?;
+        receiver.read_exact(&mut [0; 9])?;
+        receiver.write_all(&[7; 300])?;
+        sender.read_exact(&mut [0; 300])?;
+    }
+    let mut frames = Vec::new();
+    let mut frame = [0u8; 2048];
+    loop {
+        // SAFETY: the kernel writes at most that many bytes.
+        let length = unsafe {
+            libc::recv(
+                socket.as_raw_fd(),
+                frame.as_mut_ptr().cast(),
+                frame.len(),
+                libc::MSG_DONTWAIT,
+            )
+        };
+        match usize::try_from(length) {
+            Ok(length) => frames.push(frame[..length].to_vec()),
+            Err(_) => break,
+        }
+    }
+    assert!(frames.len() > 10, "only {} frames were captured", frames.len());
+    Ok(frames)
 }
