@@ -29,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo payoff results user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel test-intree results-intree check-patches check
+.PHONY: help demo payoff results profiler-cost user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel test-intree results-intree check-patches check
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -40,6 +40,9 @@ demo: deps build ## boot guests, compare native and ub, print the table (needs n
 
 payoff: deps ## programs of different rhythm, ub against native, counted under -icount (20 minutes)
 	$(CARGO) test $(CARGO_FLAGS) -p ub-runtime --test vm_payoff -- --ignored --nocapture --test-threads 1
+
+profiler-cost: deps ## throughput of redis-server without and with `ub profile -p`, in turns (1 minute)
+	$(CARGO) test $(CARGO_FLAGS) --release -p ub-runtime --test profile_redis -- --ignored --nocapture
 
 user-cost: deps build ## count instructions per redis request, native and ub, under -icount
 	@$(RELEASE)/ub-demo --user-cost $(ARGS)

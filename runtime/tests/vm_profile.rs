@@ -2,20 +2,35 @@
 
 mod support;
 
-use support::{Machine, lab, result, run};
+use serde_json::Value;
+use support::{Machine, lab, result, run, with_debian_program};
+
+/// Requests to the redis-server.
+const REQUESTS: u64 = 2000;
+
+const SCRIPT: &str = "\
+ub profile --format json --output /results/profile.json -- \
+    dd if=/dev/zero of=/dev/null bs=1 count=20000; echo $? >/results/status
+ub predict --json --output /results/prediction.json -- \
+    dd if=/dev/zero of=/dev/null bs=1 count=20000
+ub profile --format json --output /results/redis.json -- \
+    redis-server --port 7777 --save '' --logfile /results/redis.log &
+until redis-cli -p 7777 ping; do sleep 0.1; done
+redis-benchmark -p 7777 -t get -c 10 -n 2000 >/results/benchmark
+redis-cli -p 7777 shutdown nosave
+wait $!
+";
 
 #[track_caller]
 fn profiles(machine: Machine) {
     let lab = lab();
-    let script = "ub profile --format json --output /results/profile.json -- \
-                  dd if=/dev/zero of=/dev/null bs=1 count=20000; echo $? >/results/status; \
-                  ub predict --json --output /results/prediction.json -- \
-                  dd if=/dev/zero of=/dev/null bs=1 count=20000";
-    let job =
-        machine.job_without_modules("profile").program("dd").command(["sh", "-e", "-c", script]);
+    let job = machine.job_without_modules("profile").program("dd");
+    let redis = ["redis-server", "redis-cli", "redis-benchmark"];
+    let job = redis.into_iter().fold(job, with_debian_program);
+    let job = job.command(["sh", "-e", "-c", SCRIPT]);
     let outcome = run(&lab, &job);
     assert_eq!(result(&outcome, "status").trim(), "0", "{}", outcome.stderr_text());
-    let profile: serde_json::Value =
+    let profile: Value =
         serde_json::from_str(&result(&outcome, "profile.json")).expect("a profile");
     let gaps = profile["profile"]["gaps"].as_array().expect("gaps");
     let count = |call: &str, next: &str| -> u64 {
@@ -27,10 +42,28 @@ fn profiles(machine: Machine) {
         gaps.iter().any(|gap| gap[field].as_str().is_some_and(|name| name.starts_with(start)))
     };
     assert!(named("function", "libc!") && named("calling", "dd"), "{profile}");
-    let prediction: serde_json::Value =
+    let prediction: Value =
         serde_json::from_str(&result(&outcome, "prediction.json")).expect("a prediction");
     assert!(prediction["switch_ns"].as_f64().is_some_and(|ns| ns > 0.0), "{prediction}");
     assert_ne!(prediction["verdict"], "nothing");
+    let redis: Value = serde_json::from_str(&result(&outcome, "redis.json")).expect("a profile");
+    names_the_calls_of_redis(&redis);
+}
+
+/// Each request has a read and a write whose callers are known; Debian strips
+/// the names of static ones.
+#[track_caller]
+fn names_the_calls_of_redis(profile: &Value) {
+    let gaps = profile["profile"]["gaps"].as_array().expect("gaps");
+    for call in ["read", "write"] {
+        let of_redis = gaps.iter().filter(|gap| {
+            let named =
+                |field: &str, start| gap[field].as_str().is_some_and(|n| n.starts_with(start));
+            gap["call"] == call && named("calling", "redis-server") && named("function", "libc!")
+        });
+        let count: u64 = of_redis.filter_map(|gap| gap["count"].as_u64()).sum();
+        assert!(count >= REQUESTS / 2, "{call}: {count} of {REQUESTS}: {gaps:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,278 @@
+//! The profiler on Debian's redis-server under load, on this machine's own
+//! kernel: against what strace counts, and what it costs. Where the user who
+//! runs the tests may not use BPF, nothing is tested, which is said.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use ub_bench::demo::find_program;
+use ub_bench::output;
+use ub_bench::resp::Client;
+use ub_ebpf_fallback::{Profile, Profiler};
+
+const UB: &str = env!("CARGO_BIN_EXE_ub");
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Share of all passages from which on a gap must be counted as strace does,
+/// and by how much of that share the two may differ.
+const COMPARED: f64 = 0.01;
+const TOLERANCE: f64 = 0.02;
+/// Requests while strace watches, which makes each of them slow.
+const TRACED_REQUESTS: u64 = 10_000;
+
+/// Requests of one measurement of the cost: a few seconds.
+const MEASURED_REQUESTS: u64 = 100_000;
+const PAIRS: usize = 8;
+const PROMISED: f64 = 0.95;
+/// The CPUs of server and load, where there are two.
+const SERVER_CPU: &str = "0";
+const CLIENT_CPU: &str = "1";
+
+/// Something started, which ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self(
+            command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the program starts"),
+        )
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().cast_signed())
+    }
+
+    /// Ends it as Ctrl-C does.
+    fn interrupt(mut self) {
+        kill(self.pid(), Signal::SIGINT).expect("it runs");
+        self.0.wait().expect("it ends");
+    }
+}
+
+/// A redis-server.
+struct Server {
+    running: Running,
+    port: u16,
+}
+
+impl Server {
+    fn start(folder: &Path, cpu: Option<&str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it has a port");
+        drop(listener);
+        let program = find_program("redis-server").unwrap_or_else(|error| panic!("{error}"));
+        let mut command = on_cpu(cpu, &program);
+        command.args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"]);
+        command.args(["--save", "", "--loglevel", "warning", "--dir"]).arg(folder);
+        let running = Running::start(&mut command);
+        wait_until("redis answers", || Client::connect(address).is_ok());
+        Self { running, port: address.port() }
+    }
+
+    /// Puts a load on it; returns requests per second.
+    fn load(&self, clients: u32, requests: u64, cpu: Option<&str>) -> f64 {
+        let program = find_program("redis-benchmark").unwrap_or_else(|error| panic!("{error}"));
+        let output = on_cpu(cpu, &program)
+            .args(["-p", &self.port.to_string(), "-t", "get", "--csv"])
+            .args(["-c", &clients.to_string(), "-n", &requests.to_string()])
+            .output()
+            .expect("redis-benchmark starts");
+        let printed = String::from_utf8_lossy(&output.stdout);
+        output::redis_benchmark(&printed, "GET").expect("a table").per_second
+    }
+}
+
+/// A command on one CPU.
+fn on_cpu(cpu: Option<&str>, program: &Path) -> Command {
+    match cpu {
+        None => Command::new(program),
+        Some(cpu) => {
+            let mut command = Command::new("taskset");
+            command.args(["-c", cpu]).arg(program);
+            command
+        }
+    }
+}
+
+fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A gap: thread, where it resumes, the call before and the call after.
+type Gap = (u32, u64, String, String);
+
+/// The passages in what `strace -f -i` wrote.
+fn traced(text: &str) -> BTreeMap<Gap, u64> {
+    let mut before: BTreeMap<u32, (u64, String)> = BTreeMap::new();
+    let mut passages = BTreeMap::new();
+    for line in text.lines() {
+        let Some((thread, address, call)) = traced_call(line) else { continue };
+        if let Some((resume, last)) = before.insert(thread, (address, call.clone())) {
+            *passages.entry((thread, resume, last, call)).or_default() += 1;
+        }
+    }
+    passages
+}
+
+/// Thread, address and name in the line of a call that begins:
+/// `1234  [00007f0123456789] read(7, ...`.
+fn traced_call(line: &str) -> Option<(u32, u64, String)> {
+    let (thread, rest) = line.split_once(" [")?;
+    let (address, rest) = rest.split_once("] ")?;
+    let (call, _) = rest.split_once('(')?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if call.is_empty() || !call.chars().all(is_name) {
+        return None;
+    }
+    let address = u64::from_str_radix(address, 16).ok()?;
+    Some((thread.trim().parse().ok()?, address, call.to_owned()))
+}
+
+fn profiled(profile: &Profile) -> BTreeMap<Gap, u64> {
+    let mut passages = BTreeMap::new();
+    for gap in &profile.gaps {
+        let Some(call) = &gap.call else { continue };
+        let key = (gap.thread, gap.resume, call.clone(), gap.next.clone());
+        *passages.entry(key).or_default() += gap.count;
+    }
+    passages
+}
+
+#[test]
+fn shares_of_redis_are_those_that_strace_counts() {
+    let mut profiler = match Profiler::new() {
+        Ok(profiler) => profiler,
+        Err(reason) => return eprintln!("not tested: {reason}"),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), None);
+    profiler.watch_process(server.running.0.id()).unwrap();
+    let (trace, errors) = (dir.path().join("trace"), dir.path().join("errors"));
+    let strace = Running::start(
+        Command::new("strace")
+            .args(["-f", "-i", "-o"])
+            .arg(&trace)
+            .args(["-p", &server.running.0.id().to_string()])
+            .stderr(File::create(&errors).unwrap()),
+    );
+    wait_until("strace is attached", || fs::read_to_string(&errors).unwrap().contains(" attached"));
+    load_and_name(&server, &mut profiler, TRACED_REQUESTS);
+    strace.interrupt();
+    let profile = profiler.finish();
+    let (traced, counted) = (traced(&fs::read_to_string(&trace).unwrap()), profiled(&profile));
+    let total = |passages: &BTreeMap<Gap, u64>| passages.values().sum::<u64>() as f64;
+    let (all_traced, all_counted) = (total(&traced), total(&counted));
+    let mut compared = 0;
+    for (gap, count) in &traced {
+        let (theirs, ours) = (
+            *count as f64 / all_traced,
+            counted.get(gap).copied().unwrap_or_default() as f64 / all_counted,
+        );
+        if theirs < COMPARED {
+            continue;
+        }
+        compared += 1;
+        println!("{gap:x?}: strace {:.2} %, ub {:.2} %", theirs * 100.0, ours * 100.0);
+        assert!((ours - theirs).abs() <= theirs * TOLERANCE, "{gap:x?}: {theirs} {ours}");
+    }
+    println!("{all_traced} passages by strace, {all_counted} by the profiler");
+    assert!(compared >= 3, "read, write and epoll_wait at least");
+    assert!(all_traced > 2.0 * TRACED_REQUESTS as f64);
+    // The calls for each request have names, and their callers are known;
+    // Debian strips the names of static ones.
+    for call in ["read", "write", "epoll_wait"] {
+        let gaps = profile.gaps.iter().filter(|gap| gap.call.as_deref() == Some(call));
+        let most = gaps.max_by_key(|gap| gap.count).unwrap_or_else(|| panic!("no {call}"));
+        let from = most.from().unwrap_or_default();
+        println!("{from}");
+        assert!(from.starts_with("redis-server") && from.contains(" -> libc!"), "{call}: {from}");
+    }
+}
+
+/// Puts a load on the server while the profiler looks what is new.
+fn load_and_name(server: &Server, profiler: &mut Profiler, requests: u64) {
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| server.load(8, requests, None));
+        while !load.is_finished() {
+            profiler.take_events();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    profiler.take_events();
+}
+
+/// Throughput without and with `ub profile -p`, in turns.
+#[test]
+#[ignore = "long: make profiler-cost"]
+fn cost_of_profiling_redis() {
+    if let Err(reason) = Profiler::check() {
+        return eprintln!("not measured: {reason}");
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let (ours, theirs) = if cpus > 1 { (Some(SERVER_CPU), Some(CLIENT_CPU)) } else { (None, None) };
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), ours);
+    server.load(50, MEASURED_REQUESTS, theirs);
+    let mut ratios: Vec<f64> = (0..PAIRS)
+        .map(|pair| {
+            // The first of the two is not always the same one.
+            let first = (pair % 2 == 0).then(|| server.load(50, MEASURED_REQUESTS, theirs));
+            let with = profiled_load(&server, dir.path(), theirs);
+            let native = first.unwrap_or_else(|| server.load(50, MEASURED_REQUESTS, theirs));
+            let ratio = with / native;
+            println!("native {native:.0}, profiled {with:.0} requests a second: {ratio:.3}");
+            ratio
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let median = (ratios[(PAIRS - 1) / 2] + ratios[PAIRS / 2]) / 2.0;
+    println!(
+        "a profiled redis-server keeps {:.1} % of its throughput (median of {PAIRS} pairs, {:.1} \
+         to {:.1}); promised: {:.0} %: {}",
+        median * 100.0,
+        ratios[0] * 100.0,
+        ratios[PAIRS - 1] * 100.0,
+        PROMISED * 100.0,
+        if median >= PROMISED { "kept" } else { "NOT KEPT" }
+    );
+}
+
+/// Throughput while `ub profile -p` counts.
+fn profiled_load(server: &Server, folder: &Path, cpu: Option<&str>) -> f64 {
+    let file = folder.join("profile.json");
+    let profiler = Running::start(
+        Command::new(UB)
+            .args(["profile", "--format", "json", "--output"])
+            .arg(&file)
+            .args(["-p", &server.running.0.id().to_string()]),
+    );
+    // It measures the machine first; whether it was there in time shows below.
+    std::thread::sleep(Duration::from_secs(1));
+    let rate = server.load(50, MEASURED_REQUESTS, cpu);
+    profiler.interrupt();
+    let mut text = String::new();
+    File::open(file).and_then(|mut file| file.read_to_string(&mut text)).expect("a profile");
+    let json: Value = serde_json::from_str(&text).expect("a profile");
+    let calls = json["syscalls"].as_u64().expect("a number");
+    assert!(calls >= 2 * MEASURED_REQUESTS, "only {calls} calls were seen");
+    rate
+}
