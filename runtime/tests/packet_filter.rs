@@ -70,6 +70,15 @@ impl Counter {
         });
     }
 
+    /// Waits without a pause: this is done after each packet.
+    fn wait_until_asleep(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let path = format!("/proc/{}/stat", self.child.id());
+        while !fs::read_to_string(&path).is_ok_and(|stat| stat.contains(") S ")) {
+            assert!(Instant::now() < deadline, "the program does not wait for packets");
+        }
+    }
+
     /// How often it went to sleep.
     fn sleeps(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -121,7 +130,7 @@ fn shown(words: &[&OsStr]) -> String {
 /// How packets arrive.
 #[derive(Clone, Copy, PartialEq)]
 enum Arrival {
-    /// The next when the last was taken.
+    /// The next when the program waits for it.
     Single,
     /// Some at once, so that some find the program busy.
     Bursts,
@@ -174,6 +183,9 @@ fn receive(cable: &Cable, counter: Counter, packets: usize, arrival: Arrival) ->
         let burst = arrival.next(&mut random).min(packets - sent);
         (0..burst).for_each(|_| cable.transmit(&cable.frame(&mut random)));
         cable.settle();
+        if arrival == Arrival::Single {
+            counter.wait_until_asleep();
+        }
         sent += burst;
     }
     let sleeps = counter.sleeps() - before;
