@@ -275,7 +275,7 @@ static void describe(struct ub_space *space, const struct ub_gap_record *gap, u6
 		.next_call = READ_ONCE(gap->next_call),
 	};
 	info->ridden = READ_ONCE(gap->rides) * config->sample_interval;
-	info->passages = info->native_sampled * config->sample_interval + info->ridden;
+	info->passages = READ_ONCE(gap->stayed) + info->ridden;
 	copy_latest(info->native_cycles, &gap->native);
 	copy_latest(info->ride_cycles, &gap->ride);
 	if (has_fragment(space, address)) {

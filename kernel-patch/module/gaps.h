@@ -40,6 +40,7 @@ struct ub_gap_record {
 	u64 held_until;			/* in jiffies; no report before */
 	u64 rides;			/* samples, also of earlier fragments */
 	u64 left;
+	u64 stayed;			/* passages that the native samples stand for */
 	u64 on_purpose;
 	s64 saved_ps;
 	u64 saved_error_ps;

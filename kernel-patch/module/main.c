@@ -18,16 +18,26 @@
 
 /*
  * True if there is nothing to ride into behind this call and its gap is not
- * sampled: the kernel may then go on as if there were no hook, which is most of
- * what an enrolled thread costs that has nothing hot.
+ * sampled: the kernel may then go on as if there were no hook. So it does for
+ * all calls until the next sample, unasked, if the thread rests.
  */
 static bool pass_by(struct ub_rider *rider)
 {
-	if (rider->until_sample <= 1 || rider->time_gaps || !list_empty(&rider->space->fragments))
+	bool is_resting = ub_measure_is_resting(rider);
+	u16 skip;
+
+	if (rider->until_sample <= 1 || rider->time_gaps)
+		return false;
+	if (!list_empty(&rider->space->fragments) && !is_resting)
 		return false;
 	rider->until_sample--;
 	rider->rode = false;
 	rider->counters.refused[UB_STOP_NO_FRAGMENT]++;
+	if (is_resting && rider->until_sample > 1) {
+		skip = min(rider->until_sample - 1, U16_MAX);
+		rider->until_sample -= skip;
+		ub_rider_skip(rider, skip);
+	}
 	return true;
 }
 

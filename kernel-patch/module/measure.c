@@ -9,6 +9,12 @@
 
 /* Time over which a thread's rate of system calls is taken. */
 #define RATE_MS 20
+/* In which the samples of a resting thread fill a window: what changes is noticed within it. */
+#define REST_WINDOW_S 2
+/* At least so many of them a second; they cost about a microsecond each. */
+#define REST_SAMPLES_PER_S 1000u
+/* Calls between them at most: a thread that got slower must come here, too. */
+#define REST_INTERVAL_MAX 16384u
 
 /* Marsaglia's xorshift; what depends on it is only which passage is sampled. */
 static u32 random_below(struct ub_rider *rider, u32 limit)
@@ -29,12 +35,35 @@ static bool is_busy(struct ub_rider *rider)
 
 	if (elapsed >= (u64)tsc_khz * RATE_MS) {
 		calls = rider->counters.syscalls - rider->rate_calls;
-		rider->busy = calls * 1000 >=
-			      div_u64(elapsed, tsc_khz) * rider->session->config.min_rate;
+		rider->rate = min_t(u64, div64_u64(calls * 1000, div_u64(elapsed, tsc_khz)),
+				    U32_MAX);
+		rider->busy = rider->rate >= rider->session->config.min_rate;
 		rider->rate_start = now;
 		rider->rate_calls = rider->counters.syscalls;
 	}
 	return rider->busy;
+}
+
+/* How many calls there shall be for a sample from now on. */
+static u32 next_interval(struct ub_rider *rider)
+{
+	const struct ub_session_config *config = &rider->session->config;
+	u32 samples = max(config->hot_window / REST_WINDOW_S, REST_SAMPLES_PER_S);
+
+	if (!ub_measure_is_resting(rider))
+		return config->sample_interval;
+	return max(config->sample_interval, min(rider->rate / samples, REST_INTERVAL_MAX));
+}
+
+static void count_idle(struct ub_rider *rider)
+{
+	u64 ridden = ub_measure_ridden(rider);
+
+	if (ridden != rider->ridden_seen)
+		rider->idle = 0;
+	else if (rider->idle < U32_MAX)
+		rider->idle++;
+	rider->ridden_seen = ridden;
 }
 
 static bool has_fragment(struct ub_space *space, u64 address)
@@ -53,8 +82,11 @@ bool ub_measure_begin(struct ub_rider *rider, u64 address)
 	struct ub_space *space = rider->space;
 	bool busy = is_busy(rider), translated;
 
+	rider->gap_weight = rider->interval;
+	count_idle(rider);
+	rider->interval = next_interval(rider);
 	/* With this mean; at random, or a program's own rhythm would hide gaps. */
-	rider->until_sample = 1 + random_below(rider, 2 * config->sample_interval - 1);
+	rider->until_sample = 1 + random_below(rider, 2 * rider->interval - 1);
 	/* exec in another thread, or exec in this one just now. */
 	if (!space || space->mm != current->mm)
 		return false;
@@ -115,6 +147,8 @@ void ub_measure_end(struct ub_rider *rider, unsigned int nr, bool rode, bool lef
 	/* Somebody else's by now, if the thread slept in the gap. */
 	if (READ_ONCE(gap->address) == rider->gap_address) {
 		WRITE_ONCE(gap->next_call, nr);
+		if (!rode)
+			WRITE_ONCE(gap->stayed, READ_ONCE(gap->stayed) + rider->gap_weight);
 		if (rode)
 			ub_gap_add_ride(rider->session, gaps, gap, cycles, left);
 		else if (rider->gap_kind == UB_SAMPLE_ON_PURPOSE)

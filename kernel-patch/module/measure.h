@@ -7,8 +7,13 @@
 #ifndef UB_MEASURE_H
 #define UB_MEASURE_H
 
+#include <linux/minmax.h>
+
 #include "gap_timer.h"
 #include "rider.h"
+
+/* Samples without a ride, at least, before a thread rests. */
+#define UB_REST_AFTER 4096u
 
 /*
  * The sample that is due, at the start of the gap at address. True if the
@@ -19,6 +24,22 @@ bool ub_measure_begin(struct ub_rider *rider, u64 address);
 void ub_measure_native(struct ub_rider *rider, bool is_cold);
 /* The next call begins: nr. rode: a ride had begun; left: and it had ended. */
 void ub_measure_end(struct ub_rider *rider, unsigned int nr, bool rode, bool left);
+
+/* Grows with each ride and with each call made in one. */
+static inline u64 ub_measure_ridden(const struct ub_rider *rider)
+{
+	return rider->counters.rides + rider->counters.ridden;
+}
+
+/*
+ * Nothing to ride into was found for so long that the thread is looked at now
+ * and then only; the calls in between go by without asking.
+ */
+static inline bool ub_measure_is_resting(const struct ub_rider *rider)
+{
+	return rider->idle >= max(rider->session->config.hot_window, UB_REST_AFTER) &&
+	       ub_measure_ridden(rider) == rider->ridden_seen;
+}
 
 /* At the start of every gap; see ub_measure_begin(). */
 static inline bool ub_measure(struct ub_rider *rider, u64 address)

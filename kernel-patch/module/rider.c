@@ -50,6 +50,7 @@ static int rider_add(struct ub_session *session, struct task_struct *task, gfp_t
 	rider->time_gaps = session->config.flags & UB_SESSION_TIME_GAPS;
 	rider->random = get_random_u32() | 1;
 	rider->rate_start = rdtsc();
+	rider->interval = session->config.sample_interval;
 	/* No need to wait for the first figure where every rate will do. */
 	rider->busy = session->config.min_rate <= 1;
 
@@ -65,6 +66,8 @@ static int rider_add(struct ub_session *session, struct task_struct *task, gfp_t
 		session->threads_now++;
 		spin_unlock(&session->lock);
 		hash_add_rcu(ub_riders, &rider->in_table, (unsigned long)task);
+		/* The parent's, or of an earlier session. */
+		WRITE_ONCE(*ub_calls_to_skip(task), 0);
 		/* The record before the mark: who sees this one looks for that one. */
 		ub_set_mark(task);
 	}
@@ -72,6 +75,35 @@ static int rider_add(struct ub_session *session, struct task_struct *task, gfp_t
 	if (err)
 		kfree(rider);
 	return err;
+}
+
+void ub_rider_skip(struct ub_rider *rider, u16 calls)
+{
+	rider->skipping = calls;
+	WRITE_ONCE(*ub_calls_to_skip(current), calls);
+}
+
+void ub_rider_wake(struct ub_rider *rider)
+{
+	u16 *skip = ub_calls_to_skip(rider->task);
+	u16 left = READ_ONCE(*skip);
+
+	if (left) {
+		WRITE_ONCE(*skip, 0);
+		WRITE_ONCE(rider->not_skipped, READ_ONCE(rider->not_skipped) + left);
+	}
+}
+
+/* Counts the calls that the thread made without being looked at. */
+static void count_skipped(struct ub_rider *rider)
+{
+	u32 not_skipped = xchg(&rider->not_skipped, 0) + READ_ONCE(*ub_calls_to_skip(current));
+	u32 calls = rider->skipping - min(not_skipped, rider->skipping);
+
+	rider->skipping = 0;
+	WRITE_ONCE(*ub_calls_to_skip(current), 0);
+	rider->counters.syscalls += calls;
+	rider->counters.refused[UB_STOP_NO_FRAGMENT] += calls;
 }
 
 /* The thread itself and whoever attaches it while it exits may both want to. */
@@ -210,6 +242,7 @@ static u32 detach_threads(struct task_struct *process, const struct ub_session *
 			}
 			spin_lock(&rider->session->lock);
 			WRITE_ONCE(rider->leaving, true);
+			ub_rider_wake(rider);
 			rider->session->threads_now--;
 			spin_unlock(&rider->session->lock);
 			/* Seen by the poll of a loop that has no other reason to end. */
@@ -317,6 +350,8 @@ struct ub_rider *ub_rider_enter(void)
 		unmark(current);
 		return NULL;
 	}
+	if (rider->skipping)
+		count_skipped(rider);
 	if (unlikely(rider->has_predecessor))
 		drop_predecessors(rider);
 	if (unlikely(ub_rider_is_leaving(rider))) {
@@ -364,8 +399,10 @@ static void on_exit(void *unused, struct task_struct *task)
 
 	if (!ub_has_mark(task))
 		return;
-	while ((rider = ub_rider_current()))
+	while ((rider = ub_rider_current())) {
+		count_skipped(rider);
 		rider_remove(rider);
+	}
 	ub_clear_mark(current);
 }
 

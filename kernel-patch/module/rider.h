@@ -44,12 +44,21 @@ struct ub_rider {
 	s32 until_sample;		/* gaps */
 	u32 random;			/* never 0 */
 	bool busy;			/* makes min_rate calls a second */
+	u32 rate;			/* calls a second, when last looked at */
+	u32 interval;			/* calls for one sample, in the mean */
+	u32 idle;			/* samples since the last ride */
+	u64 ridden_seen;		/* ub_measure_ridden() at the last sample */
 	u64 rate_start;			/* cycle counter */
 	u64 rate_calls;			/* counters.syscalls at that moment */
 	struct ub_gap_record *gap;		/* being timed, in space; or NULL */
 	u64 gap_address;
+	u32 gap_weight;			/* passages that it stands for */
 	enum ub_sample gap_kind;
 	struct ub_gap_timer gap_timer;
+
+	/* Calls for which the hook was told not to ask. */
+	u32 skipping;
+	u32 not_skipped;		/* of these; changed by others, too */
 
 	struct ub_counters counters;
 	struct rcu_head rcu;
@@ -66,6 +75,18 @@ static inline bool ub_rider_is_leaving(const struct ub_rider *rider)
 {
 	return READ_ONCE(rider->leaving) || READ_ONCE(rider->session->ended);
 }
+
+/*
+ * The thread's next calls go by without asking anybody. They are counted when it
+ * is here again, or when it ends.
+ */
+void ub_rider_skip(struct ub_rider *rider, u16 calls);
+/*
+ * Its next call is looked at again, whatever it was told. It may miss that, as it
+ * counts without a lock; then it is here a few calls later. With the session's
+ * lock held.
+ */
+void ub_rider_wake(struct ub_rider *rider);
 
 /* All records by task; changed under a lock in rider.c. */
 extern struct hlist_head ub_riders[1 << UB_RIDER_BITS];

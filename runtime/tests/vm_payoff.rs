@@ -16,6 +16,9 @@ use ub_vm_lab::{Job, Lab};
 const ICOUNT: u8 = 0;
 /// Least throughput in a session, as a share of the native one.
 const PROMISED: f64 = 0.98;
+/// The same of a loop of null calls in which nothing is hot, or what was hot is
+/// retired: 3 % of what is nothing but system calls.
+const IDLE_PROMISED: f64 = 0.97;
 /// A null call of a process that is not in a session: instructions that the
 /// loaded module may add.
 const IDLE_INSTRUCTIONS: f64 = 6.0;
@@ -104,24 +107,24 @@ fn is_never_slower(machine: Machine) {
     };
     let mut failures = Vec::new();
     println!("{machine:?}, TCG with -icount: rates by instructions, emulated");
-    // Where system calls dominate, counted instructions say little: neither the
-    // switch nor what a CPU's mitigations add to it has any. So those are shown,
-    // and the others are judged.
+    // Where calls are ridden, counted instructions say little: neither the switch
+    // nor what a CPU's mitigations add to it has any. So those are shown, and the
+    // others are judged.
     for (cell, name, judged) in [
-        ("cold", "short", false),
-        ("ub", "short", false),
-        ("ub", "phases-short", false),
-        ("slowed", "short", false),
-        ("cold", "sparse", true),
-        ("ub", "long", true),
-        ("ub", "sparse", true),
-        ("ub", "compute", true),
-        ("ub", "phases-compute", true),
+        ("cold", "short", Some(IDLE_PROMISED)),
+        ("slowed", "short", Some(IDLE_PROMISED)),
+        ("ub", "short", None),
+        ("ub", "phases-short", None),
+        ("cold", "sparse", Some(PROMISED)),
+        ("ub", "long", Some(PROMISED)),
+        ("ub", "sparse", Some(PROMISED)),
+        ("ub", "compute", Some(PROMISED)),
+        ("ub", "phases-compute", Some(PROMISED)),
     ] {
         let ratio = rate(cell, name) / rate("native", name);
-        let shown = if judged { "" } else { ", not judged" };
+        let shown = if judged.is_some() { "" } else { ", not judged" };
         println!("{cell:8} {name:15} {:12.0}/s, {ratio:.3} of native{shown}", rate(cell, name));
-        if judged && ratio < PROMISED {
+        if judged.is_some_and(|least| ratio < least) {
             failures.push(format!("{cell} {name}: {ratio:.3}"));
         }
     }

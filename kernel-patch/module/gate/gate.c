@@ -82,6 +82,8 @@ struct ub_gate_pass ub_gate_enter(struct pt_regs *regs, unsigned int nr)
 	const struct ub_gate_ops *ops = ops_get();
 	struct ub_gate_pass pass = {};
 
+	/* The hook counted it below 0. */
+	WRITE_ONCE(*ub_calls_to_skip(current), 0);
 	if (!ops) {
 		/* A mark that outlived its module. */
 		ub_clear_mark(current);

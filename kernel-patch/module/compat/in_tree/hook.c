@@ -4,12 +4,19 @@
 #include <linux/userspace_bypass.h>
 
 #include "compat/compat.h"
+#include "compat/mark.h"
 #include "gate/gate.h"
 
 static long on_call(struct pt_regs *regs, long nr)
 {
-	struct ub_gate_pass pass = ub_gate_enter(regs, nr);
+	u16 *skip = ub_calls_to_skip(current);
+	struct ub_gate_pass pass;
 
+	if (*skip) {
+		WRITE_ONCE(*skip, *skip - 1);
+		return nr;
+	}
+	pass = ub_gate_enter(regs, nr);
 	if (!pass.thread)
 		return nr;
 	ub_gate_loop(regs, nr, pass.attachment, pass.thread);

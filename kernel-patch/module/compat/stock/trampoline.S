@@ -18,6 +18,10 @@ SYM_FUNC_START(ub_gate_trampoline)
 	jnz	.Lenrolled
 	RET
 .Lenrolled:
+	subw	$1, UB_CALLS_TO_SKIP(%rax)
+	jc	.Lenter
+	RET
+.Lenter:
 	pushq	%rdi
 	pushq	%rsi
 	call	ub_gate_enter
