@@ -117,7 +117,7 @@ impl Recorder {
     /// [`Info::cycles_khz`](crate::abi::Info::cycles_khz). New ones have no names before
     /// [`name_gaps`](Self::name_gaps).
     pub fn gaps(&mut self, infos: &[GapInfo], khz: u32, counters: &Counters) {
-        for info in infos {
+        for info in infos.iter().filter(|info| gaps::has_a_story(info)) {
             let key = (info.btc, info.address);
             if self.gaps.len() >= GAPS && !self.gaps.contains_key(&key) {
                 continue;

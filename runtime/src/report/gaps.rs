@@ -29,6 +29,14 @@ pub(super) fn row(info: &GapInfo, khz: u32) -> GapRow {
     }
 }
 
+/// Whether there is anything to tell: a passage was seen to its end, or
+/// something was decided. The others are in the module's table because a
+/// sample was begun.
+pub(super) fn has_a_story(info: &GapInfo) -> bool {
+    let is_cold = info.state == abi::GapState::Cold as u32;
+    info.native_sampled + info.ride_sampled > 0 || !is_cold
+}
+
 fn timing(samples: u64, mean_ns: u64, cycles: &[u32], khz: u32) -> Timing {
     Timing { samples, mean_ns: mean_ns as f64, error_ns: standard_error(cycles, khz) }
 }
@@ -112,6 +120,15 @@ mod tests {
         // Deviation of 115.47 cycles over the root of four samples, 1 GHz.
         assert!((row.native.error_ns.unwrap() - 57.735).abs() < 0.001, "{:?}", row.native);
         assert_eq!(row.ride.error_ns, None);
+    }
+
+    #[test]
+    fn a_sample_that_was_only_begun_is_no_story() {
+        let cold = abi::GapState::Cold as u32;
+        let begun = GapInfo { native_sampled: 0, ride_sampled: 0, state: cold, ..info() };
+        assert!(!has_a_story(&begun));
+        assert!(has_a_story(&GapInfo { native_sampled: 1, ..begun }));
+        assert!(has_a_story(&GapInfo { state: abi::GapState::Retired as u32, ..begun }));
     }
 
     #[test]
