@@ -29,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo payoff results profiler-cost user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel test-intree results-intree check-patches check
+.PHONY: help demo payoff results profiler-cost user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel test-intree results-intree check-patches check predict
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -43,6 +43,9 @@ payoff: deps ## programs of different rhythm, ub against native, counted under -
 
 profiler-cost: deps ## throughput of redis-server without and with `ub profile -p`, in turns (1 minute)
 	$(CARGO) test $(CARGO_FLAGS) --release -p ub-runtime --test profile_redis -- --ignored --nocapture
+
+predict: deps build ## compare what ub predict says of each workload of the demo with what it then gains
+	@$(RELEASE)/ub-demo --predict --rounds 3 $(ARGS)
 
 user-cost: deps build ## count instructions per redis request, native and ub, under -icount
 	@$(RELEASE)/ub-demo --user-cost $(ARGS)

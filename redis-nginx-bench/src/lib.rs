@@ -8,6 +8,7 @@
 //! | [`outcome`] | both | what came out, as JSON |
 //! | [`events`] | both | what is measured in rounds, as lines of JSON |
 //! | [`cost`] | both | what a request costs in instructions, as JSON |
+//! | [`prediction`] | both | what `ub predict` said and what came, as JSON |
 //! | [`content`] | guest | deterministic data and digests |
 //! | [`micro`] | guest | the `null` and `pread` loops |
 //! | [`interpose`] | guest | other ways of getting hold of a call |
@@ -38,6 +39,7 @@ pub mod outcome;
 pub mod output;
 pub mod packets;
 pub mod plan;
+pub mod prediction;
 pub mod report;
 pub mod resp;
 pub mod stats;

@@ -46,6 +46,15 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Compare what `ub predict` says of a plan's workloads with what comes.
+    Predict {
+        /// The plan, JSON.
+        #[arg(long)]
+        plan: PathBuf,
+        /// Where the outcome goes, JSON.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Move to a CPU and become PROGRAM. The driver starts everything like that.
     Pin {
         /// Which of the allowed CPUs, from 0.
@@ -74,6 +83,7 @@ fn run() -> Result<()> {
         Command::Run { plan, out } => write(&out, &guest::run(&read(&plan)?)?),
         Command::Rounds { plan } => Ok(guest::run_rounds(&read(&plan)?)?),
         Command::Cost { plan, out } => write(&out, &guest::run_cost(&read(&plan)?)?),
+        Command::Predict { plan, out } => write(&out, &guest::run_predict(&read(&plan)?)?),
         Command::Pin { cpu, program, arguments } => {
             match guest::pin_and_exec(cpu, &program, &arguments)? {}
         }

@@ -40,6 +40,8 @@ pub(crate) enum Purpose {
     /// Instructions: [`crate::cost::CostOutcome`]. Time is then instructions,
     /// on one CPU, or spans would include what the others execute.
     CountInstructions,
+    /// Predicted and measured gains: [`crate::prediction::PredictionOutcome`].
+    Predict,
 }
 
 impl Purpose {
@@ -48,6 +50,7 @@ impl Purpose {
         match self {
             Self::Compare => "run",
             Self::CountInstructions => "cost",
+            Self::Predict => "predict",
         }
     }
 }

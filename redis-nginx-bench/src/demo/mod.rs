@@ -6,6 +6,7 @@
 pub(crate) mod boot;
 mod in_tree;
 pub(crate) mod options;
+mod predict;
 mod programs;
 mod user_cost;
 mod verdict;
@@ -49,6 +50,8 @@ pub fn cli(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         boot::build_modules(&options).map(|()| Verdict::default())
     } else if let Some(file) = &options.in_tree {
         in_tree::run(&options, file)
+    } else if options.predict {
+        predict::run(&options)
     } else if options.user_cost {
         user_cost::run(&options)
     } else {

@@ -50,6 +50,10 @@ pub(crate) struct Options {
     /// kernel-patch/linux-6.12 instead, and write the table to FILE
     #[arg(long, value_name = "FILE", conflicts_with_all = ["native_only", "build_only", "user_cost"])]
     pub in_tree: Option<PathBuf>,
+    /// Compare what `ub predict` says of each workload with what a session then
+    /// gains instead
+    #[arg(long, conflicts_with_all = ["native_only", "build_only", "user_cost", "in_tree"])]
+    pub predict: bool,
     /// Run everything natively only: no module, no comparison
     #[arg(long)]
     pub native_only: bool,

@@ -258,6 +258,15 @@ impl Running {
         Ok(["/translations/attempted", "/fragments_installed", "/fragments_retired"].map(number))
     }
 
+    /// The process that does the work: a child, such as nginx's worker, if there
+    /// is one.
+    pub(super) fn worker(&self) -> u32 {
+        let pid = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let first = children.ok().and_then(|list| list.split_whitespace().next()?.parse().ok());
+        first.unwrap_or(pid)
+    }
+
     /// CPU time so far of the program's threads and of its child processes,
     /// such as nginx's worker.
     pub(super) fn cpu_time(&self) -> Result<CpuTime> {

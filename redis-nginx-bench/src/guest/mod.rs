@@ -8,6 +8,7 @@ mod memcached;
 mod modules;
 mod nginx;
 mod packets;
+mod predict;
 mod prepare;
 mod redis;
 mod rounds;
@@ -27,6 +28,7 @@ pub use cost::run as run_cost;
 use launch::Session;
 pub use launch::{How, Launcher, pin_and_exec};
 pub use machine::machine;
+pub use predict::run as run_predict;
 pub use rounds::run as run_rounds;
 use subject::{Findings, Load};
 

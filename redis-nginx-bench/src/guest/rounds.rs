@@ -59,7 +59,7 @@ fn say(event: &Event) -> Result<()> {
 }
 
 /// A running program and what is known of it.
-struct Side<'a> {
+pub(super) struct Side<'a> {
     mode: Mode,
     subject: Box<dyn Subject + 'a>,
     findings: Findings,
@@ -70,13 +70,23 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn start(launcher: &'a Launcher, work: &Work, mode: Mode) -> Result<Self> {
+    pub(super) fn start(launcher: &'a Launcher, work: &Work, mode: Mode) -> Result<Self> {
         let how = how(mode);
         let subject = subject::start(launcher, work.workload, how)?;
         Ok(Self { mode, subject, findings: Findings::default(), operations: 0, earlier: None })
     }
 
-    fn sample(&mut self, load: &Load) -> Result<Sample> {
+    /// How it runs.
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The process that does the work.
+    pub(super) fn worker(&mut self) -> u32 {
+        self.subject.running().worker()
+    }
+
+    pub(super) fn sample(&mut self, load: &Load) -> Result<Sample> {
         let before = self.subject.running().cpu_time()?;
         let timed = self.subject.load(load, &mut self.findings)?;
         let cpu = self.subject.running().cpu_time()?.since(before);
@@ -87,7 +97,7 @@ impl<'a> Side<'a> {
     }
 
     /// Checks the data and ends the program.
-    fn finish(mut self) -> Result<(Mode, End)> {
+    pub(super) fn finish(mut self) -> Result<(Mode, End)> {
         let later = self.subject.running().session_so_far()?;
         let counts = later
             .zip(self.earlier.as_ref())
@@ -196,7 +206,7 @@ fn rates(samples: &[(Mode, Sample)]) -> String {
 }
 
 /// Finds out how many operations fill the wanted time, natively.
-fn pilot(launcher: &Launcher, native: &mut Side) -> Result<Amount> {
+pub(super) fn pilot(launcher: &Launcher, native: &mut Side) -> Result<Amount> {
     let plan = launcher.plan();
     let (low, high) = plan.operations;
     let timed = Duration::from_millis(plan.timed_ms);
@@ -216,7 +226,11 @@ fn pilot(launcher: &Launcher, native: &mut Side) -> Result<Amount> {
 }
 
 /// Loads every program until nothing changes any more.
-fn warm_up(launcher: &Launcher, sides: &mut [Side], amount: &Amount) -> Result<Option<Settled>> {
+pub(super) fn warm_up(
+    launcher: &Launcher,
+    sides: &mut [Side],
+    amount: &Amount,
+) -> Result<Option<Settled>> {
     let load = Load { operations: amount.warmup_operations, duration: amount.warmup };
     let mut settled = None;
     for side in sides {

@@ -1,0 +1,142 @@
+//! `ub-demo --predict`: what `ub predict` says of each workload beside what a
+//! session then gains.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::boot::{Booted, Laboratory, Purpose};
+use super::options::{Guest, Options};
+use super::verdict::Verdict;
+use crate::plan::{Mode, Plan};
+use crate::prediction::{PredictionCell, PredictionOutcome};
+use crate::stats;
+
+/// Largest error of a prediction, as a share of the predicted gain.
+const PROMISED_ERROR: f64 = 0.3;
+
+const COLUMNS: [&str; 9] = [
+    "workload",
+    "calls ridden: predicted",
+    "measured",
+    "bound",
+    "CPU us/op: native",
+    "ub",
+    "gain: predicted",
+    "measured",
+    "error",
+];
+
+/// Boots a guest for each state of page-table isolation, prints the tables and
+/// writes everything beside the report of the demo.
+pub(super) fn run(options: &Options) -> Result<Verdict> {
+    let folder = options.out.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let lab = Laboratory::prepare(options)?;
+    let mut verdict = Verdict::default();
+    for &kpti in options.kpti.states() {
+        let guest = Guest { kernel: options.kernel, kpti, smoke: false };
+        let plan = Plan { modes: vec![Mode::Native, Mode::Ub], ..options.plan(&guest) };
+        let booted: Booted<PredictionOutcome> = lab.boot(&guest, &plan, Purpose::Predict)?;
+        let outcome = &booted.outcome;
+        let path = folder.join(format!("prediction-{}.json", guest.file_name()));
+        fs::write(&path, serde_json::to_vec_pretty(outcome)?)
+            .with_context(|| format!("writing {}", path.display()))?;
+        println!("{guest}, {}, accelerator {}", outcome.machine.cpu, booted.accelerator);
+        if booted.accelerator == "tcg" {
+            println!("emulated: gains are not those of real hardware, errors may be");
+        }
+        println!("{}", table(outcome));
+        println!("written to {}", path.display());
+        judge(&guest, outcome, &mut verdict);
+    }
+    Ok(verdict)
+}
+
+fn table(outcome: &PredictionOutcome) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_header(COLUMNS);
+    for cell in &outcome.cells {
+        table.add_row(row(cell));
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn row(cell: &PredictionCell) -> Vec<String> {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let microseconds =
+        |ns: &[f64]| stats::median(ns).map_or("-".into(), |ns| format!("{:.2}", ns / 1000.0));
+    vec![
+        cell.workload.to_string(),
+        percent(cell.number("ridden_share")),
+        percent(cell.ridden_share),
+        percent(cell.number("bound")),
+        microseconds(&cell.native_ns),
+        microseconds(&cell.ub_ns),
+        percent(cell.predicted()),
+        percent(cell.measured()),
+        if cell.is_judged() { percent(cell.error()) } else { "not judged".into() },
+    ]
+}
+
+fn judge(guest: &Guest, outcome: &PredictionOutcome, verdict: &mut Verdict) {
+    for cell in &outcome.cells {
+        let name = format!("{guest}, {}", cell.workload);
+        verdict.failures.extend(cell.faults.iter().map(|fault| format!("{name}: {fault}")));
+        if cell.is_judged() && cell.error().abs() > PROMISED_ERROR {
+            verdict.shortfalls.push(format!(
+                "{name}: predicted {:.0} %, measured {:.0} %",
+                100.0 * cell.predicted(),
+                100.0 * cell.measured()
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Machine;
+    use crate::plan::Workload;
+    use ub_vm_lab::KernelVersion;
+
+    fn cell(gain: f64, faults: &[&str]) -> PredictionCell {
+        PredictionCell {
+            workload: Workload::Null,
+            prediction: serde_json::json!({ "gain": gain, "bound": 0.4, "ridden_share": 1.0 }),
+            native_ns: vec![300.0],
+            ub_ns: vec![200.0],
+            ridden_share: 0.9,
+            faults: faults.iter().map(|&fault| fault.into()).collect(),
+        }
+    }
+
+    #[test]
+    fn errors_beyond_the_promise_fall_short() {
+        let outcome = PredictionOutcome {
+            machine: Machine {
+                kernel: "6.12.1".into(),
+                cpu: "Some CPU".into(),
+                cpus: 2,
+                kpti: Some(true),
+                vulnerabilities: [].into(),
+            },
+            cells: vec![cell(0.45, &[]), cell(0.2, &["lost"]), cell(0.05, &[])],
+        };
+        let guest = Guest { kernel: KernelVersion::V6_12, kpti: true, smoke: false };
+        let mut verdict = Verdict::default();
+        judge(&guest, &outcome, &mut verdict);
+        assert_eq!(verdict.failures, ["kernel 6.12, KPTI on, null: lost"]);
+        assert_eq!(
+            verdict.shortfalls,
+            ["kernel 6.12, KPTI on, null: predicted 20 %, measured 50 %"]
+        );
+        let shown = table(&outcome).to_string();
+        assert!(shown.contains("11.1 %") && shown.contains("not judged"), "{shown}");
+    }
+}

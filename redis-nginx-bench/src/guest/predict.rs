@@ -1,0 +1,116 @@
+//! Asks `ub predict` about each workload under load, and then measures what a
+//! session gains.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::launch::{Launcher, PATIENCE};
+use super::rounds::{self, Side};
+use super::subject::Load;
+use super::{machine, prepare};
+use crate::events::Work;
+use crate::plan::{Mode, Plan, Workload};
+use crate::prediction::{PredictionCell, PredictionOutcome};
+use crate::{Error, Result};
+
+/// How long `ub predict` watches.
+const WATCHED: &str = "2";
+
+/// Runs `plan`.
+///
+/// # Errors
+/// The first thing that kept a measurement from being made. Wrong results
+/// are not errors but [`PredictionCell::faults`].
+pub fn run(plan: &Plan) -> Result<PredictionOutcome> {
+    let launcher = prepare(plan)?;
+    let cells =
+        plan.workloads.iter().map(|workload| cell(&launcher, *workload)).collect::<Result<_>>()?;
+    Ok(PredictionOutcome { machine: machine()?, cells })
+}
+
+fn cell(launcher: &Launcher, workload: Workload) -> Result<PredictionCell> {
+    let plan = launcher.plan();
+    let work = Work { workload, launch: 0, rounds: plan.rounds };
+    let mut sides = [Mode::Native, Mode::Ub]
+        .map(|mode| Side::start(launcher, &work, mode))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let amount = rounds::pilot(launcher, &mut sides[0])?;
+    let load = Load { operations: amount.operations, duration: amount.timed };
+    let prediction = predict(launcher, &mut sides[0], &load)?;
+    rounds::warm_up(launcher, &mut sides, &amount)?;
+    let (mut native_ns, mut ub_ns) = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        for side in &mut sides {
+            let sample = side.sample(&load)?;
+            let cpu_ns = sample.cpu_ns as f64 / sample.round.operations.max(1) as f64;
+            match side.mode() {
+                Mode::Native => native_ns.push(cpu_ns),
+                Mode::Ub => ub_ns.push(cpu_ns),
+            }
+        }
+        // The next round goes the other way: a machine that slowly gets faster
+        // or slower favours nobody.
+        sides.reverse();
+    }
+    tracing::info!("{workload}: CPU ns an operation, native {native_ns:.0?}, ub {ub_ns:.0?}");
+    let ends = sides.into_iter().map(Side::finish).collect::<Result<Vec<_>>>()?;
+    let counts = ends.iter().find_map(|(_, end)| end.counts.as_ref());
+    Ok(PredictionCell {
+        workload,
+        prediction,
+        native_ns,
+        ub_ns,
+        ridden_share: counts.map_or(0.0, |counts| counts.ridden_share()),
+        faults: ends.iter().flat_map(|(_, end)| end.faults.clone()).collect(),
+    })
+}
+
+/// Keeps the load on the program until `ub predict` has seen enough of it.
+fn predict(launcher: &Launcher, side: &mut Side, load: &Load) -> Result<serde_json::Value> {
+    let plan = launcher.plan();
+    let path = plan.scratch.join("prediction.json");
+    let failed = |error| Error::io("running ub predict")(error);
+    let mut watcher = Killed(
+        Command::new(&plan.programs.ub)
+            .args(["predict", "--json", "--duration", WATCHED, "--output"])
+            .arg(&path)
+            .arg("--pid")
+            .arg(side.worker().to_string())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(failed)?,
+    );
+    let start = std::time::Instant::now();
+    let status = loop {
+        side.sample(load)?;
+        if let Some(status) = watcher.0.try_wait().map_err(failed)? {
+            break status;
+        }
+        if start.elapsed() > PATIENCE {
+            return Err(Error::output("ub predict", "it does not end"));
+        }
+    };
+    if !status.success() {
+        return Err(Error::output("ub predict", format!("it ended with {status}")));
+    }
+    read(&path)
+}
+
+fn read(path: &Path) -> Result<serde_json::Value> {
+    let text =
+        fs::read_to_string(path).map_err(Error::io(format!("reading {}", path.display())))?;
+    serde_json::from_str(&text).map_err(|error| Error::output("ub predict", error.to_string()))
+}
+
+/// Ends with its owner, whatever happens.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It has ended already if all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
