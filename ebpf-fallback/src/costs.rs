@@ -1,9 +1,15 @@
-//! What a system call that does nothing costs on this machine.
+//! What system calls and instructions cost on this machine.
+
+mod refill;
+mod speed;
 
 use std::arch::asm;
-use std::time::Instant;
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+pub use refill::Refill;
+pub use speed::{copied_byte_ns, instruction_ns};
 
 /// Batches of which the median counts: an interrupt spoils one, not all.
 const BATCHES: usize = 31;
@@ -22,18 +28,46 @@ pub struct Costs {
     pub empty_call_ns: f64,
     /// What the profiler adds to each system call.
     pub overhead_ns: f64,
+    /// One instruction of code like that of a ride.
+    #[serde(default)]
+    pub instruction_ns: f64,
+    /// One byte that is copied.
+    #[serde(default)]
+    pub copied_byte_ns: f64,
+    /// What calls that do something pay for the crossing besides `switch_ns`.
+    #[serde(default)]
+    pub refill: Refill,
+}
+
+impl Costs {
+    /// Measures what can be measured without profiling.
+    #[must_use]
+    pub fn measure() -> Self {
+        let switch_ns = null_call_ns();
+        Self {
+            switch_ns,
+            instruction_ns: instruction_ns(),
+            copied_byte_ns: copied_byte_ns(),
+            // Without Unix sockets it stays unknown, and the bound is lower.
+            refill: Refill::measure(switch_ns).unwrap_or_default(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Nanoseconds for one system call that does nothing: the median of batches.
 #[must_use]
 pub fn null_call_ns() -> f64 {
-    let mut batches: Vec<f64> = (0..BATCHES)
-        .map(|_| {
-            let start = Instant::now();
-            null_calls(CALLS);
-            start.elapsed().as_nanos() as f64 / f64::from(CALLS)
-        })
-        .collect();
+    ns_each(CALLS, || null_calls(CALLS))
+}
+
+/// Nanoseconds for each of the `items` that `work` does: the median of batches.
+fn ns_each(items: u32, mut work: impl FnMut()) -> f64 {
+    let mut batches = [0.0; BATCHES].map(|_: f64| {
+        let start = cpu_ns();
+        work();
+        (cpu_ns() - start) / f64::from(items)
+    });
     median(&mut batches)
 }
 
@@ -55,6 +89,12 @@ pub(crate) fn null_calls(count: u32) {
             out("r11") _,
         );
     }
+}
+
+/// CPU time of this thread, in nanoseconds: others may have load on the machine.
+pub(crate) fn cpu_ns() -> f64 {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(0.0, |time| time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64)
 }
 
 /// The value in the middle; 0 of none.

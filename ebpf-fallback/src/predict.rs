@@ -3,16 +3,18 @@
 //! With δ the measured cost of a switch, ω the rest of the call and a the
 //! user time per call, removing every switch saves δ / (a + ω + δ) of the
 //! time: the performance-degradation formula of Magoutis et al., "The Case
-//! Against User-Level Networking", turned around. Less than that remains,
-//! because translated code is slower than the original and a ride costs
-//! something itself; gaps that would lose are left out, as the module retires
-//! their fragments.
+//! Against User-Level Networking", turned around. More than that is saved where
+//! a crossing makes the code on both sides slower, which is measured
+//! ([`Refill`](crate::costs::Refill)); less, because translated code is slower
+//! than the original and a ride costs something itself. Gaps that would lose
+//! are left out, as the module retires their fragments.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 use ub_report::units::{duration, grouped};
 
+use crate::costs::Costs;
 use crate::profile::{Profile, ProfiledGap};
 
 /// Version of the JSON form.
@@ -48,21 +50,40 @@ const NEVER_RIDDEN: [&str; 20] = [
     "personality",
 ];
 
-/// What riding costs; measured elsewhere.
+/// What riding costs; counted elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RideCosts {
-    /// Time of translated code over that of the original.
+    /// Time of translated code over that of the original, within a fragment.
     pub translated: f64,
-    /// What a ride adds to each system call, in nanoseconds.
-    pub ride_ns: f64,
+    /// The same of gaps that lead through several fragments, the way from one
+    /// to the next included.
+    pub linked: f64,
+    /// Instructions that a fragment is long; what a gap has more of is linked.
+    pub fragment_instructions: f64,
+    /// Instructions that are executed for a ridden call that does nothing.
+    pub call_instructions: f64,
 }
 
 impl Default for RideCosts {
-    /// `make bench-code` on a Xeon: 1.16 in the geometric mean. For the ride,
-    /// the instructions between two fragments (`kernel-patch/module/README.md`)
-    /// at a few per nanosecond.
+    /// Within a fragment: `make bench-code` on a Xeon, in the geometric mean.
+    /// Linked: the user side of redis-get, `ub-demo --user-cost`. The length is
+    /// that of a fragment before anything is known of it. The call: `make
+    /// payoff`, a loop of null calls that rides.
     fn default() -> Self {
-        Self { translated: 1.16, ride_ns: 20.0 }
+        Self {
+            translated: 1.16,
+            linked: 2.3,
+            fragment_instructions: 128.0,
+            call_instructions: 450.0,
+        }
+    }
+}
+
+impl RideCosts {
+    /// What `user_ns` of a gap's own code take more when it is translated.
+    fn slower_ns(&self, user_ns: f64, instruction_ns: f64) -> f64 {
+        let first = user_ns.min(self.fragment_instructions * instruction_ns);
+        first * (self.translated - 1.0) + (user_ns - first) * (self.linked - 1.0)
     }
 }
 
@@ -71,8 +92,10 @@ impl Default for RideCosts {
 pub struct Prediction {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The measured cost of a switch, in nanoseconds.
-    pub switch_ns: f64,
+    /// What was measured on this machine.
+    pub costs: Costs,
+    /// What a ridden call costs that does nothing, in nanoseconds.
+    pub ride_ns: f64,
     /// What was assumed about rides.
     pub ride: RideCosts,
     /// System calls.
@@ -81,8 +104,11 @@ pub struct Prediction {
     pub busy_ns: f64,
     /// `busy_ns` of the observed time.
     pub busy_share: f64,
-    /// Share of `busy_ns` that goes into switches: no ride can save more.
+    /// Share of `busy_ns` that goes into switches, δ / (a + ω + δ).
     pub bound: f64,
+    /// The same with what the code on both sides pays for having been left: no
+    /// ride can save more.
+    pub crossing: f64,
     /// Share of `busy_ns` that riding should save.
     pub saved: f64,
     /// How much more a program limited by the CPU should get done: 0.1 is
@@ -123,6 +149,8 @@ pub struct PredictedGap {
     pub call_ns: f64,
     /// δ / (a + ω + δ).
     pub bound: f64,
+    /// What the call and the gap pay for having been left, in nanoseconds.
+    pub refill_ns: f64,
     /// Nanoseconds saved at each passage; negative if it would lose.
     pub saved_ns: f64,
     /// Whether it should ride.
@@ -145,12 +173,16 @@ pub fn predict(profile: &Profile, ride: RideCosts) -> Prediction {
     let total = |gap: &PredictedGap| gap.saved_ns * gap.count as f64;
     gaps.sort_by(|a, b| total(b).total_cmp(&total(a)));
 
-    let overhead = costs.overhead_ns * calls as f64;
-    let busy_ns = (profile.cpu_ns as f64 - overhead).max(calls as f64 * costs.switch_ns).max(1.0);
+    let busy_ns = busy(profile, &gaps);
     let bound = (calls as f64 * costs.switch_ns / busy_ns).min(1.0);
+    let refill: f64 = gaps.iter().map(|gap| gap.refill_ns * gap.count as f64).sum();
+    let crossing = (bound + refill / busy_ns).min(1.0);
     let riding = || gaps.iter().filter(|gap| gap.rides);
-    let saved = (riding().map(total).sum::<f64>() / busy_ns).clamp(0.0, bound);
     let ridden: u64 = riding().map(|gap| gap.count).sum();
+    // Whatever the noise of the measurements says, the rides themselves remain.
+    let ride_ns = ride.call_instructions * costs.instruction_ns;
+    let most = crossing.min(1.0 - ridden as f64 * ride_ns / busy_ns).max(0.0);
+    let saved = (riding().map(total).sum::<f64>() / busy_ns).clamp(0.0, most);
     let verdict = if calls == 0 {
         Verdict::Nothing
     } else if bound < NOT_BOUND {
@@ -162,12 +194,14 @@ pub fn predict(profile: &Profile, ride: RideCosts) -> Prediction {
     };
     Prediction {
         schema: SCHEMA,
-        switch_ns: costs.switch_ns,
+        costs: *costs,
+        ride_ns,
         ride,
         calls,
         busy_ns,
         busy_share: busy_ns / (profile.elapsed_ns as f64).max(1.0),
         bound,
+        crossing,
         saved,
         gain: saved / (1.0 - saved).max(0.01),
         ridden_share: ridden as f64 / calls.max(1) as f64,
@@ -176,11 +210,32 @@ pub fn predict(profile: &Profile, ride: RideCosts) -> Prediction {
     }
 }
 
+/// CPU time without what the profiler used, in nanoseconds: what the scheduler
+/// counted less what a null call pays for being watched. Other calls pay less,
+/// as they touch anyway much of what the profiler touches; so where nothing
+/// waits, it is at least the sum of what was seen.
+fn busy(profile: &Profile, gaps: &[PredictedGap]) -> f64 {
+    let Costs { switch_ns, overhead_ns, .. } = profile.costs;
+    let (calls, cpu_ns) = (profile.calls() as f64, profile.cpu_ns as f64);
+    let seen: f64 =
+        gaps.iter().map(|gap| gap.count as f64 * (switch_ns + gap.user_ns + gap.call_ns)).sum();
+    let counted = (cpu_ns - overhead_ns * calls).max(calls * switch_ns).max(1.0);
+    if seen < cpu_ns { counted.max(seen) } else { counted }
+}
+
 fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> PredictedGap {
     let switch_ns = profile.costs.switch_ns;
     let user_ns = (typical(gap) - profile.costs.empty_gap_ns).max(0.0);
     let call_ns = (gap.call_ns as f64 / gap.timed() as f64 - profile.costs.empty_call_ns).max(0.0);
-    let saved_ns = switch_ns - ride.ride_ns - user_ns * (ride.translated - 1.0);
+    let refill_user_ns = profile.costs.refill.of_time(user_ns);
+    // Copying takes as long either way.
+    let copied_ns = gap.bytes as f64 / gap.timed() as f64 * profile.costs.copied_byte_ns;
+    let path_ns = (call_ns - copied_ns).max(0.0);
+    let refill_ns = profile.costs.refill.of_time(path_ns) + refill_user_ns;
+    let instruction_ns = profile.costs.instruction_ns;
+    let slower_ns = ride.slower_ns(user_ns - refill_user_ns, instruction_ns);
+    let ride_ns = ride.call_instructions * instruction_ns;
+    let saved_ns = switch_ns + refill_ns - ride_ns - slower_ns;
     let never = |call: &str| NEVER_RIDDEN.contains(&call);
     let can_ride = !never(&gap.next)
         && gap.call.as_deref().is_some_and(|call| !never(call))
@@ -192,6 +247,7 @@ fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> Predicted
         user_ns,
         call_ns,
         bound: switch_ns / (user_ns + call_ns + switch_ns).max(1e-9),
+        refill_ns,
         saved_ns,
         rides: can_ride && saved_ns > 0.0,
     }
@@ -233,6 +289,7 @@ impl PredictedGap {
         self.call_ns = mean(self.call_ns, other.call_ns);
         self.saved_ns = mean(self.saved_ns, other.saved_ns);
         self.bound = mean(self.bound, other.bound);
+        self.refill_ns = mean(self.refill_ns, other.refill_ns);
         self.rides = self.saved_ns > 0.0 && (self.rides || other.rides);
         self.count += other.count;
     }
@@ -248,9 +305,13 @@ impl Prediction {
             let _ = writeln!(out, "{figure:>18}  {what}");
         };
         line(grouped(self.calls), "system calls");
-        line(duration(self.switch_ns), "for each switch, measured here");
+        let Costs { switch_ns, refill, .. } = self.costs;
+        line(duration(switch_ns), "for each switch, measured here");
+        line(duration(refill.most_ns), "at most that code on either side pays besides");
+        line(duration(self.ride_ns), "for a ridden call that does nothing");
         line(percent(self.busy_share), "of a CPU in use");
-        line(percent(self.bound), "of that in switches: no ride can save more");
+        line(percent(self.bound), "of that in switches");
+        line(percent(self.crossing), "with what they cause: no ride can save more");
         line(percent(self.ridden_share), "of the system calls should be ridden");
         line(percent(self.saved), "of the CPU time should be saved");
         let _ = write!(out, "\n {}\n\n", self.verdict_text());
@@ -281,11 +342,12 @@ impl Prediction {
                 gap.label
             );
         }
-        let RideCosts { translated, ride_ns } = self.ride;
+        let RideCosts { translated, linked, fragment_instructions, call_instructions } = self.ride;
         let _ = writeln!(
             out,
-            "\n Assumed: translated code takes {translated} times as long, a ride adds {ride_ns} ns \
-             to each call.\n"
+            "\n Assumed: a ridden call takes {call_instructions} instructions; translated code takes \
+             {translated} times\n as long, and what a gap has beyond {fragment_instructions} \
+             instructions {linked} times.\n"
         );
         out
     }
@@ -311,10 +373,22 @@ impl Prediction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::costs::Costs;
+    use crate::costs::{Costs, Refill};
     use crate::profile::tests::gap;
 
-    const NO_COST: RideCosts = RideCosts { translated: 1.0, ride_ns: 0.0 };
+    const NO_COST: RideCosts = RideCosts {
+        translated: 1.0,
+        linked: 1.0,
+        fragment_instructions: 128.0,
+        call_instructions: 0.0,
+    };
+    /// 20 ns for a ride, and code that takes half as long again.
+    const SOME_COST: RideCosts = RideCosts {
+        translated: 1.5,
+        linked: 1.5,
+        fragment_instructions: 128.0,
+        call_instructions: 20.0,
+    };
 
     /// Costs of 100 ns for each switch; the profiler sees 150 ns of an empty
     /// gap and 50 ns of an empty call, and adds 100 ns.
@@ -327,6 +401,9 @@ mod tests {
                 empty_gap_ns: 150.0,
                 empty_call_ns: 50.0,
                 overhead_ns: 100.0,
+                instruction_ns: 1.0,
+                copied_byte_ns: 0.0,
+                refill: Refill::default(),
             },
             gaps,
             ..Profile::default()
@@ -352,15 +429,43 @@ mod tests {
 
     #[test]
     fn slower_code_and_the_ride_itself_are_subtracted() {
-        let costs = RideCosts { translated: 1.5, ride_ns: 20.0 };
+        let costs = SOME_COST;
         let prediction = predict(&profile(vec![gap("a", "b", 1000, 250, 250)], 500_000), costs);
         assert!(close(prediction.gaps[0].saved_ns, 30.0));
         assert!(close(prediction.saved, 30.0 / 400.0));
     }
 
     #[test]
+    fn what_is_beyond_a_fragment_is_linked() {
+        let costs = RideCosts { translated: 1.0, linked: 2.0, ..NO_COST };
+        // 150 ns of user time at 1 ns each: 22 more than a fragment has.
+        let prediction = predict(&profile(vec![gap("a", "b", 1000, 300, 250)], 500_000), costs);
+        assert!(close(prediction.gaps[0].saved_ns, 100.0 - 22.0), "{prediction:?}");
+    }
+
+    #[test]
+    fn code_that_was_left_saves_what_it_pays_for_that() {
+        let mut profile = profile(vec![gap("a", "b", 1000, 250, 250)], 500_000);
+        // Half of what the call (200 ns) and the gap (100 ns) take.
+        profile.costs.refill = Refill { most_ns: 500.0, within_ns: 1000.0 };
+        let prediction = predict(&profile, NO_COST);
+        assert!(close(prediction.gaps[0].saved_ns, 250.0), "{prediction:?}");
+        assert!(close(prediction.bound, 0.25) && close(prediction.crossing, 0.625));
+        assert!(close(prediction.saved, 0.625), "{prediction:?}");
+        // Of a call that copies half of the time, half pays.
+        profile.gaps[0].bytes = 100 * profile.gaps[0].count;
+        profile.costs.copied_byte_ns = 1.0;
+        let copying = predict(&profile, NO_COST);
+        assert!(close(copying.gaps[0].saved_ns, 200.0), "{copying:?}");
+        profile.costs.copied_byte_ns = 0.0;
+        // That is then no user time any more that translation makes slower.
+        let prediction = predict(&profile, SOME_COST);
+        assert!(close(prediction.gaps[0].saved_ns, 250.0 - 20.0 - 25.0), "{prediction:?}");
+    }
+
+    #[test]
     fn long_gaps_stay_native_and_cost_nothing() {
-        let costs = RideCosts { translated: 1.5, ride_ns: 20.0 };
+        let costs = SOME_COST;
         let gaps = vec![gap("a", "b", 1000, 250, 250), gap("b", "a", 1000, 10_000, 250)];
         let prediction = predict(&profile(gaps, 20_000_000), costs);
         assert!(prediction.gaps[0].rides && !prediction.gaps[1].rides);

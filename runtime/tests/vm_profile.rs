@@ -44,7 +44,7 @@ fn profiles(machine: Machine) {
     assert!(named("function", "libc!") && named("calling", "dd"), "{profile}");
     let prediction: Value =
         serde_json::from_str(&result(&outcome, "prediction.json")).expect("a prediction");
-    assert!(prediction["switch_ns"].as_f64().is_some_and(|ns| ns > 0.0), "{prediction}");
+    assert!(prediction["costs"]["switch_ns"].as_f64().is_some_and(|ns| ns > 0.0), "{prediction}");
     assert_ne!(prediction["verdict"], "nothing");
     let redis: Value = serde_json::from_str(&result(&outcome, "redis.json")).expect("a profile");
     names_the_calls_of_redis(&redis);

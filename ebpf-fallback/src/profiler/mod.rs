@@ -107,14 +107,14 @@ impl Profiler {
     }
 
     fn with_cgroup(cgroup: Option<u64>) -> Result<Self, Unavailable> {
-        let switch_ns = costs::null_call_ns();
+        let costs = Costs::measure();
         let kernel = Kernel::load(cgroup)?;
         let current = Rc::clone(&kernel.spaces);
         let mut profiler = Self {
             kernel,
             spaces: Spaces::new(move |process| current.borrow().get(&process, 0).ok()),
             frames: Frames::default(),
-            costs: Costs { switch_ns, ..Costs::default() },
+            costs,
             started: Instant::now(),
         };
         // Before anything can be watched, so that nobody else counts on.
@@ -136,9 +136,9 @@ impl Profiler {
         for batch in 0..OWN_BATCHES {
             let thread = Thread { space: OWN - batch, call: NO_CALL, ..Thread::default() };
             self.kernel.threads.insert(tid, thread, 0)?;
-            let start = Instant::now();
+            let start = costs::cpu_ns();
             costs::null_calls(OWN_CALLS);
-            with_profiler.push(start.elapsed().as_nanos() as f64 / f64::from(OWN_CALLS));
+            with_profiler.push((costs::cpu_ns() - start) / f64::from(OWN_CALLS));
             self.kernel.threads.remove(&tid)?;
         }
         let (mut gaps, mut calls) = (Vec::new(), Vec::new());

@@ -25,20 +25,29 @@ pub(super) struct Arguments {
     /// Gaps shown in text
     #[arg(long, value_name = "N", default_value_t = text::GAPS)]
     gaps: usize,
-    /// Time of translated code over that of the original; `make bench-code`
-    /// measures it
+    /// Time of translated code over that of the original, within a fragment;
+    /// `make bench-code` measures it
     #[arg(long, value_name = "RATIO", default_value_t = RideCosts::default().translated)]
     translated_cost: f64,
-    /// Nanoseconds that a ride adds to each system call
-    #[arg(long, value_name = "NS", default_value_t = RideCosts::default().ride_ns)]
-    ride_cost: f64,
+    /// The same of long gaps, which lead through several fragments; `ub-demo
+    /// --user-cost` measures it
+    #[arg(long, value_name = "RATIO", default_value_t = RideCosts::default().linked)]
+    linked_cost: f64,
+    /// Instructions of a ridden system call that does nothing
+    #[arg(long, value_name = "N", default_value_t = RideCosts::default().call_instructions)]
+    call_cost: f64,
     #[command(flatten)]
     target: Target,
 }
 
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: &Arguments) -> u8 {
-    let costs = RideCosts { translated: arguments.translated_cost, ride_ns: arguments.ride_cost };
+    let costs = RideCosts {
+        translated: arguments.translated_cost,
+        linked: arguments.linked_cost,
+        call_instructions: arguments.call_cost,
+        ..RideCosts::default()
+    };
     arguments.target.observe(|profile| {
         let prediction = predict::predict(profile, costs);
         let text = if arguments.json {
