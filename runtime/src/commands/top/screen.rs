@@ -116,13 +116,15 @@ const GAP_COLUMNS: [&str; 8] =
     ["PID", "RATE/s", "RIDDEN", "NATIVE", "RIDE", "SAVED/s", "STATE", "GAP"];
 
 fn gap_cells(gap: &GapLine) -> [String; 8] {
+    // Of a gap that nobody passes now there is no share and no saving.
+    let is_passed = gap.rate > 0.0;
     [
         pid(gap.pid),
         short(gap.rate),
-        share(gap.ridden),
+        if is_passed { share(gap.ridden) } else { "-".to_owned() },
         time(gap.native),
         time(gap.ride),
-        time(gap.saved),
+        time(gap.saved.filter(|_| is_passed)),
         gap.state.name().to_owned(),
         gap.label.clone(),
     ]
