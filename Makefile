@@ -29,7 +29,7 @@ MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
 .NOTPARALLEL:
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-.PHONY: help demo payoff results profiler-cost user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel test-intree results-intree check-patches check predict
+.PHONY: help demo payoff results profiler-cost user-cost test test-all lint fmt doc unit vm module bench bench-code bench-translate coverage fuzz deb test-packages clean deps build test-debug-kernel test-intree results-intree check-patches check predict bench-regions
 
 help: ## list the targets
 	@echo 'usage: make TARGET'
@@ -133,6 +133,9 @@ bench: ## micro-benchmarks of the translator and of translated code, on this CPU
 
 bench-code: deps ## translated against native code on this CPU, kernel by kernel
 	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench kernels
+
+bench-regions: deps ## how the code of a running redis-server comes to be cut into fragments
+	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench regions
 
 bench-translate: deps ## how long translation and verification take on this CPU
 	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench translation

@@ -7,6 +7,8 @@
 //!   for the [`kernels`].
 //! * `make bench-translate` (`benches/translation.rs`): the cost of translating
 //!   and verifying the functions of the C library and of redis-server.
+//! * `make bench-regions` (`benches/regions.rs`): into which fragments the code of
+//!   redis-server comes to be cut, from what it runs under load.
 //! * `benches/syscall.rs`: the system call that a ride saves.
 //!
 //! `make bench` runs all of them.
@@ -20,6 +22,8 @@ pub mod loader;
 pub mod measure;
 pub mod process;
 pub mod programs;
+pub mod recording;
+pub mod replay;
 pub mod table;
 
 /// The lines that label every figure: CPU, kernel, KPTI, mitigations.

@@ -35,7 +35,7 @@ impl ProcessCode {
 
 /// The addresses of a line of `/proc/PID/maps`, if one may execute and nobody
 /// may write there.
-fn executable_range(line: &str) -> Option<Range<u64>> {
+pub(crate) fn executable_range(line: &str) -> Option<Range<u64>> {
     let mut fields = line.split_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?.as_bytes();

@@ -64,22 +64,24 @@ struct Discovery<'a, 'b> {
     /// What is known to be needed; goes before the rest.
     hot: Vec<Place>,
     queue: VecDeque<Place>,
-    /// What is known to be rare; goes behind the rest.
-    cold: VecDeque<Place>,
+    /// Where the conditional branches lead that are not followed.
+    sides: Vec<Place>,
     limit: usize,
-    /// Ends where other fragments begin.
-    joins: bool,
+    /// See [`crate::Options::first_look`].
+    first_look: bool,
+    /// Takes nothing but what is known to be run.
+    executed_only: bool,
 }
 
-/// Collects the region at `entry`, at most `limit` instructions, and none of
-/// other fragments' entries if it `joins` them. Err is the reason why not even
-/// the first instruction can be run.
+/// Collects the region at `entry`, at most `limit` instructions; for
+/// `first_look` see [`crate::Options::first_look`]. Err is the reason why not
+/// even the first instruction can be run.
 pub(crate) fn discover(
     entry: u64,
     steps: &mut Steps,
     predictions: &Predictions,
     limit: usize,
-    joins: bool,
+    first_look: bool,
 ) -> Result<Region, Unsupported> {
     let region = Region {
         entry,
@@ -90,13 +92,24 @@ pub(crate) fn discover(
         functions: Vec::new(),
     };
     let queue = VecDeque::from([(entry, OWN_FUNCTION)]);
-    let (hot, cold) = (Vec::new(), VecDeque::new());
     let limit = limit.max(1);
-    let mut discovery = Discovery { steps, predictions, region, hot, queue, cold, limit, joins };
+    let executed_only = !first_look && predictions.executed.contains(&entry);
+    let mut discovery = Discovery {
+        steps,
+        predictions,
+        region,
+        hot: Vec::new(),
+        queue,
+        sides: Vec::new(),
+        limit,
+        first_look,
+        executed_only,
+    };
     discovery.function(entry);
     while let Some(start) = discovery.next() {
         discovery.walk(start);
     }
+    discovery.enter_at_sides();
     let Discovery { steps, region, .. } = discovery;
     match region.find(steps, entry).map(|number| steps.get(number)) {
         None => Err(Unsupported::Unreadable),
@@ -107,13 +120,26 @@ pub(crate) fn discover(
 
 impl Discovery<'_, '_> {
     fn next(&mut self) -> Option<Place> {
-        let usual = self.hot.pop().or_else(|| self.queue.pop_front());
-        usual.or_else(|| self.cold.pop_front())
+        self.hot.pop().or_else(|| self.queue.pop_front())
     }
 
-    /// Whether another fragment begins at `address` and goes on from there.
-    fn is_other(&self, address: u64) -> bool {
-        self.joins && address != self.region.entry && self.predictions.entries.contains(&address)
+    /// Whether the fragment is to be left at `address`.
+    fn ends_at(&self, address: u64) -> bool {
+        let known = self.predictions;
+        let is_other = address != self.region.entry && known.entries.contains(&address);
+        (self.first_look && is_other) || (self.executed_only && !known.executed.contains(&address))
+    }
+
+    /// What is in the region anyhow can be gone to, also by a branch that was
+    /// not followed.
+    fn enter_at_sides(&mut self) {
+        for (address, function) in std::mem::take(&mut self.sides) {
+            let known = self.steps.find(address);
+            if known.and_then(|number| self.region.marks.get(number)).is_some_and(|mark| mark.taken)
+            {
+                self.walk((address, function));
+            }
+        }
     }
 
     /// Takes the steps from `start` to the next control-flow instruction,
@@ -134,7 +160,7 @@ impl Discovery<'_, '_> {
                 }
                 return;
             }
-            if self.region.instructions >= self.limit || self.is_other(at) {
+            if self.region.instructions >= self.limit || self.ends_at(at) {
                 return;
             }
             let room = self.limit - self.region.instructions - 1;
@@ -168,7 +194,11 @@ impl Discovery<'_, '_> {
         let to = instruction.near_branch_target();
         match guest.class {
             Class::Branch | Class::CounterBranch => {
-                self.later((to, function));
+                if self.first_look {
+                    self.sides.push((to, function));
+                } else {
+                    self.later((to, function));
+                }
                 self.soon((guest.next_ip(), function));
             }
             Class::Jump => self.soon((to, function)),
@@ -239,27 +269,24 @@ impl Discovery<'_, '_> {
     }
 
     fn soon(&mut self, place: Place) {
-        if !self.is_known(place) {
+        if !self.is_hot(place) {
             self.queue.push_front(place);
         }
     }
 
     fn later(&mut self, place: Place) {
-        if !self.is_known(place) {
+        if !self.is_hot(place) {
             self.queue.push_back(place);
         }
     }
 
-    /// Queues a place of which more is known than how control gets there.
-    fn is_known(&mut self, place: Place) -> bool {
-        if self.predictions.exit_targets.contains(&place.0) {
+    /// Queues a place that fragments were often left for.
+    fn is_hot(&mut self, place: Place) -> bool {
+        let is_hot = self.predictions.exit_targets.contains(&place.0);
+        if is_hot {
             self.hot.push(place);
-        } else if self.predictions.exits.contains(&place.0) {
-            self.cold.push_back(place);
-        } else {
-            return false;
         }
-        true
+        is_hot
     }
 
     /// Targets worth comparing with, and whether they were seen: else there is
@@ -368,39 +395,60 @@ mod tests {
         assert_eq!(region_of(&code, 2), (2, one(0x1000..0x1004)));
     }
 
-    #[test]
-    fn what_is_known_to_be_rare_comes_last() {
-        // 1000 je 1004; 1002 inc eax; 1004 inc ecx; 1006 syscall
-        let code = [0x74, 2, 0xff, 0xc0, 0xff, 0xc1, 0x0f, 0x05];
-        let region = |predictions: &Predictions| {
-            let mut source = SliceSource { address: 0x1000, bytes: &code };
-            let mut steps = Steps::new(&mut source, CpuFeatures::all());
-            let region = discover(0x1000, &mut steps, predictions, 2, false).expect("a region");
-            region.sources(&steps)
-        };
-        let mut predictions = Predictions::default();
-        assert_eq!(region(&predictions), one(0x1000..0x1004));
-        predictions.exits.insert(0x1002);
-        assert_eq!(region(&predictions), [0x1000..0x1002, 0x1004..0x1006]);
-        // It was gone to after all.
-        predictions.exit_targets.insert(0x1002);
-        assert_eq!(region(&predictions), one(0x1000..0x1004));
+    /// What is taken of `code` at 0x1000.
+    fn sources_of(
+        code: &[u8],
+        limit: usize,
+        first_look: bool,
+        predictions: &Predictions,
+    ) -> Vec<Range<u64>> {
+        let mut source = SliceSource { address: 0x1000, bytes: code };
+        let mut steps = Steps::new(&mut source, CpuFeatures::all());
+        let region = discover(0x1000, &mut steps, predictions, limit, first_look);
+        region.expect("a region").sources(&steps)
     }
 
     #[test]
-    fn where_another_fragment_begins_it_may_end() {
+    fn where_fragments_were_often_left_for_comes_first() {
+        // 1000 je 1004; 1002 inc eax; 1004 inc ecx; 1006 syscall
+        let code = [0x74, 2, 0xff, 0xc0, 0xff, 0xc1, 0x0f, 0x05];
+        let mut predictions = Predictions::default();
+        assert_eq!(sources_of(&code, 2, false, &predictions), one(0x1000..0x1004));
+        predictions.exit_targets.insert(0x1004);
+        let expected = [0x1000..0x1002, 0x1004..0x1006];
+        assert_eq!(sources_of(&code, 2, false, &predictions), expected);
+    }
+
+    #[test]
+    fn what_is_known_to_be_run_is_all() {
         // 1000 je 1006; 1002 inc eax; 1004 inc ecx; 1006 dec eax; 1008 syscall
         let code = [0x74, 4, 0xff, 0xc0, 0xff, 0xc1, 0xff, 0xc8, 0x0f, 0x05];
         let mut predictions = Predictions::default();
-        predictions.entries.extend([0x1000, 0x1004]);
-        let region = |joins: bool| {
-            let mut source = SliceSource { address: 0x1000, bytes: &code };
-            let mut steps = Steps::new(&mut source, CpuFeatures::all());
-            let region = discover(0x1000, &mut steps, &predictions, 100, joins).expect("a region");
-            region.sources(&steps)
-        };
-        assert_eq!(region(false), one(0x1000..0x100a));
-        assert_eq!(region(true), [0x1000..0x1004, 0x1006..0x100a]);
+        // Nothing is known of what is run after the entry.
+        predictions.executed.extend([0x1002, 0x1006]);
+        assert_eq!(sources_of(&code, 100, false, &predictions), one(0x1000..0x100a));
+        predictions.executed.extend([0x1000, 0x1008]);
+        let expected = [0x1000..0x1004, 0x1006..0x100a];
+        assert_eq!(sources_of(&code, 100, false, &predictions), expected);
+    }
+
+    #[test]
+    fn a_first_look_follows_no_conditional_branch() {
+        // 1000 inc eax; 1002 je 1008; 1004 jne 1000; 1006 syscall; 1008 dec eax
+        let code = [0xff, 0xc0, 0x74, 4, 0x75, 0xfa, 0x0f, 0x05, 0xff, 0xc8];
+        let predictions = Predictions::default();
+        assert_eq!(sources_of(&code, 100, true, &predictions), one(0x1000..0x1008));
+        assert_eq!(sources_of(&code, 100, false, &predictions), one(0x1000..0x100a));
+    }
+
+    #[test]
+    fn a_first_look_ends_where_another_fragment_begins() {
+        // 1000 inc eax; 1002 inc ecx; 1004 syscall
+        let code = [0xff, 0xc0, 0xff, 0xc1, 0x0f, 0x05];
+        let mut predictions = Predictions::default();
+        predictions.entries.extend([0x1000, 0x1002]);
+        assert_eq!(sources_of(&code, 100, false, &predictions), one(0x1000..0x1006));
+        assert_eq!(sources_of(&code, 100, true, &predictions), one(0x1000..0x1002));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use code::Source;
 pub use counters::{Counters, Failure, RefusedEntry};
 use judging::Judging;
 pub use pipeline::{Pipeline, Reach, Refused, Slowed, Translator};
-use rebuilds::Rebuilds;
+use rebuilds::{Due, Rebuilds, Why};
 use space::{AddressSpace, Decision};
 
 /// Translations of one address before code that keeps changing is given up.
@@ -139,10 +139,14 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
 
     /// Translates one entry again; false if none waits.
     fn rebuild_one(&mut self) -> bool {
-        let Some((btc, entry, pid)) = self.rebuilds.take_due(Instant::now()) else { return false };
-        // It may have been retired, or its address space may have ended.
+        let Some(Due { btc, entry, pid, why }) = self.rebuilds.take_due(Instant::now()) else {
+            return false;
+        };
+        // It may have been retired, its address space may have ended, or it may
+        // have become part of the fragments that went on there.
         if let Some(space) = self.spaces.get(&btc)
             && space.has(entry)
+            && (why == Why::Learned || space.is_worth_more(entry))
         {
             let reach = space.reach(entry);
             self.translate(Wanted { btc, address: entry, reach, pid });
@@ -217,9 +221,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     /// translates it, and, once no more is learned, has those with much code go
     /// that way rather than others.
     fn left(&mut self, btc: Btc, report: &Report, now: Instant) {
-        let space = self.space(btc);
-        space.learn_exit(report.address);
-        let rebuild = space.leading_to(report.address);
+        let rebuild = self.space(btc).leading_to(report.address);
         self.extend(btc, report.address, report.pid);
         for (entry, before) in rebuild {
             self.rebuilds.ask(btc, entry, report.pid, before, now);
@@ -381,7 +383,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             Ok(()) => {
                 let now = Instant::now();
                 for entry in space.installed(parts, reach) {
-                    self.rebuilds.ask(btc, entry, pid, 0, now);
+                    self.rebuilds.ask_for_more(btc, entry, pid, now);
                 }
                 if let Some(judging) = &mut self.judging {
                     judging.installed(btc, address, now);

@@ -22,10 +22,10 @@ pub struct Refused {
 /// How much code a fragment is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// The next few branches, up to code that has a fragment: what shows soon
-    /// where programs go from there.
+    /// Straight on to code that has a fragment: what shows soon where programs
+    /// go from there.
     Near,
-    /// As much as may be: where it is known what programs do.
+    /// All that is known to be run, or as much as may be.
     Far,
 }
 
@@ -39,12 +39,17 @@ impl Reach {
     }
 }
 
-/// User instructions of a fragment that is made before anything is known.
+/// Most user instructions of a fragment that is made before anything is known.
 ///
-/// Nobody can tell without running it which of the branches in unknown code
-/// are taken. So this is about what runs until the first wrong guess; more
-/// would mostly be translated in vain.
-const NEAR: usize = 128;
+/// They count as run from then on. Where a branch in them is always taken,
+/// those behind it are not.
+const NEAR: usize = 32;
+/// Most user instructions of a fragment otherwise. Between two of redis's
+/// system calls about two thousand different ones are run, and going on from
+/// one fragment to another takes some sixty instructions (`make bench-regions`).
+const FAR: usize = 2048;
+/// Most bytes of a fragment's code, if the module allows it.
+const CODE_BYTES: usize = 64 << 10;
 
 /// `mov rax,[rbx]; add rax,1; syscall`
 const SAMPLE: &[u8] = &[0x48, 0x8b, 0x03, 0x48, 0x83, 0xc0, 0x01, 0x0f, 0x05];
@@ -91,13 +96,12 @@ pub struct Translator {
 
 impl Default for Translator {
     fn default() -> Self {
+        let mut options = Options::new(CpuFeatures::host());
+        options.max_instructions = FAR;
+        options.max_code_bytes = CODE_BYTES;
         // 4-level paging also where there is 5-level: a fragment with constant
         // addresses beyond 47 bits is refused, and such programs are rare.
-        Self {
-            options: Options::new(CpuFeatures::host()),
-            policy: Policy::new(Features::host()),
-            slowed: None,
-        }
+        Self { options, policy: Policy::new(Features::host()), slowed: None }
     }
 }
 
@@ -107,6 +111,9 @@ impl Translator {
     pub fn new(info: &Info) -> Self {
         let Self { mut options, mut policy, slowed } = Self::default();
         options.max_code_bytes = options.max_code_bytes.min(info.max_code_bytes as usize);
+        options.max_sources = options.max_sources.min(info.max_sources as usize);
+        let exits = info.max_exits.min(info.max_fixups) as usize;
+        options.max_exits = options.max_exits.min(exits);
         policy.max_code_bytes = policy.max_code_bytes.min(info.max_code_bytes as usize);
         policy.max_exits = policy.max_exits.min(info.max_exits as usize);
         policy.max_fixups = policy.max_fixups.min(info.max_fixups as usize);
@@ -133,7 +140,7 @@ impl Pipeline for Translator {
         let mut options = self.options.clone();
         options.nops = slowed.map_or(0, |slowed| slowed.nops);
         options.max_instructions = reach.instructions(options.max_instructions);
-        options.joins = reach == Reach::Near;
+        options.first_look = reach == Reach::Near;
         let fragment = ub_translator::translate_predicted(entry, source, &options, predicted);
         let fragment = fragment.map_err(|error| {
             let failure = match &error {

@@ -1,9 +1,8 @@
-//! Entries to translate again, now that more is known of where their
-//! indirect branches go.
+//! Entries to translate again, now that more is known of what is run and of
+//! where their indirect branches go.
 //!
-//! A translation is worth its time only once: the targets of a fragment's
-//! branches become known one after the other, mostly soon after it was
-//! installed. So an entry waits until no more is learned about it for a
+//! A translation is worth its time only once: where programs go becomes known
+//! bit by bit, mostly soon after a fragment was installed. So an entry waits until no more is learned about it for a
 //! while, the longer the more often it was translated before.
 
 use std::collections::BTreeMap;
@@ -30,20 +29,50 @@ struct Waiting {
     due: Instant,
     /// It is not put off beyond this.
     latest: Instant,
+    why: Why,
+}
+
+/// Why an entry is to be translated again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Why {
+    /// Fragments with much code go on there, unless that changes.
+    WayOn,
+    /// Something was learned about it.
+    Learned,
+}
+
+/// An entry that is to be translated again now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) btc: Btc,
+    pub(super) entry: u64,
+    /// A process to read data from.
+    pub(super) pid: u32,
+    pub(super) why: Why,
 }
 
 impl Rebuilds {
     /// Something was learned about `entry`, which was translated `before`
     /// times again already.
     pub(super) fn ask(&mut self, btc: Btc, entry: u64, pid: u32, before: u32, now: Instant) {
-        let quiet = QUIET * (1 << before.min(16));
-        let waiting = self.waiting.entry((btc, entry)).or_insert(Waiting {
-            pid,
+        self.wait(Due { btc, entry, pid, why: Why::Learned }, QUIET * (1 << before.min(16)), now);
+    }
+
+    /// Fragments with much code go on at `entry`.
+    pub(super) fn ask_for_more(&mut self, btc: Btc, entry: u64, pid: u32, now: Instant) {
+        self.wait(Due { btc, entry, pid, why: Why::WayOn }, 2 * QUIET, now);
+    }
+
+    fn wait(&mut self, due: Due, quiet: Duration, now: Instant) {
+        let waiting = self.waiting.entry((due.btc, due.entry)).or_insert(Waiting {
+            pid: due.pid,
             due: now,
             latest: now + PATIENCE * quiet,
+            why: due.why,
         });
-        waiting.pid = pid;
+        waiting.pid = due.pid;
         waiting.due = (now + quiet).min(waiting.latest);
+        waiting.why = waiting.why.max(due.why);
     }
 
     /// Something was learned about what is around the entries of `btc`.
@@ -60,18 +89,33 @@ impl Rebuilds {
         self.waiting.values().map(|waiting| waiting.due).min()
     }
 
-    /// Takes an entry that is due at `now`, with the process to read from.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Btc, u64, u32)> {
+    /// Takes an entry that is due at `now`.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
         let (key, _) = self.waiting.iter().find(|(_, waiting)| waiting.due <= now)?;
         let (btc, entry) = *key;
         let waiting = self.waiting.remove(&(btc, entry))?;
-        Some((btc, entry, waiting.pid))
+        Some(Due { btc, entry, pid: waiting.pid, why: waiting.why })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LEARNED: Due = Due { btc: Btc(1), entry: 7, pid: 41, why: Why::Learned };
+
+    #[test]
+    fn what_was_learned_is_the_better_reason() {
+        let start = Instant::now();
+        let mut rebuilds = Rebuilds::default();
+        rebuilds.ask_for_more(Btc(1), 7, 41, start);
+        let way_on = Due { why: Why::WayOn, ..LEARNED };
+        assert_eq!(rebuilds.take_due(start + 2 * QUIET), Some(way_on));
+        rebuilds.ask_for_more(Btc(1), 7, 41, start);
+        rebuilds.ask(Btc(1), 7, 41, 0, start);
+        rebuilds.ask_for_more(Btc(1), 7, 41, start);
+        assert_eq!(rebuilds.take_due(start + 2 * QUIET), Some(LEARNED));
+    }
 
     #[test]
     fn an_entry_waits_until_nothing_new_is_learned() {
@@ -82,7 +126,7 @@ mod tests {
         rebuilds.ask(Btc(1), 7, 41, 0, start + QUIET / 2);
         assert_eq!(rebuilds.next(), Some(start + QUIET / 2 + QUIET));
         assert_eq!(rebuilds.take_due(start + QUIET), None);
-        assert_eq!(rebuilds.take_due(start + 2 * QUIET), Some((Btc(1), 7, 41)));
+        assert_eq!(rebuilds.take_due(start + 2 * QUIET), Some(LEARNED));
         assert_eq!(rebuilds.take_due(start + 2 * QUIET), None);
     }
 

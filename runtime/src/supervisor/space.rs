@@ -14,12 +14,10 @@ use super::pipeline::Reach;
 const TARGETS_PER_SITE: usize = 16;
 /// Indirect branches remembered in one address space.
 const SITES: usize = 4096;
-/// Targets of direct branches out of fragments remembered in one address space.
-const EXIT_TARGETS: usize = 4096;
-/// Direct branches out of fragments remembered in one address space.
-const EXITS: usize = 1 << 16;
-/// Entries remembered in one address space that are worth much code.
-const FAR: usize = 4096;
+/// Instructions remembered in one address space as run.
+const EXECUTED: usize = 1 << 16;
+/// Gaps remembered in one address space.
+const GAPS: usize = 4096;
 /// Instructions remembered in one address space at which a guard's assumption
 /// does not hold.
 const GUARDS: usize = 4096;
@@ -29,7 +27,7 @@ const USELESS: usize = 1 << 16;
 const REPEATS: u32 = 3;
 /// Times one entry is translated again for better predictions: a branch with
 /// ever new targets must not keep the supervisor busy.
-const REBUILDS: u32 = 3;
+const REBUILDS: u32 = 6;
 /// Passages of an indirect edge from which on a fragment that is left there is
 /// translated again to predict it, the first time; each time it takes four
 /// times as many. Until then, and for edges that never get there, going to
@@ -46,9 +44,8 @@ pub(super) struct AddressSpace {
     /// Addresses at which translation is known to yield nothing.
     useless: HashSet<u64>,
     installed: HashMap<u64, Installed>,
-    /// Entries that are translated with [`Reach::Far`] once they are translated
-    /// again: gaps begin there, or fragments of that reach go on there.
-    far: BTreeSet<u64>,
+    /// Where gaps begin.
+    gaps: BTreeSet<u64>,
     /// Times that all reports made until then had been read.
     caught_up: u64,
     /// Number of the report that last concerned it.
@@ -65,6 +62,8 @@ struct Installed {
     sites: BTreeMap<u64, Vec<u64>>,
     /// Instructions at which a guard can leave it.
     guards: BTreeSet<u64>,
+    /// Where it is left for code that was known to be run, and had no room for.
+    ways_on: BTreeSet<u64>,
     /// [`AddressSpace::caught_up`] when it was installed.
     since: u64,
     reach: Reach,
@@ -92,18 +91,10 @@ impl AddressSpace {
         targets.truncate(TARGETS_PER_SITE);
     }
 
-    /// Remembers that a direct branch leads from fragments to `target`.
-    pub(super) fn learn_exit(&mut self, target: u64) {
-        if self.predicted.exit_targets.len() >= EXIT_TARGETS {
-            self.predicted.exit_targets.pop_first();
-        }
-        self.predicted.exit_targets.insert(target);
-    }
-
     /// Remembers that gaps begin at `entry`.
     pub(super) fn learn_gap(&mut self, entry: u64) {
-        if self.far.len() < FAR {
-            self.far.insert(entry);
+        if self.gaps.len() < GAPS {
+            self.gaps.insert(entry);
         }
     }
 
@@ -149,10 +140,16 @@ impl AddressSpace {
     /// How much code the fragment at `entry`, which was translated before, is
     /// to be made of now.
     pub(super) fn reach(&self, entry: u64) -> Reach {
-        if self.far.contains(&entry) {
+        if self.is_worth_more(entry) {
             return Reach::Far;
         }
         self.installed.get(&entry).map_or(Reach::Near, |known| known.reach)
+    }
+
+    /// Whether gaps begin at `entry`, or fragments with much code go on there.
+    pub(super) fn is_worth_more(&self, entry: u64) -> bool {
+        let goes_on = |known: &Installed| known.ways_on.contains(&entry);
+        self.gaps.contains(&entry) || self.installed.values().any(goes_on)
     }
 
     /// Remembers the fragment of `parts`, made with the present predictions.
@@ -173,35 +170,44 @@ impl AddressSpace {
             .filter(|exit| exit.kind == ExitKind::Guard)
             .map(|exit| exit.user_ip)
             .collect();
-        let since = self.caught_up;
-        let installed =
-            Installed { parts: parts.clone(), sites, guards, since, reach, repeats: 0, rebuilds };
-        let further = match reach {
-            Reach::Near => vec![parts.entry],
+        self.predicted.entries.insert(parts.entry);
+        let further: Vec<u64> = match reach {
+            Reach::Near => {
+                // Straight on from where programs were seen to go.
+                if self.predicted.executed.len() < EXECUTED {
+                    self.predicted.executed.extend(parts.map.iter().map(|(address, _)| *address));
+                }
+                vec![parts.entry]
+            }
             Reach::Far => self.ways_on(parts),
         };
+        let ways_on = match reach {
+            Reach::Near => BTreeSet::new(),
+            Reach::Far => further.iter().copied().collect(),
+        };
+        let installed = Installed {
+            parts: parts.clone(),
+            sites,
+            guards,
+            ways_on,
+            since: self.caught_up,
+            reach,
+            repeats: 0,
+            rebuilds,
+        };
         self.installed.insert(parts.entry, installed);
-        self.predicted.entries.insert(parts.entry);
-        if reach == Reach::Far && self.far.len() < FAR {
-            self.far.extend(&further);
-        }
-        for exit in direct_exits(parts) {
-            if self.predicted.exits.len() < EXITS {
-                self.predicted.exits.insert(exit);
-            }
-        }
         let may_have_more = |entry: &u64| {
             let known = self.installed.get(entry);
             known.is_some_and(|known| known.reach == Reach::Near && leads_on(&known.parts))
         };
-        let worth = |entry: &u64| self.far.contains(entry) && may_have_more(entry);
+        let worth = |entry: &u64| may_have_more(entry) && self.is_worth_more(*entry);
         further.into_iter().filter(worth).collect()
     }
 
-    /// Where the fragment of `parts` is known to be left for other code.
+    /// Where the fragment of `parts` is left for code that is known to be run.
     fn ways_on(&self, parts: &Parts) -> Vec<u64> {
         let known = &self.predicted;
-        let direct = direct_exits(parts).filter(|exit| known.exit_targets.contains(exit));
+        let direct = direct_exits(parts).filter(|exit| known.executed.contains(exit));
         let sites = parts.exits.iter().filter(|exit| exit.kind == ExitKind::Indirect);
         let indirect = sites.filter_map(|exit| known.targets.get(&exit.user_ip)).flatten();
         direct.chain(indirect.copied()).collect()
@@ -305,9 +311,8 @@ impl AddressSpace {
             }
             stays
         });
-        self.far.retain(|entry| !range.contains(entry));
-        self.predicted.exits.retain(|target| !range.contains(target));
-        self.predicted.exit_targets.retain(|target| !range.contains(target));
+        self.gaps.retain(|entry| !range.contains(entry));
+        self.predicted.executed.retain(|address| !range.contains(address));
         self.predicted.wide_indexes.retain(|address| !range.contains(address));
         self.predicted.targets.retain(|site, targets| {
             targets.retain(|target| !range.contains(target));
@@ -416,23 +421,39 @@ mod tests {
         Parts { exits: exits.iter().map(exit).collect(), ..parts(entry, &[(entry, entry + 1)], 0) }
     }
 
+    /// A first look at the instruction at `entry`.
+    fn look(entry: u64, exits: &[u64]) -> Parts {
+        Parts { map: vec![(entry, 0)], ..cut(entry, exits) }
+    }
+
     #[test]
     fn gaps_and_what_they_go_on_to_are_worth_more_code() {
         let mut space = AddressSpace::default();
         // Not where a gap begins, and the way on is not known.
-        assert!(space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Near).is_empty());
-        assert_eq!(space.reach(0x10), Reach::Near);
+        assert!(space.installed(&look(0x10, &[0x20, 0x30]), Reach::Near).is_empty());
+        assert_eq!((space.reach(0x10), space.is_worth_more(0x10)), (Reach::Near, false));
         space.learn_gap(0x10);
-        assert_eq!(space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Near), [0x10]);
-        assert_eq!(space.reach(0x10), Reach::Far);
-        space.learn_exit(0x20);
-        space.installed(&cut(0x20, &[0x40]), Reach::Near);
+        assert_eq!(space.installed(&look(0x10, &[0x20, 0x30]), Reach::Near), [0x10]);
+        assert_eq!((space.reach(0x10), space.is_worth_more(0x10)), (Reach::Far, true));
+        // It was seen to be run, 0x30 was not.
+        space.installed(&look(0x20, &[0x40]), Reach::Near);
         assert_eq!(space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Far), [0x20]);
         assert_eq!((space.reach(0x20), space.reach(0x30)), (Reach::Far, Reach::Near));
         // Where indirect branches were seen to go.
-        space.installed(&cut(0x50, &[0x60]), Reach::Near);
+        space.installed(&look(0x50, &[0x60]), Reach::Near);
         space.learn(0x2f, 0x50);
         assert_eq!(space.installed(&parts(0x20, &[(0x20, 0x30)], 0x2f), Reach::Far), [0x50]);
+    }
+
+    #[test]
+    fn what_became_part_of_another_fragment_is_worth_no_more() {
+        let mut space = AddressSpace::default();
+        space.learn_gap(0x10);
+        space.installed(&look(0x20, &[0x40]), Reach::Near);
+        assert_eq!(space.installed(&cut(0x10, &[0x20]), Reach::Far), [0x20]);
+        assert!(space.is_worth_more(0x20));
+        space.installed(&cut(0x10, &[0x40]), Reach::Far);
+        assert!(!space.is_worth_more(0x20));
     }
 
     #[test]
@@ -496,10 +517,6 @@ mod tests {
             space.learn(site, 1);
         }
         assert_eq!(space.predicted.targets.len(), SITES);
-        for target in 0..2 * EXIT_TARGETS as u64 {
-            space.learn_exit(target);
-        }
-        assert_eq!(space.predicted.exit_targets.len(), EXIT_TARGETS);
     }
 
     #[test]
@@ -512,8 +529,6 @@ mod tests {
         space.learn(0x5004, 0x2000);
         space.learn(0x2004, 0x5000);
         space.learn(0x2004, 0x2000);
-        space.learn_exit(0x5010);
-        space.learn_exit(0x2010);
         space.forget(0x5000..0x6000);
         assert_eq!(space.decide(0x1000), Decision::Translate);
         assert_eq!(space.decide(0x2000), Decision::AlreadyInstalled);

@@ -132,7 +132,7 @@ impl Case {
         if rng.chance(20) {
             options.max_instructions = 1 + rng.below(20);
         }
-        options.joins = rng.chance(30);
+        options.first_look = rng.chance(30);
         let restricted = rng.chance(15).then(|| {
             let stack = rng.chance(40);
             let middle = (STACK_BYTES - 16384) / PAGE;
@@ -192,7 +192,7 @@ pub fn predictions(case: &Case, image: &Image) -> Predictions {
         out.exit_targets.extend(image.starts.iter().filter(|_| rng.chance(10)));
     }
     if rng.chance(25) {
-        out.exits.extend(image.starts.iter().filter(|_| rng.chance(20)));
+        out.executed.extend(image.starts.iter().filter(|_| rng.chance(80)));
         out.entries.extend(image.starts.iter().filter(|_| rng.chance(5)));
     }
     out

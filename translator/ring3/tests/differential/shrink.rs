@@ -73,7 +73,7 @@ pub fn shrink(oracle: &mut Oracle, case: &Case) -> Case {
         |c: &mut Case| (c.raise_after, c.pending) = (0, false),
         |c: &mut Case| c.fragments = 200,
         |c: &mut Case| c.options.max_instructions = 512,
-        |c: &mut Case| c.options.joins = false,
+        |c: &mut Case| c.options.first_look = false,
     ] {
         let mut candidate = best.clone();
         simplify(&mut candidate);

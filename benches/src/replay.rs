@@ -1,0 +1,361 @@
+//! A kernel module made of a few maps, through which recorded instructions
+//! pass again and again, while the real supervisor works for it.
+//!
+//! It tells how a program's code comes to be cut into fragments, and how often
+//! one is left for another, without a virtual machine. Fragments are not run:
+//! an instruction counts as run in the one that was entered until control goes
+//! to where that one leads only by an exit.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::rc::Rc;
+
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl};
+use ub_runtime::abi::{GapInfo, Report, ReportKind, Stats, Verdict};
+use ub_runtime::kernel::{Btc, CodeRead, InstallError, Kernel, Reading, Sequence};
+use ub_runtime::supervisor::{Pipeline, Reach, Refused, Translator};
+use ub_translator::fragment::{ExitKind, Fragment, Verified};
+use ub_translator::{CodeSource, Predictions};
+
+use crate::process::executable_range;
+use crate::recording::Recording;
+
+const BTC: Btc = Btc(1);
+/// Passages after which a gap is reported.
+const HOT_COUNT: u32 = 16;
+/// Times that a fragment is left for an address before that is reported: the
+/// module's default for its parameter of that name.
+const MISS_COUNT: u32 = 4;
+/// Misses of an indirect exit before it is linked, as in the module.
+const LINK_AFTER: u32 = 64;
+/// The longest instruction.
+const INSTRUCTION_BYTES: usize = 15;
+
+/// What happened when the recorded instructions passed once.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Pass {
+    /// System calls.
+    pub calls: u64,
+    /// System calls that fragments led to.
+    pub ridden: u64,
+    /// Instructions run in fragments.
+    pub inside: u64,
+    /// Instructions run natively.
+    pub native: u64,
+    /// Times that a fragment was left for another by a link.
+    pub links: u64,
+    /// Times that the next fragment was looked up.
+    pub lookups: u64,
+}
+
+/// How control leaves an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Syscall,
+    Call,
+    IndirectCall,
+    IndirectJump,
+    Return,
+}
+
+/// Targets of indirect branches by the branch, as in [`Predictions::targets`].
+type Targets = BTreeMap<u64, Vec<u64>>;
+
+/// What is installed for one entry.
+#[derive(Debug)]
+struct Installed {
+    instructions: HashSet<u64>,
+    targets: Rc<Targets>,
+    direct_exits: HashSet<u64>,
+    calls: HashSet<u64>,
+    /// Where exits are linked to, by target, or by the branch of an indirect one.
+    links: HashMap<u64, u64>,
+    misses: HashMap<u64, u32>,
+}
+
+impl Installed {
+    /// Whether control stays inside when it goes from `site` to `next`;
+    /// `depth` counts the calls in it that have not returned.
+    fn contains(&self, kind: Kind, site: u64, next: u64, depth: u32) -> bool {
+        let predicted = || self.targets.get(&site).is_none_or(|known| known.contains(&next));
+        let there = self.instructions.contains(&next) || self.calls.contains(&next);
+        there
+            && match kind {
+                Kind::Plain | Kind::Syscall | Kind::Call => true,
+                Kind::Return => depth > 0 || predicted(),
+                Kind::IndirectCall | Kind::IndirectJump => predicted(),
+            }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fragments: HashMap<u64, Installed>,
+    reports: Vec<Report>,
+    gaps: HashMap<u64, u32>,
+    misses: HashMap<(u64, u64), u32>,
+}
+
+/// A recorded program as the supervisor's kernel.
+#[derive(Debug)]
+pub struct Replay {
+    memory: File,
+    executable: Vec<Range<u64>>,
+    instructions: Vec<u64>,
+    kinds: HashMap<u64, Kind>,
+    pid: u32,
+    state: RefCell<State>,
+    /// What the translation under way was told.
+    targets: Rc<RefCell<Rc<Targets>>>,
+}
+
+/// The translator, for a [`Replay`] that is to know what it predicted.
+#[derive(Debug)]
+pub struct Told {
+    translator: Translator,
+    targets: Rc<RefCell<Rc<Targets>>>,
+}
+
+impl Pipeline for Told {
+    fn run(
+        &mut self,
+        entry: u64,
+        reach: Reach,
+        source: &mut dyn CodeSource,
+        predicted: &Predictions,
+    ) -> Result<Fragment<Verified>, Refused> {
+        *self.targets.borrow_mut() = Rc::new(predicted.targets.clone());
+        self.translator.run(entry, reach, source, predicted)
+    }
+}
+
+impl Replay {
+    /// Without any fragment.
+    #[must_use]
+    pub fn new(recording: Recording) -> Self {
+        let Recording { memory, mappings, instructions, pid } = recording;
+        let executable = mappings.lines().filter_map(executable_range).collect();
+        let mut kinds = HashMap::new();
+        for &address in &instructions {
+            kinds.entry(address).or_insert_with(|| kind_of(&memory, address));
+        }
+        let (state, targets) = (RefCell::default(), Rc::default());
+        Self { memory, executable, instructions, kinds, pid, state, targets }
+    }
+
+    /// What translates for this kernel.
+    #[must_use]
+    pub fn pipeline(&self) -> Told {
+        Told { translator: Translator::default(), targets: Rc::clone(&self.targets) }
+    }
+
+    /// How many different instructions were recorded.
+    #[must_use]
+    pub fn distinct(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// How many fragments there are.
+    #[must_use]
+    pub fn fragments(&self) -> usize {
+        self.state.borrow().fragments.len()
+    }
+
+    /// Lets all instructions pass once.
+    #[must_use]
+    pub fn pass(&self) -> Pass {
+        let state = &mut *self.state.borrow_mut();
+        let mut pass = Pass::default();
+        // The entry of the fragment that is run.
+        let mut current: Option<u64> = None;
+        let mut depth = 0_u32;
+        for pair in self.instructions.windows(2) {
+            let (address, next) = (pair[0], pair[1]);
+            let kind = self.kinds[&address];
+            if kind == Kind::Syscall {
+                pass.calls += 1;
+                pass.ridden += u64::from(current.is_some());
+                depth = 0;
+                current = self.gap(state, next);
+                continue;
+            }
+            let Some(entry) = current else {
+                pass.native += 1;
+                continue;
+            };
+            pass.inside += 1;
+            let fragment = state.fragments.get_mut(&entry).expect("it is never removed");
+            if fragment.contains(kind, address, next, depth) {
+                match kind {
+                    Kind::Call | Kind::IndirectCall => depth += 1,
+                    Kind::Return => depth = depth.saturating_sub(1),
+                    Kind::Plain | Kind::IndirectJump | Kind::Syscall => {}
+                }
+                continue;
+            }
+            depth = 0;
+            let indirect = !matches!(kind, Kind::Plain | Kind::Call);
+            if !indirect && !fragment.direct_exits.contains(&next) {
+                // The instruction there is not translated.
+                current = None;
+                continue;
+            }
+            current = self.go_on(state, &mut pass, entry, (address, next), indirect);
+        }
+        pass
+    }
+
+    /// A gap begins at `address`: the fragment to enter, if there is one.
+    fn gap(&self, state: &mut State, address: u64) -> Option<u64> {
+        if state.fragments.contains_key(&address) {
+            return Some(address);
+        }
+        let count = state.gaps.entry(address).or_default();
+        *count += 1;
+        let count = *count;
+        if count >= HOT_COUNT && count.is_power_of_two() {
+            self.report(state, ReportKind::HotGap, address, 0, count);
+        }
+        None
+    }
+
+    /// The fragment at `entry` is left by the branch `edge`: the next one, if there is one.
+    fn go_on(
+        &self,
+        state: &mut State,
+        pass: &mut Pass,
+        entry: u64,
+        (site, next): (u64, u64),
+        indirect: bool,
+    ) -> Option<u64> {
+        let there = state.fragments.contains_key(&next);
+        let fragment = state.fragments.get_mut(&entry).expect("it is run");
+        let key = if indirect { site } else { next };
+        if fragment.links.get(&key) == Some(&next) {
+            pass.links += 1;
+            return Some(next);
+        }
+        pass.lookups += 1;
+        let misses = fragment.misses.entry(key).or_default();
+        *misses += 1;
+        if there && (!indirect || *misses > LINK_AFTER) {
+            fragment.links.insert(key, next);
+        }
+        if indirect {
+            self.miss(state, next, site);
+        } else if !there {
+            self.miss(state, next, 0);
+        }
+        there.then_some(next)
+    }
+
+    fn miss(&self, state: &mut State, address: u64, from: u64) {
+        let count = state.misses.entry((address, from)).or_default();
+        *count += 1;
+        let count = *count;
+        if count.is_multiple_of(MISS_COUNT) && (count / MISS_COUNT).is_power_of_two() {
+            self.report(state, ReportKind::Miss, address, from, count);
+        }
+    }
+
+    fn report(&self, state: &mut State, kind: ReportKind, address: u64, from: u64, count: u32) {
+        state.reports.push(Report {
+            kind: kind as u32,
+            pid: self.pid,
+            btc: BTC.0,
+            address,
+            from,
+            count: count.into(),
+            gap_ns: 0,
+        });
+    }
+}
+
+/// Reads as many bytes as there are.
+fn read(memory: &File, address: u64, buffer: &mut [u8]) -> usize {
+    memory.read_at(buffer, address).unwrap_or(0)
+}
+
+fn kind_of(memory: &File, address: u64) -> Kind {
+    let mut bytes = [0; INSTRUCTION_BYTES];
+    let length = read(memory, address, &mut bytes);
+    let mut decoder = Decoder::with_ip(64, &bytes[..length], address, DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    match instruction.flow_control() {
+        _ if instruction.code() == Code::Syscall => Kind::Syscall,
+        FlowControl::Call => Kind::Call,
+        FlowControl::IndirectCall => Kind::IndirectCall,
+        FlowControl::IndirectBranch => Kind::IndirectJump,
+        FlowControl::Return => Kind::Return,
+        _ => Kind::Plain,
+    }
+}
+
+impl Kernel for Replay {
+    fn read_code(&self, _: Btc, address: u64, buffer: &mut [u8]) -> io::Result<CodeRead> {
+        if !self.executable.iter().any(|range| range.contains(&address)) {
+            return Err(io::Error::from_raw_os_error(libc::EFAULT));
+        }
+        Ok(CodeRead { copied: read(&self.memory, address, buffer), sequence: Sequence(1) })
+    }
+
+    fn install(
+        &self,
+        _: Btc,
+        _: Sequence,
+        fragment: &Fragment<Verified>,
+    ) -> Result<(), InstallError> {
+        let parts = fragment.parts();
+        let exits = |kind| {
+            let exits = parts.exits.iter().filter(move |exit| exit.kind == kind);
+            exits.map(|exit| exit.user_ip).collect()
+        };
+        let installed = Installed {
+            instructions: parts.map.iter().map(|(address, _)| *address).collect(),
+            targets: Rc::clone(&self.targets.borrow()),
+            direct_exits: exits(ExitKind::Branch),
+            calls: exits(ExitKind::Syscall),
+            links: HashMap::new(),
+            misses: HashMap::new(),
+        };
+        let state = &mut *self.state.borrow_mut();
+        for other in state.fragments.values_mut() {
+            other.links.retain(|_, to| *to != parts.entry);
+        }
+        state.fragments.insert(parts.entry, installed);
+        Ok(())
+    }
+
+    fn retire(&self, _: Btc, _: u64) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+
+    fn stats(&self) -> io::Result<Stats> {
+        Ok(Stats::default())
+    }
+
+    fn gaps(&self) -> io::Result<Vec<GapInfo>> {
+        Ok(Vec::new())
+    }
+
+    fn judge(&self, _: &Verdict) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read_reports(&self, reports: &mut Vec<Report>) -> io::Result<Reading> {
+        let waiting = std::mem::take(&mut self.state.borrow_mut().reports);
+        let reading = if waiting.is_empty() { Reading::Empty } else { Reading::Some };
+        reports.extend(waiting);
+        Ok(reading)
+    }
+
+    fn read_pointer(&self, _: u32, address: u64) -> Option<u64> {
+        let mut word = [0; 8];
+        (read(&self.memory, address, &mut word) == word.len()).then(|| u64::from_le_bytes(word))
+    }
+}
