@@ -32,6 +32,8 @@ const HOT_COUNT: u32 = 16;
 const MISS_COUNT: u32 = 4;
 /// Misses of an indirect exit before it is linked, as in the module.
 const LINK_AFTER: u32 = 64;
+/// The same of a direct one.
+const LINK_AFTER_DIRECT: u32 = 4;
 /// The longest instruction.
 const INSTRUCTION_BYTES: usize = 15;
 
@@ -243,8 +245,10 @@ impl Replay {
         pass.lookups += 1;
         let misses = fragment.misses.entry(key).or_default();
         *misses += 1;
-        if there && (!indirect || *misses > LINK_AFTER) {
+        let linked = there && *misses >= if indirect { LINK_AFTER } else { LINK_AFTER_DIRECT };
+        if linked {
             fragment.links.insert(key, next);
+            self.report(state, ReportKind::Linked, next, entry, 0);
         }
         if indirect {
             self.miss(state, next, site);

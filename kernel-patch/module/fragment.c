@@ -19,6 +19,11 @@
  */
 #define LINK_AFTER 64
 #define LINK_PATIENCE 8
+/*
+ * A direct branch is linked sooner: it leads nowhere else. That it was taken
+ * more than now and then is for the supervisor, who is told of links.
+ */
+#define LINK_AFTER_DIRECT 4
 
 /* A queue of our own, so that it can be drained at unload. */
 static struct workqueue_struct *free_queue;
@@ -92,19 +97,27 @@ static void unlink_all(struct ub_fragment *fragment)
 		unlink(&fragment->links[i]);
 }
 
-void ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit_id,
+static bool is_often_missed(struct ub_link *link)
+{
+	u32 misses = ++link->misses;
+
+	if (link->is_indirect)
+		return misses > LINK_AFTER && misses % LINK_PATIENCE == 0;
+	return misses >= LINK_AFTER_DIRECT;
+}
+
+bool ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit_id,
 		      struct ub_fragment *next)
 {
 	struct ub_link *link = &from->links[exit_id];
 	unsigned long flags;
+	bool linked = false;
 
 	/* It is there already, and was not taken for another reason. */
 	if (READ_ONCE(link->next) == next)
-		return;
-	if (link->is_indirect && (link->misses++ < LINK_AFTER || link->misses % LINK_PATIENCE))
-		return;
-	if (!spin_trylock_irqsave(&space->lock, flags))
-		return;
+		return false;
+	if (!is_often_missed(link) || !spin_trylock_irqsave(&space->lock, flags))
+		return false;
 	/*
 	 * Either may have been retired since it was found. What is retired is
 	 * not in the table, and must not be linked again: that would outlast
@@ -115,8 +128,10 @@ void ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit
 		hlist_add_head(&link->in_next, &next->links_here);
 		/* Complete since it was published: it was found in the table. */
 		WRITE_ONCE(link->next, next);
+		linked = true;
 	}
 	spin_unlock_irqrestore(&space->lock, flags);
+	return linked;
 }
 
 static void retire(struct ub_space *space, struct ub_fragment *fragment)

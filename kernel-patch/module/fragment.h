@@ -72,11 +72,12 @@ bool ub_fragments_retire_range(struct ub_space *space, u64 start, u64 end);
 bool ub_fragment_retire_entry(struct ub_space *space, u64 entry);
 void ub_fragments_retire_all(struct ub_space *space);
 /*
- * The exit of from was taken for the address that next stands for: lets the
- * next rider go there at once, unless the lock is busy. Call in the section
- * with preemption off in which next was found.
+ * The exit of from was taken for the address that next stands for: if that is
+ * often so, lets the next rider go there at once, unless the lock is busy.
+ * True if that is new. Call in the section with preemption off in which next
+ * was found.
  */
-void ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit_id,
+bool ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit_id,
 		      struct ub_fragment *next);
 /*
  * Makes room by retiring a fragment of the session that was not run for long.

@@ -11,7 +11,7 @@ use ub_translator::fragment::ExitKind;
 use ub_translator::frame;
 
 /// Revision of the interface that this program speaks (`UB_ABI_VERSION`).
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 /// The device node (`UB_DEVICE_PATH`).
 pub const DEVICE_PATH: &str = "/dev/ub";
 /// First letter of every ioctl number (`UB_IOC_MAGIC`).
@@ -585,6 +585,8 @@ uapi_enum! {
         UB_REPORT_GUARD = Guard = 5, "guard";
         /// The fragment at `address` made room for another.
         UB_REPORT_EVICTED = Evicted = 6, "evicted";
+        /// Riders go on from the fragment at `from` to the one at `address`.
+        UB_REPORT_LINKED = Linked = 7, "linked";
     }
 }
 

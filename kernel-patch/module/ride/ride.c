@@ -85,6 +85,20 @@ static unsigned long flags_after(unsigned long before, u32 out)
 	return (before & ~ARITHMETIC_FLAGS) | flags;
 }
 
+static noinline void report_link(struct ub_rider *rider, u64 from, u64 to)
+{
+	struct ub_session *session = rider->session;
+	struct ub_report report = {
+		.kind = UB_REPORT_LINKED,
+		.pid = task_tgid_nr_ns(current, session->pid_namespace),
+		.btc = rider->space->id,
+		.address = to,
+		.from = from,
+	};
+
+	ub_session_report(session, &report);
+}
+
 /*
  * Runs the fragment and those that its exits are linked to, and brings regs up
  * to date.
@@ -128,8 +142,8 @@ static __always_inline struct ub_exit enter(struct ub_rider *rider, struct ub_fr
 	if (exit.kind == UB_EXIT_BRANCH || exit.kind == UB_EXIT_INDIRECT) {
 		struct ub_fragment *next = ub_space_find(rider->space, regs->ip);
 
-		if (next)
-			ub_fragment_link(rider->space, fragment, run.exit_id, next);
+		if (next && ub_fragment_link(rider->space, fragment, run.exit_id, next))
+			report_link(rider, fragment->entry, next->entry);
 	}
 	return exit;
 }

@@ -11,7 +11,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define UB_ABI_VERSION 4
+#define UB_ABI_VERSION 5
 #define UB_DEVICE_PATH "/dev/ub"
 
 /*
@@ -302,6 +302,7 @@ enum ub_report_kind {
 	UB_REPORT_RETIRED = 4,		/* sources in [address, from) changed */
 	UB_REPORT_GUARD = 5,		/* fragments are often left by a guard at address */
 	UB_REPORT_EVICTED = 6,		/* the fragment at address made room for another */
+	UB_REPORT_LINKED = 7,		/* riders go on from the fragment at from to that at address */
 };
 
 struct ub_report {

@@ -191,6 +191,11 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                     space.evicted(report.address);
                 }
             }
+            Some(ReportKind::Linked) => {
+                if self.space(btc).learn_link(report.from, report.address) {
+                    self.rebuilds.ask_for_more(btc, report.address, report.pid, Instant::now());
+                }
+            }
             Some(ReportKind::Guard) => self.guarded(btc, report.address, report.pid),
             None => {
                 self.counters.unknown_reports += 1;
@@ -382,8 +387,8 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         match result {
             Ok(()) => {
                 let now = Instant::now();
-                for entry in space.installed(parts, reach) {
-                    self.rebuilds.ask_for_more(btc, entry, pid, now);
+                if space.installed(parts, reach) {
+                    self.rebuilds.ask_for_more(btc, address, pid, now);
                 }
                 if let Some(judging) = &mut self.judging {
                     judging.installed(btc, address, now);
@@ -403,7 +408,9 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 );
             }
             Err(InstallError::Stale) => return Attempt::Again,
-            Err(InstallError::Exists) => drop(space.installed(parts, reach)),
+            Err(InstallError::Exists) => {
+                space.installed(parts, reach);
+            }
             Err(InstallError::Full) => {
                 self.counters.fail(Failure::NoRoom);
                 self.room.exhausted();

@@ -14,7 +14,7 @@ use crate::kernel::Btc;
 /// translated once. Doubled for each further time.
 const QUIET: Duration = Duration::from_millis(100);
 /// As many times as this an entry may be put off by new targets.
-const PATIENCE: u32 = 20;
+const PATIENCE: u32 = 5;
 
 /// Entries that wait to be translated again.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Rebuilds {
 
     /// Fragments with much code go on at `entry`.
     pub(super) fn ask_for_more(&mut self, btc: Btc, entry: u64, pid: u32, now: Instant) {
-        self.wait(Due { btc, entry, pid, why: Why::WayOn }, 2 * QUIET, now);
+        self.wait(Due { btc, entry, pid, why: Why::WayOn }, QUIET, now);
     }
 
     fn wait(&mut self, due: Due, quiet: Duration, now: Instant) {
@@ -110,7 +110,7 @@ mod tests {
         let mut rebuilds = Rebuilds::default();
         rebuilds.ask_for_more(Btc(1), 7, 41, start);
         let way_on = Due { why: Why::WayOn, ..LEARNED };
-        assert_eq!(rebuilds.take_due(start + 2 * QUIET), Some(way_on));
+        assert_eq!(rebuilds.take_due(start + QUIET), Some(way_on));
         rebuilds.ask_for_more(Btc(1), 7, 41, start);
         rebuilds.ask(Btc(1), 7, 41, 0, start);
         rebuilds.ask_for_more(Btc(1), 7, 41, start);

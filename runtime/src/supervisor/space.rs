@@ -62,7 +62,7 @@ struct Installed {
     sites: BTreeMap<u64, Vec<u64>>,
     /// Instructions at which a guard can leave it.
     guards: BTreeSet<u64>,
-    /// Where it is left for code that was known to be run, and had no room for.
+    /// The entries of the fragments that riders go on to from it.
     ways_on: BTreeSet<u64>,
     /// [`AddressSpace::caught_up`] when it was installed.
     since: u64,
@@ -96,6 +96,16 @@ impl AddressSpace {
         if self.gaps.len() < GAPS {
             self.gaps.insert(entry);
         }
+    }
+
+    /// Remembers that riders go on from the fragment at `from` to that at `to`.
+    /// True if the latter is worth more code than it has.
+    pub(super) fn learn_link(&mut self, from: u64, to: u64) -> bool {
+        match self.installed.get_mut(&from) {
+            Some(known) if known.reach == Reach::Far => known.ways_on.insert(to),
+            _ => return false,
+        };
+        self.may_have_more(to)
     }
 
     /// Remembers that what a fragment assumes of the instruction at `address`
@@ -153,9 +163,8 @@ impl AddressSpace {
     }
 
     /// Remembers the fragment of `parts`, made with the present predictions.
-    /// Returns the entries that are worth more code than they have, now that
-    /// this is installed.
-    pub(super) fn installed(&mut self, parts: &Parts, reach: Reach) -> Vec<u64> {
+    /// True if it is worth more code than it has.
+    pub(super) fn installed(&mut self, parts: &Parts, reach: Reach) -> bool {
         let rebuilds = self.installed.get(&parts.entry).map_or(0, |known| known.rebuilds + 1);
         let sites = parts
             .exits
@@ -171,46 +180,29 @@ impl AddressSpace {
             .map(|exit| exit.user_ip)
             .collect();
         self.predicted.entries.insert(parts.entry);
-        let further: Vec<u64> = match reach {
-            Reach::Near => {
-                // Straight on from where programs were seen to go.
-                if self.predicted.executed.len() < EXECUTED {
-                    self.predicted.executed.extend(parts.map.iter().map(|(address, _)| *address));
-                }
-                vec![parts.entry]
-            }
-            Reach::Far => self.ways_on(parts),
-        };
-        let ways_on = match reach {
-            Reach::Near => BTreeSet::new(),
-            Reach::Far => further.iter().copied().collect(),
-        };
+        // Straight on from where programs were seen to go.
+        if reach == Reach::Near && self.predicted.executed.len() < EXECUTED {
+            self.predicted.executed.extend(parts.map.iter().map(|(address, _)| *address));
+        }
         let installed = Installed {
             parts: parts.clone(),
             sites,
             guards,
-            ways_on,
+            ways_on: BTreeSet::new(),
             since: self.caught_up,
             reach,
             repeats: 0,
             rebuilds,
         };
         self.installed.insert(parts.entry, installed);
-        let may_have_more = |entry: &u64| {
-            let known = self.installed.get(entry);
-            known.is_some_and(|known| known.reach == Reach::Near && leads_on(&known.parts))
-        };
-        let worth = |entry: &u64| may_have_more(entry) && self.is_worth_more(*entry);
-        further.into_iter().filter(worth).collect()
+        self.may_have_more(parts.entry)
     }
 
-    /// Where the fragment of `parts` is left for code that is known to be run.
-    fn ways_on(&self, parts: &Parts) -> Vec<u64> {
-        let known = &self.predicted;
-        let direct = direct_exits(parts).filter(|exit| known.executed.contains(exit));
-        let sites = parts.exits.iter().filter(|exit| exit.kind == ExitKind::Indirect);
-        let indirect = sites.filter_map(|exit| known.targets.get(&exit.user_ip)).flatten();
-        direct.chain(indirect.copied()).collect()
+    /// Whether there is a fragment at `entry` that is worth more code than it has.
+    fn may_have_more(&self, entry: u64) -> bool {
+        let known = self.installed.get(&entry);
+        known.is_some_and(|known| known.reach == Reach::Near && leads_on(&known.parts))
+            && self.is_worth_more(entry)
     }
 
     /// Entries of fragments with much code that are left for `target` by a
@@ -429,20 +421,21 @@ mod tests {
     #[test]
     fn gaps_and_what_they_go_on_to_are_worth_more_code() {
         let mut space = AddressSpace::default();
-        // Not where a gap begins, and the way on is not known.
-        assert!(space.installed(&look(0x10, &[0x20, 0x30]), Reach::Near).is_empty());
+        // Not where a gap begins.
+        assert!(!space.installed(&look(0x10, &[0x20, 0x30]), Reach::Near));
         assert_eq!((space.reach(0x10), space.is_worth_more(0x10)), (Reach::Near, false));
         space.learn_gap(0x10);
-        assert_eq!(space.installed(&look(0x10, &[0x20, 0x30]), Reach::Near), [0x10]);
+        assert!(space.installed(&look(0x10, &[0x20, 0x30]), Reach::Near));
         assert_eq!((space.reach(0x10), space.is_worth_more(0x10)), (Reach::Far, true));
-        // It was seen to be run, 0x30 was not.
+        // Gone to from one with little code: that may become part of another.
         space.installed(&look(0x20, &[0x40]), Reach::Near);
-        assert_eq!(space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Far), [0x20]);
+        assert!(!space.learn_link(0x10, 0x20));
+        assert!(!space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Far));
+        assert!(space.learn_link(0x10, 0x20));
         assert_eq!((space.reach(0x20), space.reach(0x30)), (Reach::Far, Reach::Near));
-        // Where indirect branches were seen to go.
-        space.installed(&look(0x50, &[0x60]), Reach::Near);
-        space.learn(0x2f, 0x50);
-        assert_eq!(space.installed(&parts(0x20, &[(0x20, 0x30)], 0x2f), Reach::Far), [0x50]);
+        // All there is.
+        space.installed(&cut(0x50, &[]), Reach::Near);
+        assert!(!space.learn_link(0x10, 0x50));
     }
 
     #[test]
@@ -450,7 +443,8 @@ mod tests {
         let mut space = AddressSpace::default();
         space.learn_gap(0x10);
         space.installed(&look(0x20, &[0x40]), Reach::Near);
-        assert_eq!(space.installed(&cut(0x10, &[0x20]), Reach::Far), [0x20]);
+        space.installed(&cut(0x10, &[0x20]), Reach::Far);
+        assert!(space.learn_link(0x10, 0x20));
         assert!(space.is_worth_more(0x20));
         space.installed(&cut(0x10, &[0x40]), Reach::Far);
         assert!(!space.is_worth_more(0x20));
@@ -460,7 +454,7 @@ mod tests {
     fn a_fragment_that_holds_all_there_is_stays() {
         let mut space = AddressSpace::default();
         space.learn_gap(1);
-        assert!(space.installed(&cut(1, &[]), Reach::Near).is_empty());
+        assert!(!space.installed(&cut(1, &[]), Reach::Near));
     }
 
     #[test]
