@@ -72,7 +72,7 @@ impl Default for RideCosts {
     fn default() -> Self {
         Self {
             translated: 1.16,
-            linked: 2.3,
+            linked: 1.6,
             fragment_instructions: 128.0,
             call_instructions: 450.0,
         }

@@ -347,7 +347,8 @@ mod tests {
                 break first;
             }
         };
-        let gap = GapInfo { btc: 7, address: code.range.start, ..Default::default() };
+        let gap =
+            GapInfo { btc: 7, address: code.range.start, native_sampled: 1, ..Default::default() };
         let name = |recorder: &Recorder| recorder.report().hot_gaps[0].from.clone();
 
         recorder.gaps(&[gap], 1000, &Counters::default());

@@ -46,7 +46,7 @@ gone() {
 }
 
 rides() {
-	[ $mode = native ] || grep -qs '"ridden":[1-9]' $report
+	[ $mode = native ] || grep -qs '"ridden":[1-9][0-9]*,"ridden_share"' $report
 }
 
 begin_load() {

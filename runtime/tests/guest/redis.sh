@@ -13,7 +13,7 @@ serves() {
 }
 
 rides() {
-	grep -qs '"ridden":[1-9]' redis.json
+	grep -qs '"ridden":[1-9][0-9]*,"ridden_share"' redis.json
 }
 
 unload_ub() {

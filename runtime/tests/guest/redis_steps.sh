@@ -29,7 +29,7 @@ serves() {
 }
 
 rides() {
-	grep -qs '"ridden":[1-9]' $report
+	grep -qs '"ridden":[1-9][0-9]*,"ridden_share"' $report
 }
 
 load() {

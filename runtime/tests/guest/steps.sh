@@ -16,7 +16,8 @@ retry() {
 	done
 }
 
+# The calls of the session, not those of one gap, which may have led nowhere.
 rides() { # REPORT
-	grep -qs '"ridden":[1-9]' "$1"
+	grep -qs '"ridden":[1-9][0-9]*,"ridden_share"' "$1"
 }
 
