@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <linux/limits.h>
+#include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
@@ -24,6 +26,12 @@
  * more than now and then is for the supervisor, who is told of links.
  */
 #define LINK_AFTER_DIRECT 4
+/*
+ * So often the supervisor is told that an exit was linked, and later each time
+ * that the number is a power of two: an indirect branch with ever new targets
+ * is linked for ever, and would drown what else is reported.
+ */
+#define LINKS_TOLD 16
 
 /* A queue of our own, so that it can be drained at unload. */
 static struct workqueue_struct *free_queue;
@@ -106,12 +114,20 @@ static bool is_often_missed(struct ub_link *link)
 	return misses >= LINK_AFTER_DIRECT;
 }
 
+/* The link was made once more. With space->lock held. */
+static bool is_news(struct ub_link *link)
+{
+	if (link->made < U16_MAX)
+		link->made++;
+	return link->made <= LINKS_TOLD || is_power_of_2(link->made);
+}
+
 bool ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit_id,
 		      struct ub_fragment *next)
 {
 	struct ub_link *link = &from->links[exit_id];
 	unsigned long flags;
-	bool linked = false;
+	bool tell = false;
 
 	/* It is there already, and was not taken for another reason. */
 	if (READ_ONCE(link->next) == next)
@@ -128,10 +144,10 @@ bool ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit
 		hlist_add_head(&link->in_next, &next->links_here);
 		/* Complete since it was published: it was found in the table. */
 		WRITE_ONCE(link->next, next);
-		linked = true;
+		tell = is_news(link);
 	}
 	spin_unlock_irqrestore(&space->lock, flags);
-	return linked;
+	return tell;
 }
 
 static void retire(struct ub_space *space, struct ub_fragment *fragment)

@@ -31,7 +31,8 @@ struct ub_link {
 	struct ub_fragment *next;	/* NULL: look it up */
 	struct hlist_node in_next;	/* in next->links_here, if any */
 	u32 is_indirect;		/* next->entry must be the frame's target */
-	u32 misses;			/* heuristic; racy */
+	u16 misses;			/* heuristic; racy */
+	u16 made;			/* times that next was set; stays at the maximum */
 };
 
 struct ub_fragment {
@@ -74,8 +75,8 @@ void ub_fragments_retire_all(struct ub_space *space);
 /*
  * The exit of from was taken for the address that next stands for: if that is
  * often so, lets the next rider go there at once, unless the lock is busy.
- * True if that is new. Call in the section with preemption off in which next
- * was found.
+ * True if the supervisor is to be told. Call in the section with preemption off
+ * in which next was found.
  */
 bool ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit_id,
 		      struct ub_fragment *next);
