@@ -304,14 +304,18 @@ int ub_rider_detach(u32 pid, u32 *threads)
 	return *threads ? 0 : -ESRCH;
 }
 
-/* No member any more, unless somebody made it one again just now. */
+/*
+ * No member any more, unless somebody made it one again just now. Should it have
+ * been taken out since, its record is still there: the mark, by which on_exit()
+ * knows that there is one, must not go before the record does.
+ */
 static void unmark(struct task_struct *task)
 {
 	unsigned long flags;
-	bool unused;
+	bool has_leaving = false;
 
 	spin_lock_irqsave(&table_lock, flags);
-	if (!find_staying(task, &unused))
+	if (!find_staying(task, &has_leaving) && !has_leaving)
 		ub_clear_mark(task);
 	spin_unlock_irqrestore(&table_lock, flags);
 }
