@@ -10,10 +10,11 @@
 static long on_call(struct pt_regs *regs, long nr)
 {
 	u16 *skip = ub_calls_to_skip(current);
+	u16 left = READ_ONCE(*skip);
 	struct ub_gate_pass pass;
 
-	if (*skip) {
-		WRITE_ONCE(*skip, *skip - 1);
+	if (left) {
+		WRITE_ONCE(*skip, left - 1);
 		return nr;
 	}
 	pass = ub_gate_enter(regs, nr);
