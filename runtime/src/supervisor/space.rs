@@ -198,10 +198,12 @@ impl AddressSpace {
         self.may_have_more(parts.entry)
     }
 
-    /// Whether there is a fragment at `entry` that is worth more code than it has.
+    /// Whether there is a fragment at `entry` that is worth more code than it has,
+    /// and a translation of it was not refused so far.
     fn may_have_more(&self, entry: u64) -> bool {
         let known = self.installed.get(&entry);
         known.is_some_and(|known| known.reach == Reach::Near && leads_on(&known.parts))
+            && !self.is_useless(entry)
             && self.is_worth_more(entry)
     }
 
