@@ -54,7 +54,7 @@ results: deps build ## measure for hours (ARGS=--quick: minutes), write docs/res
 	@rm -rf $(RUN)
 	$(RELEASE)/ub bench --out $(RUN) $(ARGS)
 	@mkdir -p docs/results && cp $(RUN)/run.json docs/results
-	@$(RELEASE)/ub bench show $(RUN) --html docs/results/report.html > docs/results/report.txt
+	@$(RELEASE)/ub bench show $(RUN) > docs/results/report.txt
 	@$(RELEASE)/ub bench readme $(RUN) --file README.md
 
 test: deps lint doc module ## everything that must pass before a commit lands

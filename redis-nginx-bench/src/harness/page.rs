@@ -186,7 +186,8 @@ fn short_name(target: &Target) -> &str {
 
 /// Keeps numbers and what belongs to them in one line.
 fn unbroken(figure: &str) -> String {
-    let rules = [("+- ", "+-\u{a0}"), (" %", "\u{a0}%"), (" to ", "\u{a0}to\u{a0}")];
+    // After a hyphen a line may end, whatever follows.
+    let rules = [("+- ", "±\u{a0}"), (" %", "\u{a0}%"), (" to ", "\u{a0}to\u{a0}")];
     rules.iter().fold(figure.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
