@@ -68,18 +68,22 @@ else
 	$(RUN_TESTS) --workspace -- --ignored --nocapture --skip fuzz_
 endif
 
+# The kernels that the lab builds have no BTF, without which there is no tracing by BPF.
+NEXTEST_NEEDS_NO_BTF := test(6_12) - test(profiles) - test(filters_packets)
+TEST_NEEDS_NO_BTF := 6_12 --skip profiles --skip filters_packets
+
 test-debug-kernel: deps ## the VM tests on a 6.12 with KASAN, lockdep and kmemleak, built once (20 minutes)
 ifeq ($(NEXTEST),yes)
-	UB_LAB_KERNEL=debug $(CARGO) nextest run $(CARGO_FLAGS) --profile built-kernel -p ub-runtime -E 'test(6_12)'
+	UB_LAB_KERNEL=debug $(CARGO) nextest run $(CARGO_FLAGS) --profile built-kernel -p ub-runtime -E '$(NEXTEST_NEEDS_NO_BTF)'
 else
-	UB_LAB_KERNEL=debug $(RUN_TESTS) -p ub-runtime -- 6_12
+	UB_LAB_KERNEL=debug $(RUN_TESTS) -p ub-runtime -- $(TEST_NEEDS_NO_BTF)
 endif
 
 test-intree: deps ## the VM tests on a 6.12 with the patches of kernel-patch/linux-6.12, built once (20 minutes)
 ifeq ($(NEXTEST),yes)
-	UB_LAB_KERNEL=in-tree $(CARGO) nextest run $(CARGO_FLAGS) --profile built-kernel -p ub-runtime -E 'test(6_12) - test(profiles)'
+	UB_LAB_KERNEL=in-tree $(CARGO) nextest run $(CARGO_FLAGS) --profile built-kernel -p ub-runtime -E '$(NEXTEST_NEEDS_NO_BTF)'
 else
-	UB_LAB_KERNEL=in-tree $(RUN_TESTS) -p ub-runtime -- 6_12 --skip profiles
+	UB_LAB_KERNEL=in-tree $(RUN_TESTS) -p ub-runtime -- $(TEST_NEEDS_NO_BTF)
 endif
 
 results-intree: deps build ## count instructions with either kind of hooks, write docs/results/in-tree.md (30 minutes)
