@@ -2,8 +2,9 @@
 //! where their indirect branches go.
 //!
 //! A translation is worth its time only once: where programs go becomes known
-//! bit by bit, mostly soon after a fragment was installed. So an entry waits until no more is learned about it for a
-//! while, the longer the more often it was translated before.
+//! bit by bit, mostly soon after a fragment was installed. So an entry waits
+//! until no more is learned about it for a while, the longer the more often it
+//! was translated before.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
