@@ -31,7 +31,7 @@ const OTHERS: [Program; 6] = [
 ];
 
 /// What memory can be swapped to, and how it is compressed there. The kernels that the lab
-/// builds have no block devices; `running.c` knows them by their names, too.
+/// builds have it built in.
 fn swap_modules(kernel: &Kernel) -> Vec<String> {
     let names: &[&str] = match kernel.version() {
         _ if kernel.release().contains("-ub-") => &[],
