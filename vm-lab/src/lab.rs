@@ -159,7 +159,7 @@ impl Lab {
             initramfs: initramfs.path(),
             kernel_args,
             accelerator,
-            la57: job.la57,
+            la57: job.la57 && built.is_none_or(Variant::takes_five_levels),
             cpu: job.cpu.as_deref().unwrap_or("max"),
             smp: job.smp,
             parallel_tcg: job.parallel_tcg,
