@@ -8,6 +8,7 @@ mod code;
 mod counters;
 mod dump;
 mod judging;
+mod lost;
 mod payoff;
 mod pipeline;
 mod rebuilds;
@@ -28,6 +29,7 @@ use crate::kernel::{Btc, InstallError, Kernel, Reading};
 use code::Source;
 pub use counters::{Counters, Failure, RefusedEntry};
 use judging::Judging;
+use lost::Lost;
 pub use pipeline::{Pipeline, Reach, Refused, Slowed, Translator};
 use rebuilds::{Due, Rebuilds, Why};
 use space::{AddressSpace, Decision};
@@ -51,6 +53,7 @@ pub struct Supervisor<K, P> {
     counters: Counters,
     room: Room,
     rebuilds: Rebuilds,
+    lost: Lost,
     /// Of sessions that measure whether rides pay.
     judging: Option<Judging>,
 }
@@ -66,6 +69,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             counters: Counters::default(),
             room: Room::default(),
             rebuilds: Rebuilds::default(),
+            lost: Lost::default(),
             judging: None,
         }
     }
@@ -115,8 +119,12 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         loop {
             reports.clear();
             let reading = self.kernel.read_reports(&mut reports)?;
+            self.were_waiting(reports.len());
             for report in &reports {
                 self.handle(report);
+            }
+            if reading != Reading::Some {
+                self.make_up_for_lost();
             }
             self.judge_gaps(Instant::now());
             // Code without any fragment comes first.

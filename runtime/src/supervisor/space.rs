@@ -289,6 +289,15 @@ impl AddressSpace {
         self.gone(entry);
     }
 
+    /// Any code may have changed and any fragment may have gone. What was learned of
+    /// where programs go stays: it is never taken for granted.
+    pub(super) fn doubt(&mut self) {
+        self.code.clear();
+        self.useless.clear();
+        self.installed.clear();
+        self.predicted.entries.clear();
+    }
+
     /// The code in `range` changed: what was known about it is void.
     pub(super) fn forget(&mut self, range: Range<u64>) {
         self.code.clear();

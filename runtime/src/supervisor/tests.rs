@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use ub_translator::fragment::{Fragment, Parts, Verified};
 use ub_translator::{CodeSource, Predictions};
 
+use super::lost::BACKLOG;
 use super::space::HOT_EDGE;
 use super::*;
 use crate::abi::{GapInfo, Stats, Verdict};
@@ -42,6 +43,7 @@ struct State {
     /// What was decided about it.
     verdicts: Vec<Verdict>,
     reports: VecDeque<Vec<Report>>,
+    reports_dropped: u64,
     ended: bool,
 }
 
@@ -98,7 +100,7 @@ impl Kernel for FakeKernel {
     }
 
     fn stats(&self) -> io::Result<Stats> {
-        Ok(Stats::default())
+        Ok(Stats { reports_dropped: self.0.borrow().reports_dropped, ..Default::default() })
     }
 
     fn gaps(&self) -> io::Result<Vec<GapInfo>> {
@@ -411,6 +413,33 @@ fn remembered_address_spaces_are_bounded() {
     assert_eq!(supervisor.spaces.len(), SPACES);
     assert!(supervisor.spaces.contains_key(&Btc(2 * SPACES as u64 - 1)));
     assert!(!supervisor.spaces.contains_key(&Btc(0)));
+}
+
+#[test]
+fn what_lost_reports_could_have_voided_is_forgotten() {
+    let useless = CODE + 0x20;
+    let kernel = FakeKernel::with_code(&[(CODE, GAP), (useless, TRAP)]);
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    let mut after = |waiting: u64, dropped| {
+        let noise = std::iter::repeat_n(retired(1, 2), waiting as usize - 2);
+        let reports = [hot(CODE), hot(useless)].into_iter().chain(noise).collect();
+        {
+            let mut state = kernel.0.borrow_mut();
+            state.reports.push_back(reports);
+            state.reports_dropped = dropped;
+        }
+        assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+        let space = &supervisor.spaces[&BTC];
+        (space.has(CODE), space.is_useless(useless))
+    };
+    assert_eq!(after(BACKLOG, 0), (true, true));
+    // It cannot have been while these were waiting: nobody asks.
+    assert_eq!(after(BACKLOG - 1, 1), (true, true));
+    assert_eq!(after(BACKLOG, 1), (false, false));
+    // Reported again, translated again; and only what was lost since counts.
+    assert_eq!(after(BACKLOG, 1), (true, true));
+    assert_eq!(after(BACKLOG, 2), (false, false));
+    assert_eq!(supervisor.counters().translations, 4);
 }
 
 #[test]
