@@ -91,26 +91,11 @@ static void space_free(struct mmu_notifier *notifier)
 	queue_work(end_queue, &space->end_work);
 }
 
-/* Half-open interval arithmetic; all ends are user addresses. */
-static bool overlaps(u64 start, u64 end, const struct ub_range *range)
-{
-	return start < range->end && range->start < end;
-}
-
-static bool is_watched(struct ub_space *space, u64 start, u64 end)
-{
-	unsigned int i;
-
-	for (i = 0; i < space->watched_count; i++)
-		if (overlaps(start, end, &space->watched[i].range))
-			return true;
-	return false;
-}
-
 /* True if fragments were retired that riders may still be inside. */
 static bool code_changes(struct ub_space *space, const struct mmu_notifier_range *range)
 {
-	if (UB_LEFT_OUT(INVALIDATION) || !is_watched(space, range->start, range->end))
+	if (UB_LEFT_OUT(INVALIDATION) ||
+	    !ub_watches_touch(&space->watches, range->start, range->end))
 		return false;
 	space->sequence++;
 	return ub_fragments_retire_range(space, range->start, range->end);
@@ -144,18 +129,13 @@ static int space_invalidate_start(struct mmu_notifier *notifier,
 	return 0;
 }
 
-/* Watches of what is no longer mapped would fill the table. */
-static void unwatch(struct ub_space *space, const struct mmu_notifier_range *range)
+/* True as code_changes() is: nobody would notice changes of what is not watched. */
+static bool unwatch(struct ub_space *space, const struct mmu_notifier_range *range)
 {
-	unsigned int i = 0;
+	struct ub_range lost;
 
-	while (i < space->watched_count) {
-		if (range->start <= space->watched[i].range.start &&
-		    space->watched[i].range.end <= range->end)
-			space->watched[i] = space->watched[--space->watched_count];
-		else
-			i++;
-	}
+	ub_watches_cut(&space->watches, range->start, range->end, &lost);
+	return ub_fragments_retire_range(space, lost.start, lost.end);
 }
 
 static void space_invalidate_end(struct mmu_notifier *notifier,
@@ -172,7 +152,7 @@ static void space_invalidate_end(struct mmu_notifier *notifier,
 	spin_lock_irqsave(&space->lock, flags);
 	retired = code_changes(space, range);
 	if (range->event == MMU_NOTIFY_UNMAP)
-		unwatch(space, range);
+		retired |= unwatch(space, range);
 	spin_unlock_irqrestore(&space->lock, flags);
 	if (retired)
 		wait_for_riders(range);
@@ -186,8 +166,8 @@ void ub_space_file_changed(struct ub_space *space, const struct inode *inode)
 
 	spin_lock_irqsave(&space->lock, flags);
 	space->sequence++;
-	for (i = 0; i < space->watched_count; i++) {
-		const struct ub_watch *watch = &space->watched[i];
+	for (i = 0; i < space->watches.count; i++) {
+		const struct ub_watch *watch = &space->watches.table[i];
 
 		if (watch->inode == inode)
 			retired |= ub_fragments_retire_range(space, watch->range.start,
@@ -256,17 +236,6 @@ struct ub_space *ub_space_pin(struct ub_session *session, u64 id)
 	return found;
 }
 
-bool ub_space_watches(struct ub_space *space, const struct ub_range *range)
-{
-	unsigned int i;
-
-	for (i = 0; i < space->watched_count; i++)
-		if (space->watched[i].range.start <= range->start &&
-		    range->end <= space->watched[i].range.end)
-			return true;
-	return false;
-}
-
 /*
  * Code that nobody can change without the notifier being told. VM_MAYSHARE may
  * be written through another mapping (VM_SHARED is clear where only others
@@ -290,35 +259,29 @@ static int watch(struct ub_space *space, struct ub_range *range, u64 *sequence,
 		 struct file **file)
 {
 	struct vm_area_struct *area = find_vma(space->mm, range->start);
+	struct ub_watch whole;
 	unsigned long flags;
-	unsigned int i;
-	int err = 0;
+	bool watched;
+	u64 end;
 
 	if (!area || range->start < area->vm_start)
 		return -EFAULT;
 	if (!is_steady_code(area))
 		return -EACCES;
-	range->end = min_t(u64, range->end, area->vm_end);
+	whole.range.start = area->vm_start;
+	whole.range.end = area->vm_end;
+	whole.inode = area->vm_file ? file_inode(area->vm_file) : NULL;
 
 	spin_lock_irqsave(&space->lock, flags);
-	for (i = 0; i < space->watched_count; i++)
-		if (overlaps(range->start, range->start + 1, &space->watched[i].range))
-			break;
-	if (i < space->watched_count) {
-		range->end = min(range->end, space->watched[i].range.end);
-	} else if (i == UB_SPACE_WATCHED) {
-		err = -ENOSPC;
-	} else {
-		space->watched[i].range.start = area->vm_start;
-		space->watched[i].range.end = area->vm_end;
-		space->watched[i].inode = area->vm_file ? file_inode(area->vm_file) : NULL;
-		space->watched_count++;
-	}
+	watched = ub_watches_add(&space->watches, range->start, &whole, &end);
 	*sequence = space->sequence;
 	spin_unlock_irqrestore(&space->lock, flags);
-	if (!err && area->vm_file)
+	if (!watched)
+		return -ENOSPC;
+	range->end = min3(range->end, (u64)area->vm_end, end);
+	if (area->vm_file)
 		*file = get_file(area->vm_file);
-	return err;
+	return 0;
 }
 
 int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 length,

@@ -19,17 +19,11 @@
 #include "gaps.h"
 #include "misses.h"
 #include "session.h"
-
-struct inode;
-
-/* Code that may have been translated: a change in it must not be missed. */
-struct ub_watch {
-	struct ub_range range;
-	const struct inode *inode;	/* of the mapped file; only compared */
-};
+#include "watches.h"
 
 #define UB_SPACE_BUCKET_BITS 10
-#define UB_SPACE_WATCHED 64
+
+struct inode;
 
 struct ub_space {
 	struct mmu_notifier notifier;
@@ -49,8 +43,7 @@ struct ub_space {
 	 */
 	spinlock_t lock;
 	u64 sequence;			/* +1 for every change of watched code */
-	unsigned int watched_count;
-	struct ub_watch watched[UB_SPACE_WATCHED];
+	struct ub_watches watches;
 	struct list_head fragments;
 	struct hlist_head buckets[1 << UB_SPACE_BUCKET_BITS];
 
@@ -94,9 +87,6 @@ void ub_space_unpin(struct ub_space *space);
  */
 int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 length,
 		       u32 *copied, u64 *sequence);
-
-/* True if changes in the whole range are noticed. With space->lock held. */
-bool ub_space_watches(struct ub_space *space, const struct ub_range *range);
 
 /* The file's content changed: what was made from it goes. Sleeps. */
 void ub_space_file_changed(struct ub_space *space, const struct inode *inode);

@@ -176,7 +176,7 @@ static bool all_watched(struct ub_space *space, const struct ub_fragment *fragme
 	u32 i;
 
 	for (i = 0; i < fragment->source_count; i++)
-		if (!ub_space_watches(space, &fragment->sources[i]))
+		if (!ub_watches_cover(&space->watches, &fragment->sources[i]))
 			return false;
 	return true;
 }

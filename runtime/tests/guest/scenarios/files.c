@@ -237,6 +237,91 @@ static void file_copied_over(void)
 	report();
 }
 
+static void map_page(int page, int file)
+{
+	char *at = AT + page * PAGE;
+
+	if (mmap(at, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, file, 0) != at)
+		die("mmap");
+	close(file);
+}
+
+#define PATIENCE_SECONDS 10
+
+/* Runs it until at least half of its calls ride. */
+static void expect_rides(version_fn *code, int version)
+{
+	double until = seconds() + PATIENCE_SECONDS;
+	uint64_t before;
+
+	do {
+		before = session_ridden();
+		expect(code, version, 200);
+	} while (session_ridden() - before < 100 && in_session() && seconds() < until);
+	if (seconds() >= until)
+		printf("version %d does not ride: FAILED\n", version);
+}
+
+/* So much of the code lies on the first page: the lower half of its version is the last. */
+#define ON_FIRST_PAGE (VERSION_OFFSET + 2)
+
+static void map_half(int page, int version)
+{
+	unsigned char image[2 * PAGE] = { 0 };
+
+	write_version(image + PAGE - ON_FIRST_PAGE, version);
+	map_page(page, code_file(image + page * PAGE, PAGE));
+}
+
+/* Mappings of two files, and an instruction that begins in one and ends in the other. */
+static void across_two(void)
+{
+	version_fn *code = (version_fn *)(AT + PAGE - ON_FIRST_PAGE);
+
+	map_half(0, 1);
+	map_half(1, 1 << 16);
+	expect_rides(code, (1 << 16) + 1);
+	for (int version = 2; version < 5; version++) {
+		map_half(1, version << 16);
+		expect_rides(code, (version << 16) + version - 1);
+		map_half(0, version);
+		expect_rides(code, (version << 16) + version);
+	}
+	report();
+}
+
+/* What is written to is mapped over a part of what was mapped there before. */
+static void mapped_over_in_part(void)
+{
+	version_fn *behind = (version_fn *)(AT + PAGE);
+	unsigned char image[3 * PAGE] = { 0 };
+	int file;
+
+	for (int page = 0; page < 3; page++)
+		write_version(image + page * PAGE, 1);
+	file = code_file(image, sizeof(image));
+	if (mmap(AT, sizeof(image), PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, file, 0) != AT)
+		die("mmap");
+	close(file);
+	expect_rides(CODE, 1);
+	unlink(LIBRARY);
+	publish_version(LIBRARY, 2);
+	map_page(1, MUST(open(LIBRARY, O_RDONLY)));
+	for (int version = 2; version < 5; version++) {
+		expect_rides(behind, version);
+		write_to_library(version + 1);
+		expect(behind, version + 1, 200);
+	}
+	/* Both ends of what was there are what they were, and go on being seen. */
+	expect_rides(CODE, 1);
+	expect_rides((version_fn *)(AT + 2 * PAGE), 1);
+	map_page(2, version_file(6));
+	expect_rides((version_fn *)(AT + 2 * PAGE), 6);
+	map_page(0, version_file(7));
+	expect_rides(CODE, 7);
+	report();
+}
+
 static void written_under_riders(void)
 {
 	pthread_t followers[2];
@@ -269,6 +354,8 @@ static const struct scenario scenarios[] = {
 	{ "cut", file_cut },
 	{ "punched", file_punched },
 	{ "copied-over", file_copied_over },
+	{ "across-two", across_two },
+	{ "mapped-over-in-part", mapped_over_in_part },
 	{ "written-under-riders", written_under_riders },
 };
 SCENARIO_MAIN(scenarios)
