@@ -10,7 +10,6 @@
 #include "arena.h"
 #include "fixup.h"
 #include "fragment.h"
-#include "rider.h"
 #include "session.h"
 
 /*
@@ -188,7 +187,6 @@ bool ub_fragment_retire_entry(struct ub_space *space, u64 entry)
 void ub_fragment_publish(struct ub_space *space, struct ub_fragment *fragment)
 {
 	struct ub_session *session = fragment->session;
-	struct ub_rider *rider;
 	unsigned long flags;
 
 	ub_fragment_retire_entry(space, fragment->entry);
@@ -202,12 +200,8 @@ void ub_fragment_publish(struct ub_space *space, struct ub_fragment *fragment)
 	atomic_inc(&live);
 	list_add(&fragment->in_space, &space->fragments);
 	hlist_add_head_rcu(&fragment->in_bucket, ub_space_bucket(space, fragment->entry));
+	/* Threads that rest find it by their samples, which they go on making. */
 	ub_gaps_translated(&space->gaps, fragment->entry);
-	/* They may ride now. */
-	spin_lock_irqsave(&session->lock, flags);
-	list_for_each_entry(rider, &session->riders, in_session)
-		ub_rider_wake(rider);
-	spin_unlock_irqrestore(&session->lock, flags);
 }
 
 static bool made_from(const struct ub_fragment *fragment, u64 start, u64 end)

@@ -83,7 +83,12 @@ void ub_rider_skip(struct ub_rider *rider, u16 calls)
 	WRITE_ONCE(*ub_calls_to_skip(current), calls);
 }
 
-void ub_rider_wake(struct ub_rider *rider)
+/*
+ * Its next call is looked at again, whatever it was told. It may miss that, as it
+ * counts without a lock: then it is here a few calls later. With its session's
+ * lock held.
+ */
+static void wake(struct ub_rider *rider)
 {
 	u16 *skip = ub_calls_to_skip(rider->task);
 	u16 left = READ_ONCE(*skip);
@@ -242,7 +247,7 @@ static u32 detach_threads(struct task_struct *process, const struct ub_session *
 			}
 			spin_lock(&rider->session->lock);
 			WRITE_ONCE(rider->leaving, true);
-			ub_rider_wake(rider);
+			wake(rider);
 			rider->session->threads_now--;
 			spin_unlock(&rider->session->lock);
 			/* Seen by the poll of a loop that has no other reason to end. */

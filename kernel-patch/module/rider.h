@@ -81,12 +81,6 @@ static inline bool ub_rider_is_leaving(const struct ub_rider *rider)
  * is here again, or when it ends.
  */
 void ub_rider_skip(struct ub_rider *rider, u16 calls);
-/*
- * Its next call is looked at again, whatever it was told. It may miss that, as it
- * counts without a lock; then it is here a few calls later. With the session's
- * lock held.
- */
-void ub_rider_wake(struct ub_rider *rider);
 
 /* All records by task; changed under a lock in rider.c. */
 extern struct hlist_head ub_riders[1 << UB_RIDER_BITS];

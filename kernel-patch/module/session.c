@@ -140,17 +140,11 @@ void ub_session_put(struct ub_session *session)
 
 void ub_session_end(struct ub_session *session)
 {
-	struct ub_rider *rider;
-	unsigned long flags;
-
 	mutex_lock(&sessions_lock);
 	if (!session->ended) {
+		/* Threads that rest do not ride; they leave at their next sample. */
 		WRITE_ONCE(session->ended, true);
 		list_del_init(&session->all);
-		spin_lock_irqsave(&session->lock, flags);
-		list_for_each_entry(rider, &session->riders, in_session)
-			ub_rider_wake(rider);
-		spin_unlock_irqrestore(&session->lock, flags);
 	}
 	mutex_unlock(&sessions_lock);
 	wake_up_all(&session->readers);

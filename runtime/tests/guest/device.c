@@ -354,6 +354,43 @@ static void attaching(void)
 	close(session);
 }
 
+/* ---- rest ---- */
+
+/* Hardly a call of the victim was sampled; all are, unless it rests. */
+static bool is_resting(int session)
+{
+	struct ub_stats before = stats_of(session), after;
+
+	usleep(50 * 1000);
+	after = stats_of(session);
+	return after.syscalls != before.syscalls &&
+	       4 * (after.sampled - before.sampled) < after.syscalls - before.syscalls;
+}
+
+/* Who has found nothing for long looks only now and then, and finds what comes. */
+static void resting(void)
+{
+	struct ub_session_config config = {
+		.abi_version = UB_ABI_VERSION, .native_interval = UB_NATIVE_NEVER,
+		.sample_interval = 1, .min_rate = 1, .hot_count = 64, .hot_window = 1000,
+		.gap_short_ns = 1000000000, .gap_max_ns = 1000000000,
+	};
+	struct victim victim = new_victim_with(&config);
+	struct fragment fragment;
+	int tries = 0;
+
+	while (!is_resting(victim.session) && tries < 200)
+		tries++;
+	check(tries < 200, "rest: the victim rests", "it does not");
+	make_fragment(&fragment, &victim);
+	MUST(ioctl(victim.session, UB_IOC_INSTALL, &fragment.request));
+	for (tries = 0; !stats_of(victim.session).rides && tries < 200; tries++)
+		usleep(20 * 1000);
+	check(tries < 200, "rest: it finds what was installed", "it never rides");
+	check(!is_resting(victim.session), "rest: it is over", "it is not");
+	end_victim(&victim);
+}
+
 /* ---- caps ---- */
 
 #define CAP 8
@@ -449,6 +486,7 @@ int main(void)
 	reading(&victim);
 	end_victim(&victim);
 	attaching();
+	resting();
 	capped();
 	exhausting();
 	printf("%d failures\n", failures);
