@@ -10,6 +10,7 @@
 
 #include <linux/delay.h>
 #include <linux/kconfig.h>
+#include <linux/printk.h>
 
 /* 1 in a build without the protection NAME, else 0. */
 #define UB_LEFT_OUT(name) __is_defined(UB_WITHOUT_##name)
@@ -20,9 +21,20 @@
  * shows that it fails for the lack of the protection and not for the time.
  */
 #ifdef UB_WITHOUT_PROTECTION
-#define UB_RACE_WINDOW() udelay(500)
+#define UB_RACE_WINDOW(microseconds) udelay(microseconds)
 #else
-#define UB_RACE_WINDOW() do { } while (0)
+#define UB_RACE_WINDOW(microseconds) do { } while (0)
+#endif
+
+/* Says on the console of a build for tests when what must hold does not. */
+#ifdef UB_WITHOUT_PROTECTION
+#define UB_EXPECT(condition)                                                   \
+	do {                                                                   \
+		if (!(condition))                                              \
+			pr_err("ub: broken: %s\n", #condition);                \
+	} while (0)
+#else
+#define UB_EXPECT(condition) do { } while (0)
 #endif
 
 #endif

@@ -167,7 +167,7 @@ static int attach_thread(struct ub_session *session, struct task_struct *task, u
 
 	if (is_worker(task) || (READ_ONCE(task->flags) & PF_EXITING))
 		return 0;
-	UB_RACE_WINDOW();
+	UB_RACE_WINDOW(500);
 	err = rider_add(session, task, GFP_ATOMIC | __GFP_NOWARN);
 	if (err == -EALREADY)
 		return 0;
@@ -320,7 +320,7 @@ static void unmark(struct task_struct *task)
 	bool has_leaving = false;
 
 	spin_lock_irqsave(&table_lock, flags);
-	if (!find_staying(task, &has_leaving) && !has_leaving)
+	if (!find_staying(task, &has_leaving) && (!has_leaving || UB_LEFT_OUT(MARK_OF_LEAVING)))
 		ub_clear_mark(task);
 	spin_unlock_irqrestore(&table_lock, flags);
 }
@@ -328,6 +328,8 @@ static void unmark(struct task_struct *task)
 void ub_rider_leave(struct ub_rider *rider)
 {
 	rider_remove(rider);
+	/* Attached once more meanwhile, and detached. */
+	UB_RACE_WINDOW(10000);
 	unmark(current);
 }
 
@@ -406,8 +408,11 @@ static void on_exit(void *unused, struct task_struct *task)
 {
 	struct ub_rider *rider;
 
-	if (!ub_has_mark(task))
+	if (!ub_has_mark(task)) {
+		/* It would outlive the task, and be taken for one of the next task there. */
+		UB_EXPECT(!ub_rider_current());
 		return;
+	}
 	while ((rider = ub_rider_current())) {
 		count_skipped(rider);
 		rider_remove(rider);

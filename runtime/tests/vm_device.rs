@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use support::{Machine, lab, result, run, with_modules_without, with_program};
+use ub_vm_lab::Outcome;
 
 /// Printed with every failure; another one finds other mistakes.
 const SEED: &str = "0x5eed5eed5eed5eed";
@@ -66,33 +67,55 @@ fn loses_nobody_who_exits(machine: Machine) {
     assert_eq!(passed, 2);
 }
 
-/// The same in builds that make the race wide, with and without the check for it.
+/// Runs `tests/guest/PROGRAM.c` in builds that make its race wide: first with
+/// everything that is needed, then without `protection`. What it printed is in
+/// the results, under NOTHING and the name of the protection.
 #[track_caller]
-fn loses_who_exits_without_the_check(machine: Machine) {
-    const BUILDS: [&str; 2] = ["NOTHING", "ATTACH_EXIT_CHECK"];
+fn without(machine: Machine, protection: &str, program: &str, arguments: &str) -> Outcome {
     let lab = lab();
     let kernel = machine.kernel(&lab);
-    let job = machine.job(&lab, "exits-controls", false);
+    let job = machine.job(&lab, &format!("{program}-controls"), false);
     let job = with_program(job, "module", &["module.c"]);
-    let mut job = with_program(job, "device_exits", &["device_exits.c"]);
+    let mut job = with_program(job, program, &[&format!("{program}.c")]);
     let mut script = String::from("cd /results\n");
-    for build in BUILDS {
+    for build in ["NOTHING", protection] {
         job = with_modules_without(job, &kernel, build);
         script += &format!(
             "module load /ub/without/{build}/ub_gate.ko\n\
              module load /ub/without/{build}/ub.ko\n\
-             device_exits 20 >{build} || true\n\
+             {program} {arguments} >{build} || true\n\
              until module unload ub; do sleep 0.1; done\n\
              until module unload ub_gate; do sleep 0.1; done\n"
         );
     }
-    let outcome = run(&lab, &job.shell(script));
-    let [with, without] = BUILDS.map(|build| result(&outcome, build));
+    run(&lab, &job.shell(script))
+}
+
+#[track_caller]
+fn loses_who_exits_without_the_check(machine: Machine) {
+    const CHECK: &str = "ATTACH_EXIT_CHECK";
+    let outcome = without(machine, CHECK, "device_exits", "20");
+    let [with, without] = ["NOTHING", CHECK].map(|build| result(&outcome, build));
     assert_eq!(with, "exits: attached: ok\nexits: nobody is left behind: ok\n0 failures\n");
     assert!(
         without.contains("exits: nobody is left behind: in ") && without.ends_with("1 failures\n"),
         "passes without the check: {without}"
     );
+}
+
+/// Nobody but the kernel knows of a record that outlives its task.
+#[track_caller]
+fn forgets_who_leaves_without_the_mark(machine: Machine) {
+    const MARK: &str = "MARK_OF_LEAVING";
+    const COMPLAINT: &str = "ub: broken: ";
+    let outcome = without(machine, MARK, "device_leaving", "20");
+    for build in ["NOTHING", MARK] {
+        assert_eq!(result(&outcome, build), "leaving: attached twice: ok\n0 failures\n");
+    }
+    let loaded = format!("TEST BUILD without {MARK}");
+    let (with, without) = outcome.console.split_once(&loaded).expect("both builds were loaded");
+    assert!(!with.contains(COMPLAINT), "fails with everything: {with}");
+    assert!(without.contains(COMPLAINT), "passes without the mark: {without}");
 }
 
 #[test]
@@ -104,6 +127,12 @@ fn vm_device_exits_on_6_12() {
 #[ignore = "long: builds the modules twice"]
 fn vm_device_exits_fail_without_the_check() {
     loses_who_exits_without_the_check(Machine::V6_12_KPTI_OFF);
+}
+
+#[test]
+#[ignore = "long: builds the modules twice"]
+fn vm_device_leaving_fails_without_the_mark() {
+    forgets_who_leaves_without_the_mark(Machine::V6_12_KPTI_OFF);
 }
 
 #[test]
