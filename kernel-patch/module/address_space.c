@@ -108,9 +108,9 @@ static bool code_changes(struct ub_space *space, const struct mmu_notifier_range
  * need-resched at its next poll. In a context that must not block the whole
  * address space is going away, and its threads with it.
  */
-static void wait_for_riders(const struct mmu_notifier_range *range)
+static void wait_for_riders(bool may_block)
 {
-	if (mmu_notifier_range_blockable(range))
+	if (may_block && !UB_LEFT_OUT(WAIT_FOR_RIDERS))
 		synchronize_rcu_expedited();
 }
 
@@ -125,7 +125,7 @@ static int space_invalidate_start(struct mmu_notifier *notifier,
 	retired = code_changes(space, range);
 	spin_unlock_irqrestore(&space->lock, flags);
 	if (retired)
-		wait_for_riders(range);
+		wait_for_riders(mmu_notifier_range_blockable(range));
 	return 0;
 }
 
@@ -155,7 +155,7 @@ static void space_invalidate_end(struct mmu_notifier *notifier,
 		retired |= unwatch(space, range);
 	spin_unlock_irqrestore(&space->lock, flags);
 	if (retired)
-		wait_for_riders(range);
+		wait_for_riders(mmu_notifier_range_blockable(range));
 }
 
 void ub_space_file_changed(struct ub_space *space, const struct inode *inode)
@@ -174,9 +174,8 @@ void ub_space_file_changed(struct ub_space *space, const struct inode *inode)
 							     watch->range.end);
 	}
 	spin_unlock_irqrestore(&space->lock, flags);
-	/* For the same reason as in wait_for_riders(). */
 	if (retired)
-		synchronize_rcu_expedited();
+		wait_for_riders(true);
 }
 
 static void space_mm_gone(struct mmu_notifier *notifier, struct mm_struct *mm)

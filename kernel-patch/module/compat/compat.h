@@ -34,6 +34,8 @@
 #include <linux/interrupt.h>
 #include <linux/sched.h>
 
+#include "protection.h"
+
 #ifdef UB_KERNEL_6_12
 static_assert(offsetof(struct pcpu_hot, current_task) == 0);
 #endif
@@ -41,6 +43,11 @@ static_assert(offsetof(struct pcpu_hot, current_task) == 0);
 /* Address of this CPU's 16-bit mask of pending softirqs. */
 static inline const u16 *ub_softirq_pending(void)
 {
+	static const u16 none;
+
+	/* Each tick brings some: it would do what the wait for riders is there for. */
+	if (UB_LEFT_OUT(WAIT_FOR_RIDERS) || UB_LEFT_OUT(NOTHING))
+		return &none;
 	return (const u16 *)this_cpu_ptr(&local_softirq_pending_ref);
 }
 

@@ -14,15 +14,6 @@
 static volatile int stop;
 static int cpus;
 
-static void pin(pid_t thread, int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	MUST(sched_setaffinity(thread, sizeof(set), &set));
-}
-
 static void count_cpus(void)
 {
 	cpus = sysconf(_SC_NPROCESSORS_ONLN);

@@ -1,6 +1,7 @@
 #include "scenario.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -29,6 +30,15 @@ __attribute__((noinline)) long exchange(const int ends[2], char *byte, long coun
 	if (call3(SYS_write, ends[1], (long)byte, count) != count)
 		die("write");
 	return call3(SYS_read, ends[0], (long)byte, 1);
+}
+
+void pin(pid_t thread, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	MUST(sched_setaffinity(thread, sizeof(set), &set));
 }
 
 int end_of(pid_t child)

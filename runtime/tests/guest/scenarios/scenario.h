@@ -45,6 +45,9 @@ long ride_until(volatile int *stop);
 /* Writes `count` bytes and reads one: with none to read, it waits for one. */
 long exchange(const int ends[2], char *byte, long count);
 
+/* Keeps a thread, or the calling one (0), on that CPU. */
+void pin(pid_t thread, int cpu);
+
 /* Waits for the child; exit status, or 1000 + the signal that killed it. */
 int end_of(pid_t child);
 
