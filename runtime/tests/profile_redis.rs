@@ -2,7 +2,8 @@
 //! kernel: against what strace counts, and what it costs. Where the user who
 //! runs the tests may not use BPF, nothing is tested, which is said.
 
-use std::collections::BTreeMap;
+mod support;
+
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::Path;
@@ -12,18 +13,15 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use support::strace::{self, Passages};
 use ub_bench::demo::find_program;
 use ub_bench::output;
 use ub_bench::resp::Client;
-use ub_ebpf_fallback::{Profile, Profiler};
+use ub_ebpf_fallback::Profiler;
 
 const UB: &str = env!("CARGO_BIN_EXE_ub");
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Share of all passages from which on a gap must be counted as strace does,
-/// and by how much of that share the two may differ.
-const COMPARED: f64 = 0.01;
-const TOLERANCE: f64 = 0.02;
 /// Requests while strace watches, which makes each of them slow.
 const TRACED_REQUESTS: u64 = 10_000;
 
@@ -124,46 +122,6 @@ fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// A gap: thread, where it resumes, the call before and the call after.
-type Gap = (u32, u64, String, String);
-
-/// The passages in what `strace -f -i` wrote.
-fn traced(text: &str) -> BTreeMap<Gap, u64> {
-    let mut before: BTreeMap<u32, (u64, String)> = BTreeMap::new();
-    let mut passages = BTreeMap::new();
-    for line in text.lines() {
-        let Some((thread, address, call)) = traced_call(line) else { continue };
-        if let Some((resume, last)) = before.insert(thread, (address, call.clone())) {
-            *passages.entry((thread, resume, last, call)).or_default() += 1;
-        }
-    }
-    passages
-}
-
-/// Thread, address and name in the line of a call that begins:
-/// `1234  [00007f0123456789] read(7, ...`.
-fn traced_call(line: &str) -> Option<(u32, u64, String)> {
-    let (thread, rest) = line.split_once(" [")?;
-    let (address, rest) = rest.split_once("] ")?;
-    let (call, _) = rest.split_once('(')?;
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if call.is_empty() || !call.chars().all(is_name) {
-        return None;
-    }
-    let address = u64::from_str_radix(address, 16).ok()?;
-    Some((thread.trim().parse().ok()?, address, call.to_owned()))
-}
-
-fn profiled(profile: &Profile) -> BTreeMap<Gap, u64> {
-    let mut passages = BTreeMap::new();
-    for gap in &profile.gaps {
-        let Some(call) = &gap.call else { continue };
-        let key = (gap.thread, gap.resume, call.clone(), gap.next.clone());
-        *passages.entry(key).or_default() += gap.count;
-    }
-    passages
-}
-
 #[test]
 fn shares_of_redis_are_those_that_strace_counts() {
     let mut profiler = match Profiler::new() {
@@ -185,25 +143,10 @@ fn shares_of_redis_are_those_that_strace_counts() {
     load_and_name(&server, &mut profiler, TRACED_REQUESTS);
     strace.interrupt();
     let profile = profiler.finish();
-    let (traced, counted) = (traced(&fs::read_to_string(&trace).unwrap()), profiled(&profile));
-    let total = |passages: &BTreeMap<Gap, u64>| passages.values().sum::<u64>() as f64;
-    let (all_traced, all_counted) = (total(&traced), total(&counted));
-    let mut compared = 0;
-    for (gap, count) in &traced {
-        let (theirs, ours) = (
-            *count as f64 / all_traced,
-            counted.get(gap).copied().unwrap_or_default() as f64 / all_counted,
-        );
-        if theirs < COMPARED {
-            continue;
-        }
-        compared += 1;
-        println!("{gap:x?}: strace {:.2} %, ub {:.2} %", theirs * 100.0, ours * 100.0);
-        assert!((ours - theirs).abs() <= theirs * TOLERANCE, "{gap:x?}: {theirs} {ours}");
-    }
-    println!("{all_traced} passages by strace, {all_counted} by the profiler");
-    assert!(compared >= 3, "read, write and epoll_wait at least");
-    assert!(all_traced > 2.0 * TRACED_REQUESTS as f64);
+    let traced = Passages::traced(&fs::read_to_string(&trace).unwrap());
+    let counted = Passages::profiled(&serde_json::to_value(&profile).unwrap(), |_| true);
+    strace::assert_same_shares(&traced, &counted);
+    assert!(traced.total() > 2 * TRACED_REQUESTS);
     // The calls for each request have names, and their callers are known;
     // Debian strips the names of static ones.
     for call in ["read", "write", "epoll_wait"] {

@@ -3,28 +3,31 @@
 mod support;
 
 use serde_json::Value;
+use support::strace::{Passages, assert_same_shares};
 use support::{Machine, lab, result, run, with_debian_program};
 
-/// Requests to the redis-server.
-const REQUESTS: u64 = 2000;
+/// Requests to the redis-server, which strace makes slow.
+const REQUESTS: u64 = 1000;
 
 const SCRIPT: &str = "\
 ub profile --format json --output /results/profile.json -- \
     dd if=/dev/zero of=/dev/null bs=1 count=20000; echo $? >/results/status
 ub predict --json --output /results/prediction.json -- \
     dd if=/dev/zero of=/dev/null bs=1 count=20000
+# With -D strace is the child, so that the server belongs to ub.
 ub profile --format json --output /results/redis.json -- \
-    redis-server --port 7777 --save '' --logfile /results/redis.log &
+    strace -D -f -i -o /results/trace redis-server --port 7777 --save '' --logfile /results/redis.log &
 until redis-cli -p 7777 ping; do sleep 0.1; done
-redis-benchmark -p 7777 -t get -c 10 -n 2000 >/results/benchmark
+redis-benchmark -p 7777 -t get -c 10 -n 1000 >/results/benchmark
 redis-cli -p 7777 shutdown nosave
 wait $!
+until grep -q 'exited with' /results/trace; do sleep 0.1; done
 ";
 
 #[track_caller]
 fn profiles(machine: Machine) {
     let lab = lab();
-    let job = machine.job_without_modules("profile").program("dd");
+    let job = machine.job_without_modules("profile").program("dd").program("strace");
     let redis = ["redis-server", "redis-cli", "redis-benchmark"];
     let job = redis.into_iter().fold(job, with_debian_program);
     let job = job.command(["sh", "-e", "-c", SCRIPT]);
@@ -48,6 +51,15 @@ fn profiles(machine: Machine) {
     assert_ne!(prediction["verdict"], "nothing");
     let redis: Value = serde_json::from_str(&result(&outcome, "redis.json")).expect("a profile");
     names_the_calls_of_redis(&redis);
+    let spaces = redis["processes"].as_array().expect("processes").iter();
+    let of_redis: Vec<_> = spaces
+        .filter(|process| process["name"] == "redis-server")
+        .filter_map(|process| process["space"].as_u64())
+        .collect();
+    let counted = Passages::profiled(&redis["profile"], |space| of_redis.contains(&space));
+    let traced = Passages::traced(&result(&outcome, "trace"));
+    assert!(traced.total() > 2 * REQUESTS, "{} passages", traced.total());
+    assert_same_shares(&traced, &counted);
 }
 
 /// Each request has a read and a write whose callers are known; Debian strips

@@ -7,6 +7,7 @@ pub mod both_ways;
 pub mod compare;
 pub mod documents;
 pub mod scenarios;
+pub mod strace;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
