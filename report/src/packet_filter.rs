@@ -71,9 +71,21 @@ impl PacketFilters {
         }
     }
 
+    /// Packets that came to a filter.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.dropped + self.kept + self.passed
+    }
+
+    /// What happened last, or how much happened that there was no room for.
+    #[must_use]
+    pub fn latest(&self) -> String {
+        self.sentences().pop().unwrap_or_default()
+    }
+
     /// The counters as every renderer shows them.
     pub(crate) fn counters(&self) -> Vec<Line> {
-        let all = self.dropped + self.kept + self.passed;
+        let all = self.packets();
         let line = |number: u64, what: &str, note: String| Line {
             number: grouped(number),
             what: what.to_owned(),

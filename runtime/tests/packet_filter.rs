@@ -120,9 +120,9 @@ fn report_of(log: &Path) -> PathBuf {
     log.with_extension("json")
 }
 
-/// What `ub report` makes of a session, found by `words`.
+/// What `ub` with these words says of sessions.
 fn shown(words: &[&OsStr]) -> String {
-    let output = Command::new(UB).arg("report").args(words).output().unwrap();
+    let output = Command::new(UB).args(words).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -274,7 +274,7 @@ fn programs_with_effects_get_no_filter() {
         let printed = counter.finish(&cable);
         assert!(printed.starts_with("wanted 10 "), "{options:?}: {printed}");
         assert_eq!(number(&fs::read_to_string(&log).unwrap(), "dropped"), 0, "{options:?}");
-        let shown = shown(&[report_of(&log).as_os_str()]);
+        let shown = shown(&["report".as_ref(), report_of(&log).as_os_str()]);
         assert!(shown.contains(reason) && shown.contains("0  transitions saved"), "{shown}");
     }
 }
@@ -294,9 +294,13 @@ fn filters_end_with_their_assumptions() {
         let counter = Counter::start(&cable, &program, deed, Some(dir.path().join("log")));
         counter.keep_busy_until(&cable, &["packets are filtered"]);
         let pid = nix::unistd::Pid::from_raw(counter.child.id().cast_signed());
+        let top = shown(&["top", "--once", "--interval", "0.1"].map(OsStr::new));
+        let mut lines = top.lines().map(str::trim);
+        let ours = lines.find(|line| line.starts_with(&format!("{pid} ")));
+        assert!(ours.is_some_and(|line| line.ends_with("packets are filtered")), "{top}");
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1).unwrap();
         let pid = OsString::from(pid.to_string());
-        let running = shown(&["-p".as_ref(), pid.as_ref()]);
+        let running = shown(&["report".as_ref(), "-p".as_ref(), pid.as_ref()]);
         assert!(running.contains("packets are filtered"), "{running}");
         counter.wait_until(deed, || counter.said().contains("taken away"));
         assert!(counter.said().contains(reason), "{deed}: {}", counter.said());

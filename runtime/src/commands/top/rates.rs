@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use clap::ValueEnum;
+use ub_report::packet_filter::PacketFilters;
 use ub_report::text::outcome;
 use ub_report::{GapRow, GapState, Report};
 
@@ -57,7 +58,16 @@ pub(super) struct View {
     /// Whether its times are an emulator's.
     pub(super) emulated: bool,
     pub(super) processes: Vec<ProcessLine>,
+    /// Sessions of the packet filters, which have no rides.
+    pub(super) filters: Vec<FilterLine>,
     pub(super) gaps: Vec<GapLine>,
+}
+
+impl View {
+    /// Sessions, of either kind.
+    pub(super) fn sessions(&self) -> usize {
+        self.processes.iter().filter(|line| line.is_session).count() + self.filters.len()
+    }
 }
 
 /// A session, or one process of a session that has several.
@@ -76,6 +86,21 @@ pub(super) struct ProcessLine {
     pub(super) fragments: Option<u64>,
     /// The commonest end of rides.
     pub(super) exit: String,
+}
+
+/// A session whose packets are filtered.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct FilterLine {
+    pub(super) pid: Option<u32>,
+    pub(super) name: String,
+    /// Packets a second that came to a filter.
+    pub(super) packets: f64,
+    /// Share of these that were dropped.
+    pub(super) dropped: f64,
+    /// Receive calls saved a second, one for each dropped packet.
+    pub(super) saved: f64,
+    /// The latest that happened to a filter.
+    pub(super) latest: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +138,10 @@ impl Rates {
             view.facts = report.environment.facts();
             view.emulated |= report.environment.emulated();
             let before = before(&self.before, &found.peer);
+            if let Some(filters) = &report.packet_filters {
+                view.filters.push(filter_line(report, filters, before));
+                continue;
+            }
             let gaps = gap_lines(report, before);
             view.processes.extend(process_lines(report, before, &gaps));
             view.gaps.extend(gaps);
@@ -180,6 +209,21 @@ fn gap_lines(report: &Report, before: Option<&Report>) -> Vec<GapLine> {
     report.hot_gaps.iter().map(line).collect()
 }
 
+fn filter_line(report: &Report, filters: &PacketFilters, before: Option<&Report>) -> FilterLine {
+    let seconds = seconds(report, before);
+    let old = before.and_then(|before| before.packet_filters.as_ref());
+    let packets = difference(filters.packets(), old.map(PacketFilters::packets));
+    let dropped = difference(filters.dropped, old.map(|old| old.dropped));
+    FilterLine {
+        pid: report.pid,
+        name: report.command_line(),
+        packets: packets / seconds,
+        dropped: share(dropped, packets),
+        saved: dropped / seconds,
+        latest: filters.latest(),
+    }
+}
+
 fn process_lines(report: &Report, before: Option<&Report>, gaps: &[GapLine]) -> Vec<ProcessLine> {
     let seconds = seconds(report, before);
     let totals = &report.totals;
@@ -230,6 +274,7 @@ fn process_lines(report: &Report, before: Option<&Report>, gaps: &[GapLine]) -> 
 #[cfg(test)]
 pub(super) mod tests {
     use ub_report::model::Gain;
+    use ub_report::packet_filter::PacketFilterEvent;
     use ub_report::{Process, Source, Timing};
 
     use super::*;
@@ -289,6 +334,45 @@ pub(super) mod tests {
             rates.update(vec![Found { peer: Peer::at("/x/1.sock".into()), report }]);
         }
         rates
+    }
+
+    /// Two looks at a session of the packet filters, two seconds apart.
+    pub(in super::super) fn filtered() -> Rates {
+        let mut rates = Rates::default();
+        for look in 1..=2 {
+            let mut report = Report::new(
+                Source::Session,
+                vec!["packet-counter".into(), "veth0".into()],
+                Default::default(),
+            );
+            report.pid = Some(777);
+            report.elapsed_ns = look * 2 * SECOND;
+            let mut filters = PacketFilters {
+                dropped: look * 9000,
+                kept: look * 900,
+                passed: look * 100,
+                ..Default::default()
+            };
+            filters.add(PacketFilterEvent {
+                at_ns: SECOND,
+                fd: 3,
+                from: Some("libc!recv+0x19".into()),
+                ..Default::default()
+            });
+            report.packet_filters = Some(filters);
+            rates.update(vec![Found { peer: Peer::at("/x/2.sock".into()), report }]);
+        }
+        rates
+    }
+
+    #[test]
+    fn what_packet_filters_save_is_shown_apart() {
+        let view = filtered().view(Column::Rate, false);
+        assert!(view.processes.is_empty(), "{view:?}");
+        let [line] = view.filters.as_slice() else { panic!("{view:?}") };
+        assert_eq!((line.packets, line.dropped, line.saved), (5000.0, 0.9, 4500.0));
+        assert!(line.latest.ends_with("packets are filtered"), "{}", line.latest);
+        assert_eq!(view.sessions(), 1);
     }
 
     #[test]

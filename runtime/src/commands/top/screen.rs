@@ -9,7 +9,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 use ub_report::units::{duration, short};
 
-use super::rates::{Column, GapLine, ProcessLine, View};
+use super::rates::{Column, FilterLine, GapLine, ProcessLine, View};
 
 /// What the keys do; on the screen at all times.
 const KEYS: &str = "q quit  s sort  r reverse  space pause  up/down select  +/- interval";
@@ -31,16 +31,20 @@ pub(super) struct Choices {
 
 /// Draws one screen.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View, choices: &Choices) {
-    let processes = u16::try_from(view.processes.len()).unwrap_or(u16::MAX).clamp(1, 8);
+    let most = 8.min(frame.area().height / 4).max(1);
     // On small terminals the gaps are what is looked for.
-    let processes = processes.min(frame.area().height / 4).max(1);
+    let height = |lines: usize| match u16::try_from(lines).unwrap_or(u16::MAX) {
+        0 => 0,
+        lines => lines.min(most) + 1,
+    };
     let machine = machine(view);
     let lines = 1 + u16::from(machine.chars().count() > usize::from(frame.area().width));
     let machine = Paragraph::new(Span::styled(machine, DIM)).wrap(Wrap { trim: true });
-    let [title, facts, top, gaps, detail, keys] = Layout::vertical([
+    let [title, facts, top, filters, gaps, detail, keys] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(lines),
-        Constraint::Length(processes + 1),
+        Constraint::Length(height(view.processes.len())),
+        Constraint::Length(height(view.filters.len())),
         Constraint::Min(2),
         Constraint::Length(2),
         Constraint::Length(1),
@@ -48,10 +52,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, choices: &Choices) {
     .areas(frame.area());
     frame.render_widget(Paragraph::new(status(view, choices)), title);
     frame.render_widget(machine, facts);
-    if view.processes.is_empty() {
+    if view.sessions() == 0 {
         let text = "no session is running; start one with `ub run -- CMD`";
-        frame.render_widget(Paragraph::new(text), top);
-    } else {
+        frame.render_widget(Paragraph::new(text), gaps);
+    }
+    filter_table(frame, view, filters);
+    if !view.processes.is_empty() {
         process_table(frame, view, top);
         gap_table(frame, view, choices, gaps);
         frame.render_widget(Paragraph::new(details(view, choices)), detail);
@@ -60,7 +66,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, choices: &Choices) {
 }
 
 fn status(view: &View, choices: &Choices) -> Line<'static> {
-    let sessions = view.processes.iter().filter(|line| line.is_session).count();
+    let sessions = view.sessions();
     let plural = if sessions == 1 { "" } else { "s" };
     let order = if choices.reverse { "lowest" } else { "highest" };
     let state = if choices.paused {
@@ -110,6 +116,29 @@ fn process_table(frame: &mut Frame<'_>, view: &View, area: Rect) {
         Table::new(rows, widths).header(row(PROCESS_COLUMNS, 5).style(HEADER)),
         area,
     );
+}
+
+const FILTER_COLUMNS: [&str; 6] =
+    ["PID", "PACKETS/s", "DROPPED", "CALLS SAVED/s", "COMMAND", "PACKET FILTER"];
+
+fn filter_cells(line: &FilterLine) -> [String; 6] {
+    [
+        pid(line.pid),
+        short(line.packets),
+        // Of no packets there is no share.
+        if line.packets > 0.0 { share(line.dropped) } else { "-".to_owned() },
+        short(line.saved),
+        line.name.clone(),
+        line.latest.clone(),
+    ]
+}
+
+fn filter_table(frame: &mut Frame<'_>, view: &View, area: Rect) {
+    let rows = view.filters.iter().map(|line| row(filter_cells(line), 4).style(BOLD));
+    let widths = [7, 9, 7, 13, 14].map(Constraint::Length);
+    let widths = widths.into_iter().chain([Constraint::Fill(1)]);
+    let header = row(FILTER_COLUMNS, 4).style(HEADER);
+    frame.render_widget(Table::new(rows, widths).header(header), area);
 }
 
 const GAP_COLUMNS: [&str; 8] =
@@ -203,7 +232,15 @@ fn time(ns: Option<f64>) -> String {
 
 /// The same as text, for `--once`.
 pub(super) fn plain(view: &View) -> String {
-    let mut out = machine(view) + "\n\n";
+    let mut out = machine(view) + "\n";
+    if !view.filters.is_empty() {
+        out.push('\n');
+        table(&mut out, &FILTER_COLUMNS, view.filters.iter().map(filter_cells));
+    }
+    if view.processes.is_empty() {
+        return out;
+    }
+    out.push('\n');
     table(&mut out, &PROCESS_COLUMNS, view.processes.iter().map(process_cells));
     out.push('\n');
     let cells = |gap: &GapLine| {
@@ -244,7 +281,7 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::*;
-    use crate::commands::top::rates::tests::example;
+    use crate::commands::top::rates::tests::{example, filtered};
 
     fn choices() -> Choices {
         Choices { sort: Column::Rate, reverse: false, paused: false, interval: 1.0, selected: 0 }
@@ -278,6 +315,31 @@ riding: saves time, with confidence
 q quit  s sort  r reverse  space pause  up/down select  +/- interval";
         let expected = expected.replace("ROOM", &"\n".repeat(11));
         assert_eq!(lines.join("\n"), expected);
+    }
+
+    #[test]
+    fn packet_filters_have_their_own_columns() {
+        let mut view = filtered().view(Column::Rate, false);
+        let lines = screen(&view, &choices(), 80, 24);
+        assert_eq!(lines[0], "ub top  1 session, 0 gaps  sort: highest rate first  every 1.0 s");
+        let expected = [
+            "    PID PACKETS/s DROPPED CALLS SAVED/s COMMAND        PACKET FILTER",
+            "    777     5.00k   90.0%         4.50k packet-counter 1.00 s: descriptor 3, lib",
+        ];
+        assert_eq!(lines[2..4], expected, "{}", lines.join("\n"));
+        // There are neither processes with rides nor gaps.
+        assert!(lines[4..23].iter().all(String::is_empty), "{}", lines.join("\n"));
+        let text = plain(&view);
+        assert!(text.contains("packet-counter veth0  1.00 s: descriptor 3, libc!recv"), "{text}");
+        assert!(!text.contains("CALLS/s"), "{text}");
+
+        // Beside a session that rides.
+        view.processes = example().view(Column::Rate, false).processes;
+        let lines = screen(&view, &choices(), 80, 24);
+        assert!(lines[0].contains("2 sessions"), "{}", lines.join("\n"));
+        assert!(lines[2].contains("CALLS/s") && lines[6].contains("PACKETS/s"), "{lines:?}");
+        let text = plain(&view);
+        assert!(text.contains("CALLS/s") && text.contains("PACKETS/s"), "{text}");
     }
 
     #[test]
