@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ub_bench::demo::{find_program, server_folder};
 use ub_runtime::coverage::{Coverage, measure};
 use ub_translator::CpuFeatures;
 
@@ -19,14 +20,15 @@ fn libc() -> PathBuf {
         .expect("this process uses a C library")
 }
 
-/// Where `scripts/deps` unpacks programs.
-fn unpacked() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).map(PathBuf::from);
-    let cache = set("UB_CACHE_DIR").or_else(|| {
-        let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-        Some(cache?.join("userspace-bypass"))
-    });
-    Some(cache?.join("servers"))
+/// Files of Debian's servers and tools, which `make deps` unpacks where they are
+/// not installed.
+fn servers() -> Vec<PathBuf> {
+    let program = |name| find_program(name).unwrap_or_else(|error| panic!("{error}"));
+    let folder = server_folder().expect("HOME is set");
+    let library = folder.join("usr/lib/x86_64-linux-gnu/libsqlite3.so.0");
+    assert!(library.exists(), "{} is missing; `make deps` brings it", library.display());
+    let programs = ["redis-server", "nginx", "memcached", "sqlite3"].map(program);
+    programs.into_iter().chain([library]).collect()
 }
 
 fn assert_covered(path: &Path) -> Coverage {
@@ -51,20 +53,7 @@ fn nearly_all_of_the_c_library_is_translated() {
 
 #[test]
 fn nearly_all_of_the_servers_is_translated() {
-    let Some(servers) = unpacked() else { return };
-    let names = [
-        "usr/bin/redis-server",
-        "usr/sbin/nginx",
-        "usr/bin/memcached",
-        "usr/bin/sqlite3",
-        "usr/lib/x86_64-linux-gnu/libsqlite3.so.0",
-    ];
-    let present: Vec<PathBuf> =
-        names.iter().map(|name| servers.join(name)).filter(|path| path.exists()).collect();
-    if present.is_empty() {
-        eprintln!("skipped: run scripts/deps to unpack the servers");
-    }
-    for path in present {
+    for path in servers() {
         let coverage = assert_covered(&path);
         assert!(coverage.translated > 10_000, "too little code to mean much: {coverage:?}");
         // The sweep stays in step with the code.
