@@ -1,11 +1,12 @@
-//! What the documents name must be there: commands, options, targets, files.
+//! What the documents name must be there: commands, options, targets, tests, files.
 //! `vm_documents.rs` runs the commands.
 
 #[path = "support/documents.rs"]
 mod documents;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use documents::{documents, repository};
@@ -60,46 +61,136 @@ fn commands() -> Vec<(String, String)> {
     found
 }
 
-fn help(subcommand: &str) -> Option<String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_ub")).args([subcommand, "--help"]).output();
+/// What `ub WORDS --help` says, if there is such a subcommand.
+fn help(words: &[&str]) -> Option<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_ub")).args(words).arg("--help").output();
     let output = output.expect("ub can be started");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Whether the list of subcommands in a help text has `name`.
+fn lists(help: &str, name: &str) -> bool {
+    let commands = help.split("Commands:\n").nth(1).unwrap_or_default();
+    let mut lines = commands.lines().take_while(|line| !line.is_empty());
+    lines.any(|line| line.split_whitespace().next() == Some(name))
+}
+
+fn is_name(word: &str) -> bool {
+    !word.starts_with('-') && word.chars().all(|c| c.is_ascii_lowercase())
+}
+
 #[test]
 fn subcommands_and_options_exist() {
-    let mut helps = BTreeMap::new();
     let mut problems = Vec::new();
     let mut seen = 0;
     for (place, command) in commands() {
         let Some(rest) = command.strip_prefix("ub ") else { continue };
         // What follows ` -- ` belongs to the program.
         let words: Vec<&str> = rest.split_whitespace().take_while(|word| *word != "--").collect();
-        let Some(subcommand) = words
-            .first()
-            .filter(|word| !word.starts_with('-') && word.chars().all(|c| c.is_ascii_lowercase()))
-        else {
-            continue;
-        };
+        let Some(subcommand) = words.first().filter(|word| is_name(word)) else { continue };
         seen += 1;
-        let help = helps.entry((*subcommand).to_owned()).or_insert_with(|| help(subcommand));
-        let Some(help) = help else {
+        let Some(mut help_text) = help(&[subcommand]) else {
             problems.push(format!("{place}: no such subcommand: ub {subcommand}"));
             continue;
         };
-        // Those with subcommands of their own have options there.
-        if help.contains("Commands:") {
-            continue;
+        if let Some(second) = words.get(1).filter(|word| lists(&help_text, word)) {
+            help_text = help(&[subcommand, second]).expect("it is listed");
         }
-        for option in words.iter().filter(|word| word.starts_with("--")) {
+        for option in words.iter().filter(|word| word.starts_with('-')) {
             let name = option.split('=').next().unwrap_or(option).trim_end_matches([')', ';', ',']);
-            if !help.contains(name) {
-                problems.push(format!("{place}: ub {subcommand} has no {name}"));
+            if !help_text.split([' ', ',', '\n', '[', '=']).any(|word| word == name) {
+                problems.push(format!("{place}: {command}: no option {name}"));
             }
         }
     }
     assert!(seen > 40, "only {seen} commands were found");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn options_of_the_demo_exist() {
+    // The instruction counts are the demo's, and `ub bench` hands it the options.
+    let help_text = help(&["bench", "instructions", "--"]).expect("the demo has a help text");
+    let mut seen = 0;
+    for (place, command) in commands() {
+        let Some(rest) = command.strip_prefix("ub-demo ") else { continue };
+        seen += 1;
+        for option in rest.split_whitespace().filter(|word| word.starts_with("--")) {
+            assert!(
+                help_text.split([' ', '\n']).any(|word| word == option),
+                "{place}: ub-demo has no {option}"
+            );
+        }
+    }
+    assert!(seen > 3, "only {seen} commands were found");
+}
+
+/// Folders of the workspace's packages, by the packages' names.
+fn packages() -> BTreeMap<String, PathBuf> {
+    let workspace = fs::read_to_string(repository().join("Cargo.toml")).expect("it is there");
+    let members = workspace.split("members = [").nth(1).and_then(|rest| rest.split(']').next());
+    let folders = members.expect("it has members").split('"').skip(1).step_by(2);
+    let package = |folder: &str| {
+        let folder = repository().join(folder);
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("members have one");
+        let name = manifest.lines().find_map(|line| line.strip_prefix("name = ")).expect("a name");
+        (name.trim_matches('"').to_owned(), folder)
+    };
+    folders.map(package).collect()
+}
+
+#[test]
+fn packages_and_tests_of_cargo_exist() {
+    let packages = packages();
+    let mut seen = 0;
+    for (place, command) in commands() {
+        let Some((_, rest)) = command.split_once("cargo test ") else { continue };
+        seen += 1;
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let after =
+            |option| words.iter().position(|word| *word == option).and_then(|at| words.get(at + 1));
+        let package = after("-p").unwrap_or_else(|| panic!("{place}: {command}: which package?"));
+        let folder = packages.get(*package).unwrap_or_else(|| panic!("{place}: no {package}"));
+        if let Some(test) = after("--test") {
+            let tests = folder.join("tests");
+            let there = [format!("{test}.rs"), format!("{test}/main.rs")];
+            assert!(there.iter().any(|file| tests.join(file).exists()), "{place}: no test {test}");
+        }
+    }
+    assert!(seen > 3, "only {seen} commands were found");
+}
+
+/// Adds the names of the functions in the Rust files in and below `folder`.
+fn functions(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            functions(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            let text = fs::read_to_string(&path).expect("sources are readable");
+            let heads = text.lines().filter_map(|line| line.trim_start().strip_prefix("fn "));
+            names.extend(heads.filter_map(|head| head.split('(').next()).map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn tests_in_guests_exist() {
+    let mut names = BTreeSet::new();
+    for folder in packages().values() {
+        functions(&folder.join("tests"), &mut names);
+    }
+    let mut seen = 0;
+    for (place, name) in commands().into_iter().filter(|(_, span)| span.starts_with("vm_")) {
+        seen += 1;
+        let found = match name.strip_suffix('*') {
+            Some(start) => names.iter().any(|name| name.starts_with(start)),
+            None => names.contains(name.trim_end_matches(".rs")),
+        };
+        assert!(found, "{place}: no test {name}");
+    }
+    assert!(seen > 20, "only {seen} tests were found");
 }
 
 #[test]
