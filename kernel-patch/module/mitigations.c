@@ -4,7 +4,6 @@
 #include <linux/init.h>
 #include <asm/cpufeature.h>
 
-#include "compat/compat.h"
 #include "mitigations.h"
 #include "uapi/ub.h"
 
@@ -32,7 +31,7 @@ static const struct policy refusals[] __initconst = {
 	/* Without SMAP, STAC does not exist and a stray access is not caught. */
 	{ X86_FEATURE_SMAP, false, UB_REFUSE_NO_SMAP },
 	{ X86_FEATURE_FSGSBASE, false, UB_REFUSE_NO_FSGSBASE },
-#ifdef UB_KERNEL_6_12
+#ifdef X86_FEATURE_CALL_DEPTH
 	/* The depth counter would have to follow calls that fragments emulate. */
 	{ X86_FEATURE_CALL_DEPTH, true, UB_REFUSE_CALL_DEPTH },
 #endif

@@ -43,7 +43,7 @@ struct ub_session {
 	/* Serialises installs and retirements asked for by the supervisor. */
 	struct mutex install_lock;
 
-	spinlock_t lock;		/* everything below */
+	spinlock_t lock;		/* everything from here to reports */
 	struct list_head riders;
 	struct list_head spaces;
 	struct list_head installed;	/* fragments, the next to be evicted in front */
@@ -61,7 +61,7 @@ struct ub_session {
 	u64 reports_dropped;
 	DECLARE_KFIFO(reports, struct ub_report, UB_REPORT_QUEUE);
 	wait_queue_head_t readers;
-	struct list_head all;
+	struct list_head all;		/* under a lock in session.c */
 };
 
 /*
