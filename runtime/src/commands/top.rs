@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{complain, print};
 use crate::exec::EXIT_UB;
-use crate::inspect;
+use crate::inspect::{self, NotFound};
 use rates::{Column, Rates};
 
 /// Show running sessions and their gaps, live
@@ -36,22 +36,20 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: &Arguments) -> u8 {
-    let mut rates = Rates::default();
-    rates.update(inspect::all());
-    if rates.is_empty()
-        && let Some(reason) = inspect::no_device()
-    {
-        // There will be none either.
-        complain(reason);
-        return EXIT_UB;
-    }
-    if arguments.once {
-        if rates.is_empty() {
-            complain(inspect::NotFound::NoSession(None));
+    let sessions = inspect::all();
+    if sessions.found.is_empty() {
+        let reason = sessions.why_none();
+        // A live screen shows what comes, unless nothing can.
+        if arguments.once || matches!(reason, NotFound::NoSession(Some(_))) {
+            complain(reason);
             return EXIT_UB;
         }
+    }
+    let mut rates = Rates::default();
+    rates.update(sessions.found);
+    if arguments.once {
         std::thread::sleep(arguments.interval);
-        rates.update(inspect::all());
+        rates.update(inspect::all().found);
         print(&screen::plain(&rates.view(arguments.sort, false)));
         return 0;
     }

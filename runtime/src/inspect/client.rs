@@ -52,6 +52,12 @@ pub enum NotFound {
         /// Its number.
         u32,
     ),
+    /// None of those that answered, and there are supervisors that did not.
+    #[error("a supervisor does not answer ({0}); try again, or restart its program")]
+    NoAnswer(
+        /// What it said, or why it said nothing.
+        String,
+    ),
 }
 
 fn hint(reason: &Option<String>) -> String {
@@ -106,36 +112,57 @@ fn unexpected(answer: Answer) -> io::Error {
     }
 }
 
-/// Every session that this user may look into, in the order of their
-/// supervisors' numbers.
-#[must_use]
-pub fn all() -> Vec<Found> {
-    directories().iter().flat_map(|directory| in_directory(directory, PATIENCE)).collect()
+/// What came of asking every supervisor.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    /// The sessions, in the order of their supervisors' numbers.
+    pub found: Vec<Found>,
+    /// What the others said, or why they said nothing: another version of `ub`
+    /// supervises, or one that is stuck.
+    pub silent: Vec<String>,
 }
 
-pub(super) fn in_directory(directory: &Path, patience: Duration) -> Vec<Found> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+impl Sessions {
+    /// Why none was found.
+    #[must_use]
+    pub fn why_none(&self) -> NotFound {
+        match self.silent.first() {
+            Some(reason) => NotFound::NoAnswer(reason.clone()),
+            None => NotFound::NoSession(no_device()),
+        }
+    }
+}
+
+/// Every session that this user may look into.
+#[must_use]
+pub fn all() -> Sessions {
+    let mut sessions = Sessions::default();
+    for directory in directories() {
+        in_directory(&directory, PATIENCE, &mut sessions);
+    }
+    sessions
+}
+
+pub(super) fn in_directory(directory: &Path, patience: Duration, sessions: &mut Sessions) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
     // Sorted, so that a screen does not jump.
     let paths: BTreeSet<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
         .collect();
-    paths
-        .into_iter()
-        .filter_map(|path| {
-            let peer = Peer { path, patience };
-            match peer.report() {
-                Ok(report) => Some(Found { peer, report }),
-                Err(error) => {
-                    if error.kind() == io::ErrorKind::ConnectionRefused {
-                        // Its supervisor was killed and could not clean up.
-                        let _ = fs::remove_file(&peer.path);
-                    }
-                    None
-                }
+    for path in paths {
+        let peer = Peer { path, patience };
+        match peer.report() {
+            Ok(report) => sessions.found.push(Found { peer, report }),
+            // Its supervisor was killed and could not clean up.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                let _ = fs::remove_file(&peer.path);
             }
-        })
-        .collect()
+            // It ended meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => sessions.silent.push(format!("{}: {error}", peer.path.display())),
+        }
+    }
 }
 
 /// The session of the process `pid`: one that knows it, or one that knows an
@@ -148,12 +175,12 @@ pub fn of_process(pid: u32) -> Result<Found, NotFound> {
         return Err(NotFound::NoProcess(pid));
     }
     let sessions = all();
-    if sessions.is_empty() {
-        return Err(NotFound::NoSession(no_device()));
+    if sessions.found.is_empty() {
+        return Err(sessions.why_none());
     }
     let mut candidate = Some(pid);
     while let Some(current) = candidate {
-        let found = sessions.iter().find(|session| {
+        let found = sessions.found.iter().find(|session| {
             let report = &session.report;
             report.pid == Some(current)
                 || report.attached.contains(&current)
@@ -164,12 +191,15 @@ pub fn of_process(pid: u32) -> Result<Found, NotFound> {
         }
         candidate = parent(current);
     }
-    Err(NotFound::NotAMember(pid))
+    // It may be a member of one that did not answer.
+    Err(match sessions.silent.first() {
+        Some(reason) => NotFound::NoAnswer(reason.clone()),
+        None => NotFound::NotAMember(pid),
+    })
 }
 
 /// Why there can be no session on this machine, if that is so.
-#[must_use]
-pub fn no_device() -> Option<String> {
+fn no_device() -> Option<String> {
     crate::device::Device::open().err().map(|error| error.to_string())
 }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use ub_report::Report;
 
-pub use client::{Found, NotFound, Peer, all, no_device, of_process};
+pub use client::{Found, NotFound, Peer, Sessions, all, of_process};
 pub use server::Server;
 
 /// Version of what is said over the socket.
@@ -156,6 +156,28 @@ mod tests {
         server.serve(|_| panic!("nothing was asked"));
     }
 
+    fn look(directory: &std::path::Path) -> Sessions {
+        let mut sessions = Sessions::default();
+        client::in_directory(directory, Duration::from_secs(1), &mut sessions);
+        sessions
+    }
+
+    #[test]
+    fn what_a_supervisor_refuses_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start_in(dir.path()).unwrap();
+        let served = thread::spawn(move || {
+            let mut fds = [PollFd::new(server.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, 5000u16).unwrap();
+            server.serve(|_| Answer::Error("use the ub that started the session".into()));
+        });
+        let sessions = look(dir.path());
+        served.join().unwrap();
+        assert!(sessions.found.is_empty());
+        let NotFound::NoAnswer(reason) = sessions.why_none() else { panic!("{sessions:?}") };
+        assert!(reason.contains("use the ub that started"), "{reason}");
+    }
+
     #[test]
     fn the_socket_of_a_dead_supervisor_is_passed_over_and_removed() {
         let dir = tempfile::tempdir().unwrap();
@@ -163,7 +185,8 @@ mod tests {
         let path = server.path().to_owned();
         server.abandon();
         assert!(path.exists());
-        assert!(client::in_directory(dir.path(), Duration::from_secs(1)).is_empty());
+        let sessions = look(dir.path());
+        assert!(sessions.found.is_empty() && sessions.silent.is_empty(), "{sessions:?}");
         assert!(!path.exists());
     }
 }

@@ -125,10 +125,6 @@ impl Rates {
         self.before = std::mem::replace(&mut self.now, sessions);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.now.is_empty()
-    }
-
     /// The rates between the last two looks; of a session that is new, since
     /// its start.
     pub(super) fn view(&self, sort: Column, reverse: bool) -> View {

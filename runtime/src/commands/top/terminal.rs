@@ -93,7 +93,7 @@ fn follow(
             }
             if left.is_zero() {
                 if !choices.paused {
-                    rates.update(inspect::all());
+                    rates.update(inspect::all().found);
                 }
                 next = Instant::now() + interval(&choices);
                 break;
