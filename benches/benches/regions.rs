@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use ub_benches::programs;
+use ub_bench::demo::find_program;
 use ub_benches::recording::Server;
 use ub_benches::replay::{Pass, Replay};
 use ub_runtime::supervisor::Supervisor;
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 fn main() -> Result<()> {
     println!("{}", ub_benches::environment()?);
-    let server = Server::start(&programs::find("redis-server")?, PORT, CONNECTIONS, REQUEST)?;
+    let server = Server::start(&find_program("redis-server")?, PORT, CONNECTIONS, REQUEST)?;
     let replay = Replay::new(server.record(STEPS)?);
     println!("{STEPS} instructions of redis-server, {} of them different", replay.distinct());
     println!(

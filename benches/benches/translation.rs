@@ -10,11 +10,11 @@ use std::env;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
+use ub_bench::demo::find_program;
 use ub_benches::latency::{
     Latency, PROMISED_NANOSECONDS, PROMISED_REGION, REGION, Table, Translator,
 };
 use ub_benches::library::{Function, Library, path_of};
-use ub_benches::programs;
 
 const REPETITIONS: usize = 7;
 
@@ -26,7 +26,7 @@ const SAMPLES: usize = 40;
 fn main() -> anyhow::Result<()> {
     let once = env::args().any(|argument| argument == "--once");
     let mut files = vec![("libc.so.6", Library::open(&path_of("libc.so")?)?)];
-    match programs::find("redis-server").and_then(|path| Library::open(&path)) {
+    match find_program("redis-server").map_err(Into::into).and_then(|path| Library::open(&path)) {
         Ok(redis) => files.push(("redis-server", redis)),
         Err(error) => eprintln!("left out: {error:#}"),
     }

@@ -21,7 +21,6 @@ pub mod listing;
 pub mod loader;
 pub mod measure;
 pub mod process;
-pub mod programs;
 pub mod recording;
 pub mod replay;
 pub mod table;

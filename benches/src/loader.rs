@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     fn load(program: &str) -> Image {
-        Image::load(&crate::programs::find(program).unwrap()).unwrap()
+        Image::load(&ub_bench::demo::find_program(program).unwrap()).unwrap()
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Prepared {
         let (call, image) = match kernel.setup {
             Setup::Own(setup) => (setup(&mut memory)?, None),
             Setup::Loaded(program, setup) => {
-                let path = crate::programs::find(program)?;
+                let path = ub_bench::demo::find_program(program)?;
                 let image = Image::load(&path)?;
                 (setup(&mut memory, &image)?, Some(image))
             }
