@@ -139,7 +139,6 @@ impl Fragment<Translated> {
     }
 
     /// The verifier's stamp; callable only inside this crate.
-    #[allow(dead_code, reason = "called by the verifier")]
     pub(crate) fn into_verified(self) -> Fragment<Verified> {
         Fragment { parts: self.parts, state: PhantomData }
     }

@@ -2,87 +2,19 @@
 //! lowered: translates at every function of the measured programs and looks
 //! for exits at instructions that are on the allow-list.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod support;
 
-use goblin::elf::Elf;
-use goblin::elf::program_header::PT_LOAD;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use support::{Functions, Image, libc_path};
 use ub_translator::coverage::{Outcome, judge};
 use ub_translator::fragment::ExitKind;
 use ub_translator::{CodeSource, CpuFeatures, Options, TranslateError, translate};
 
-/// Added to all addresses, so that constants take the bits they take in PIEs.
-const BIAS: u64 = 0x7f12_3400_0000;
-
-struct Image {
-    /// (address, bytes) of each executable segment.
-    segments: Vec<(u64, Vec<u8>)>,
-    functions: Vec<u64>,
-}
-
-impl CodeSource for Image {
-    fn read_code(&mut self, address: u64, buf: &mut [u8]) -> usize {
-        for (start, bytes) in &self.segments {
-            let Some(offset) = address.checked_sub(*start) else { continue };
-            if let Some(rest) = bytes.get(offset as usize..)
-                && !rest.is_empty()
-            {
-                let length = rest.len().min(buf.len());
-                buf[..length].copy_from_slice(&rest[..length]);
-                return length;
-            }
-        }
-        0
-    }
-}
-
-/// The start addresses in the binary search table of `.eh_frame_hdr`, which
-/// stripped programs keep too.
-fn unwind_starts(elf: &Elf, bytes: &[u8]) -> Vec<u64> {
-    const UDATA4: u8 = 0x03;
-    const DATAREL_SDATA4: u8 = 0x3b;
-    let header = elf
-        .section_headers
-        .iter()
-        .find(|section| elf.shdr_strtab.get_at(section.sh_name) == Some(".eh_frame_hdr"));
-    let Some(header) = header else { return Vec::new() };
-    let table = &bytes[header.file_range().expect("the table is in the file")];
-    assert_eq!([table[0], table[2], table[3]], [1, UDATA4, DATAREL_SDATA4], "unknown encoding");
-    let word = |at: usize| i32::from_le_bytes(table[at..at + 4].try_into().expect("four bytes"));
-    let count = word(8) as usize;
-    (0..count).map(|i| header.sh_addr.wrapping_add(word(12 + 8 * i) as u64)).collect()
-}
-
-fn load(path: &Path) -> Image {
-    let bytes = std::fs::read(path).expect("the program is readable");
-    let elf = Elf::parse(&bytes).expect("the program is ELF");
-    let segments = elf
-        .program_headers
-        .iter()
-        .filter(|header| header.p_type == PT_LOAD && header.is_executable())
-        .map(|header| (BIAS + header.p_vaddr, bytes[header.file_range()].to_vec()))
-        .collect();
-    let mut functions: Vec<u64> = elf
-        .dynsyms
-        .iter()
-        .filter(|symbol| symbol.is_function() && symbol.st_value != 0)
-        .map(|symbol| symbol.st_value)
-        .chain(unwind_starts(&elf, &bytes))
-        .map(|address| BIAS.wrapping_add(address))
-        .collect();
-    functions.sort_unstable();
-    functions.dedup();
-    Image { segments, functions }
-}
-
 /// The C library of this process, and those of the measured programs that
 /// `scripts/deps` has unpacked.
 fn programs() -> Vec<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("proc is mounted");
-    let libc = maps
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(5))
-        .find(|path| path.ends_with("/libc.so.6"));
     let cache = std::env::var_os("UB_CACHE_DIR").map(PathBuf::from).or_else(|| {
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
@@ -97,7 +29,7 @@ fn programs() -> Vec<PathBuf> {
     ];
     let servers = cache.map(|cache| cache.join("servers"));
     let unpacked = names.iter().filter_map(|name| Some(servers.as_ref()?.join(name)));
-    libc.map(PathBuf::from).into_iter().chain(unpacked).filter(|path| path.exists()).collect()
+    libc_path().into_iter().chain(unpacked).filter(|path| path.exists()).collect()
 }
 
 #[test]
@@ -108,7 +40,7 @@ fn lowering_refuses_nothing_that_is_allowed() {
     let mut refused: BTreeMap<(String, String), u64> = BTreeMap::new();
     let mut translated = 0_u64;
     for path in &programs {
-        let mut image = load(path);
+        let mut image = Image::load(path, Functions::Unwound);
         for entry in image.functions.clone() {
             let fragment = match translate(entry, &mut image, &options) {
                 Ok(fragment) => fragment,

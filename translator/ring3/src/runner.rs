@@ -199,29 +199,10 @@ impl Runner {
         self.layout.store(&state.vectors, &mut self.stack.area.0);
         self.stack.frame.xsave_mask = self.layout.mask;
         // SAFETY: passed on to the caller.
-        let result = unsafe { self.enter_loaded_vectors(loaded, state) };
+        let result =
+            unsafe { self.enter_with_lookup(loaded, state, std::ptr::null(), std::ptr::null()) };
         self.layout.load(&self.stack.area.0, &mut state.vectors);
         result
-    }
-
-    /// As [`Self::enter`], but vector registers are neither set nor read, as
-    /// if the fragment started with whatever the host had in them: the fast
-    /// path for benchmarks.
-    ///
-    /// # Errors
-    /// As [`Self::enter`].
-    ///
-    /// # Safety
-    /// As [`Self::enter`].
-    #[inline]
-    pub unsafe fn enter_without_vectors(
-        &mut self,
-        loaded: &Loaded,
-        state: &mut CpuState,
-    ) -> Result<Entered, UncaughtFault> {
-        self.stack.frame.xsave_mask = 0;
-        // SAFETY: passed on to the caller.
-        unsafe { self.enter_loaded_vectors(loaded, state) }
     }
 
     /// Runs fragments one after the other, as [`Self::run_chain`] does, without
@@ -256,18 +237,6 @@ impl Runner {
             self.enter_with_lookup(loaded, state, entry, table.lookup())?
         };
         Ok(Some(Chain { last, entered: self.stack.frame.followed + 1 }))
-    }
-
-    /// # Safety
-    /// As [`Self::enter`].
-    #[inline]
-    unsafe fn enter_loaded_vectors(
-        &mut self,
-        loaded: &Loaded,
-        state: &mut CpuState,
-    ) -> Result<Entered, UncaughtFault> {
-        // SAFETY: passed on to the caller.
-        unsafe { self.enter_with_lookup(loaded, state, std::ptr::null(), std::ptr::null()) }
     }
 
     /// Enters `loaded`, which `current` is the table entry of if `lookup` is
