@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 use ub_vm_lab::Outcome;
 
-use super::{RESULTS, difference, result};
+use super::{AWAIT_REPORT, RESULTS, difference, result};
 
 /// A program run twice in a guest.
 #[derive(Debug, Clone, Copy)]
@@ -29,14 +29,6 @@ once() { # NAME HEAT_MS COMMAND...
 	timeout --foreground --kill-after=2 60 "$@" >$run.out 2>$run.err </dev/null || status=$?
 	echo $status >$run.status
 }
-# The supervisor outlives the program by a moment.
-await_report() {
-	for i in 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9; do
-		! grep -qs '"ended":true' $1 || return 0
-		sleep 0.1
-	done
-	echo "$1: the session did not end" >&2
-}
 compare() {
 	local name=$1; shift
 	echo "ub test: $name" >/dev/kmsg
@@ -48,7 +40,7 @@ compare() {
 
 /// A script that runs all comparisons.
 pub fn script(comparisons: &[Comparison]) -> String {
-    let mut script = format!("cd {RESULTS}\n{COMPARE}");
+    let mut script = format!("cd {RESULTS}\n{AWAIT_REPORT}{COMPARE}");
     for Comparison { name, command, .. } in comparisons {
         writeln!(script, "compare {name} {command}").expect("strings take any text");
     }

@@ -25,6 +25,18 @@ const TOOLS: [&str; 6] = ["cat", "cp", "grep", "rm", "sleep", "timeout"];
 pub const EAGER: &str = "sample_interval=1 min_rate=1 hot_count=64 gap_short_ns=1000000000 \
                          gap_max_ns=1000000000 native_interval=4294967295";
 
+/// The shell function `await_report FILE`.
+pub const AWAIT_REPORT: &str = r#"
+# The supervisor outlives the program by a moment.
+await_report() {
+	for i in 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9; do
+		! grep -qs '"ended":true' $1 || return 0
+		sleep 0.1
+	done
+	echo "$1: the session did not end" >&2
+}
+"#;
+
 /// Folder of the guest whose files come back.
 pub const RESULTS: &str = "/results";
 

@@ -7,7 +7,9 @@ use std::fmt::Write;
 use serde_json::Value;
 use ub_vm_lab::{Job, Kernel, Outcome};
 
-use super::{RESULTS, difference, result, with_library, with_modules_without, with_program};
+use super::{
+    AWAIT_REPORT, RESULTS, difference, result, with_library, with_modules_without, with_program,
+};
 
 /// A program of `tests/guest/scenarios` and which of its scenarios to run.
 #[derive(Debug, Clone, Copy)]
@@ -31,14 +33,6 @@ once() { # NAME COMMAND...
 	shift
 	timeout --foreground --kill-after=2 280 "$@" >$run.out 2>$run.err </dev/null || status=$?
 	echo $status >$run.status
-}
-# The supervisor outlives the program by a moment.
-await_report() {
-	for i in 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9; do
-		! grep -qs '"ended":true' $1 || return 0
-		sleep 0.1
-	done
-	echo "$1: the session did not end" >&2
 }
 scenarios() {
 	local name=$1; shift
@@ -86,7 +80,7 @@ control() {
 
 /// Adds the programs and the script that runs each of them twice.
 pub fn with_scenarios(job: Job, programs: &[Program]) -> Job {
-    let mut script = format!("cd {RESULTS}\n{SCENARIOS}");
+    let mut script = format!("cd {RESULTS}\n{AWAIT_REPORT}{SCENARIOS}");
     for Program { name, arguments } in programs {
         writeln!(script, "scenarios {name} {arguments}").expect("strings take any text");
     }
@@ -95,7 +89,7 @@ pub fn with_scenarios(job: Job, programs: &[Program]) -> Job {
 
 /// Adds the modules without the protections, the programs and the script.
 pub fn with_controls(job: Job, kernel: &Kernel, controls: &[Control]) -> Job {
-    let mut script = format!("cd {RESULTS}\n{SCENARIOS}{CONTROL}");
+    let mut script = format!("cd {RESULTS}\n{AWAIT_REPORT}{SCENARIOS}{CONTROL}");
     let mut job = with_program(job, "module", &["module.c"]).program("mkdir");
     for Control { protection, program: Program { name, arguments }, .. } in controls {
         job = with_modules_without(job, kernel, protection);
