@@ -27,10 +27,11 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use libc::STDERR_FILENO;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
@@ -154,7 +155,8 @@ impl Device {
                 Errno::EACCES | Errno::EPERM => OpenError::NoPermission,
                 errno => OpenError::io("opening /dev/ub", errno),
             })?;
-        let fd = above_stdio(file.into()).map_err(|e| OpenError::io("duplicating /dev/ub", e))?;
+        let fd = above(STDERR_FILENO, file.into())
+            .map_err(|errno| OpenError::io("duplicating /dev/ub", errno))?;
         let mut info = abi::Info::default();
         // SAFETY: `info` is a valid, writable `struct ub_info`, the type that
         // UB_IOC_INFO fills; a device that is not ours answers ENOTTY.
@@ -216,15 +218,14 @@ impl Device {
     }
 }
 
-/// Keeps `fd` out of 0..=2: when the program was started with a closed
-/// standard stream, ours must not take its place and receive its output.
-fn above_stdio(fd: OwnedFd) -> nix::Result<OwnedFd> {
-    use std::os::fd::FromRawFd;
-
-    if fd.as_raw_fd() > 2 {
+/// Moves `fd` above `last`, the last standard stream: when the program was
+/// started with one of them closed, ours must not take its place and receive
+/// its output.
+fn above(last: RawFd, fd: OwnedFd) -> nix::Result<OwnedFd> {
+    if fd.as_raw_fd() > last {
         return Ok(fd);
     }
-    let raw = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    let raw = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(last + 1))?;
     // SAFETY: F_DUPFD_CLOEXEC returned a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
@@ -448,12 +449,17 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_in_the_standard_range_is_moved_up() {
-        // The descriptor given here is above 2 and must come back unchanged.
-        let file = std::fs::File::open("/dev/null").unwrap();
-        let raw = file.as_raw_fd();
-        assert!(raw > 2);
-        assert_eq!(above_stdio(file.into()).unwrap().as_raw_fd(), raw);
+    fn a_descriptor_in_the_place_of_a_standard_stream_is_moved_up() {
+        let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let fd = open();
+        let raw = fd.as_raw_fd();
+        assert_eq!(above(raw - 1, fd).unwrap().as_raw_fd(), raw, "it is above already");
+        let fd = open();
+        let raw = fd.as_raw_fd();
+        let moved = above(raw, fd).unwrap();
+        assert!(moved.as_raw_fd() > raw);
+        let flags = fcntl(&moved, FcntlArg::F_GETFD).unwrap();
+        assert_eq!(flags, libc::FD_CLOEXEC, "the program would inherit it");
     }
 
     #[test]
