@@ -1,6 +1,5 @@
 //! The functions of one ELF file.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,8 @@ use goblin::elf::program_header::PT_LOAD;
 use goblin::elf::sym::{STT_FUNC, STT_GNU_IFUNC};
 use goblin::elf::{Elf, Symtab};
 use goblin::strtab::Strtab;
-use memmap2::Mmap;
+
+use super::{open_regular, read_whole};
 
 /// Where distributions put what they strip from their files.
 const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";
@@ -40,22 +40,27 @@ struct Function {
 }
 
 impl SymbolTable {
-    /// Reads the tables of the file, and of the file with its debugging
-    /// information where that is installed.
-    pub(super) fn read(path: &Path) -> io::Result<Self> {
+    /// Reads the tables in the content of a file, and those of the file with
+    /// its debugging information where that is installed.
+    pub(super) fn read(bytes: &[u8]) -> io::Result<Self> {
         let mut table = Self::default();
-        let debug_file = with_elf(path, |elf, bytes| {
-            table.segments = segments(elf);
-            table.add(&elf.dynsyms, &elf.dynstrtab);
-            table.add(&elf.syms, &elf.strtab);
-            debug_file(elf, bytes)
-        })?;
-        if let Some(path) = debug_file {
+        let elf = parse(bytes)?;
+        table.segments = segments(&elf);
+        table.add(&elf.dynsyms, &elf.dynstrtab);
+        table.add(&elf.syms, &elf.strtab);
+        if let Some(path) = debug_file(&elf, bytes) {
             // It is optional, so its absence is no failure.
-            let _ = with_elf(&path, |elf, _| table.add(&elf.syms, &elf.strtab));
+            let _ = table.add_file(&path);
         }
         table.sort();
         Ok(table)
+    }
+
+    fn add_file(&mut self, path: &Path) -> io::Result<()> {
+        let bytes = read_whole(open_regular(path)?.0)?;
+        let elf = parse(&bytes)?;
+        self.add(&elf.syms, &elf.strtab);
+        Ok(())
     }
 
     fn add(&mut self, symbols: &Symtab<'_>, names: &Strtab<'_>) {
@@ -94,8 +99,9 @@ impl SymbolTable {
         let segment = self
             .segments
             .iter()
-            .find(|s| (s.file_offset..s.file_offset + s.size).contains(&file_offset))?;
-        let address = file_offset - segment.file_offset + segment.address;
+            .find(|s| file_offset.checked_sub(s.file_offset).is_some_and(|at| at < s.size))?;
+        // The file says what it likes.
+        let address = (file_offset - segment.file_offset).wrapping_add(segment.address);
         let after = self.functions.partition_point(|function| function.address <= address);
         let function = &self.functions[after.checked_sub(1)?];
         let offset = address - function.address;
@@ -104,14 +110,8 @@ impl SymbolTable {
     }
 }
 
-fn with_elf<T>(path: &Path, read: impl FnOnce(&Elf<'_>, &[u8]) -> T) -> io::Result<T> {
-    let file = File::open(path)?;
-    // SAFETY: somebody may shorten the file while it is read, and this process
-    // then ends by SIGBUS; programs and libraries that are in use are
-    // replaced, not shortened.
-    let bytes = unsafe { Mmap::map(&file) }?;
-    let elf = Elf::parse(&bytes).map_err(io::Error::other)?;
-    Ok(read(&elf, &bytes))
+fn parse(bytes: &[u8]) -> io::Result<Elf<'_>> {
+    Elf::parse(bytes).map_err(io::Error::other)
 }
 
 fn segments(elf: &Elf<'_>) -> Vec<Segment> {
@@ -198,6 +198,6 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_elf_is_an_error() {
-        assert!(SymbolTable::read(Path::new("/dev/null")).is_err());
+        assert!(SymbolTable::read(b"#!/bin/sh").is_err());
     }
 }
