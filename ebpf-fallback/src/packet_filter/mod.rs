@@ -35,7 +35,7 @@ pub use process::ProcessMemory;
 pub use program::TooLarge;
 pub use refusal::Effect;
 pub use region::{Refused, Region, explore};
-pub use socket::Unsuitable;
+pub use socket::{Unsuitable, open_process};
 pub use state::{Memory, Snapshot};
 pub use stopped::Stopped;
 pub use watcher::{Counts, LOOK, News, NoFilter, Watcher};

@@ -50,11 +50,12 @@ pub(super) struct Socket {
     number: u32,
 }
 
-/// Opens the process `pid` itself, not only its number.
+/// Opens the process `pid` itself, not only its number. The descriptor is
+/// readable when the process has ended.
 ///
 /// # Errors
 /// What the system answers.
-pub(super) fn open_process(pid: u32) -> io::Result<OwnedFd> {
+pub fn open_process(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes numbers only.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }

@@ -13,8 +13,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use super::complain;
-use crate::exec::{EXIT_UB, exec};
+use super::become_program;
+use crate::exec::EXIT_UB;
 
 /// Signals that the program should get in our place.
 const PASSED_ON: [Signal; 6] = [
@@ -130,12 +130,6 @@ impl Child {
             let _ = poll(&mut [PollFd::new(self.events(), PollFlags::POLLIN)], PollTimeout::NONE);
         }
     }
-}
-
-fn become_program(command: &[OsString]) -> u8 {
-    let error = exec(command);
-    complain(&error);
-    error.exit_code()
 }
 
 impl Status {

@@ -1,13 +1,12 @@
 //! `ub coverage`: how much of a program's code the translator knows.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use ub_translator::CpuFeatures;
 
-use super::complain;
+use super::{complain, print};
 use crate::coverage::{Coverage, measure};
 use crate::exec::EXIT_UB;
 
@@ -61,7 +60,7 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
         }
     }
     if !rows.is_empty() {
-        let _ = io::stdout().write_all(text(&rows, arguments.top).as_bytes());
+        print(&text(&rows, arguments.top));
     }
     status
 }

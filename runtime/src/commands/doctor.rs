@@ -1,10 +1,10 @@
 //! `ub doctor`: what this machine supports and what blocks it.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
 use clap::Args;
 
+use super::print;
 use crate::doctor::{Check, Diagnosis, State, Unit};
 
 /// Say what this machine supports and what blocks it
@@ -15,7 +15,8 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Also look at this service of systemd, and say what in it has a say in whether it rides
+    /// Also look at this systemd service, and say what in its unit decides
+    /// whether it rides
     #[arg(long, value_name = "NAME")]
     unit: Option<String>,
 }
@@ -29,7 +30,7 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
     } else {
         text(&diagnosis)
     };
-    let _ = io::stdout().write_all(text.as_bytes());
+    print(&text);
     let unit_rides = diagnosis.unit.as_ref().is_none_or(Unit::rides_possible);
     u8::from(!(diagnosis.rides_possible && unit_rides))
 }

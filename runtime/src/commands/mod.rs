@@ -27,7 +27,7 @@ use std::io::{self, Write};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::exec::EXIT_UB;
+use crate::exec::{EXIT_UB, exec};
 
 /// Userspace bypass: runs programs with fewer switches into the kernel.
 #[derive(Debug, Parser)]
@@ -107,12 +107,43 @@ fn usage(error: &clap::Error) -> u8 {
     EXIT_UB
 }
 
+/// Replaces this process with the program; returns the exit status, after a
+/// line that says why, if that fails.
+fn become_program(command: &[OsString]) -> u8 {
+    let error = exec(command);
+    complain(&error);
+    error.exit_code()
+}
+
 /// Prints text on standard output. A reader that has gone is no reason to fail.
 fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+    let _ = io::stdout().write_all(printable(text).as_bytes());
 }
 
 /// Prints one line on stderr. A closed or full stderr is no reason to fail.
 fn complain(message: impl Display) {
-    let _ = writeln!(io::stderr(), "ub: {message}");
+    print_aside(&format!("ub: {message}\n"));
+}
+
+/// Prints text on stderr, where standard output is the program's.
+fn print_aside(text: &str) {
+    let _ = io::stderr().write_all(printable(text).as_bytes());
+}
+
+/// The text without what could command a terminal: programs choose their names
+/// and those of their functions, and it is root who reads them.
+fn printable(text: &str) -> String {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.replace(commands, "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_do_not_command_the_terminal() {
+        assert_eq!(printable("a\tb\n"), "a\tb\n");
+        assert_eq!(printable("x\x1b]0;y\x07\u{9b}2J"), "x\u{fffd}]0;y\u{fffd}\u{fffd}2J");
+    }
 }

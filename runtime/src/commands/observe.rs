@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,12 +12,13 @@ use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use ub_ebpf_fallback::packet_filter::open_process;
 use ub_ebpf_fallback::{Profile, Profiler, WatchError};
 
 use super::child::{Child, Event};
-use super::complain;
+use super::{become_program, complain, printable};
 use crate::config;
-use crate::exec::{EXIT_UB, exec};
+use crate::exec::EXIT_UB;
 
 /// How often libraries that were loaded meanwhile are looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -179,23 +180,6 @@ fn watch(
     }
 }
 
-fn become_program(command: &[OsString]) -> u8 {
-    let error = exec(command);
-    complain(&error);
-    error.exit_code()
-}
-
-/// A descriptor that is readable when the process `pid` has ended.
-fn open_process(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes numbers only.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made the descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
 /// The exit status after telling.
 fn told(result: io::Result<()>) -> u8 {
     match result {
@@ -212,7 +196,7 @@ fn told(result: io::Result<()>) -> u8 {
 pub(super) fn put(target: &Target, file: Option<&Path>, text: &str) -> io::Result<()> {
     match file {
         Some(file) => ub_report::write(file, text.as_bytes()),
-        None if target.command.is_empty() => io::stdout().write_all(text.as_bytes()),
-        None => io::stderr().write_all(text.as_bytes()),
+        None if target.command.is_empty() => io::stdout().write_all(printable(text).as_bytes()),
+        None => io::stderr().write_all(printable(text).as_bytes()),
     }
 }

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ub_report::{Report, text};
+use ub_report::text;
 
 use super::child::{Child, Event};
 use super::session::{Decision, Options};
-use super::{complain, print};
+use super::{become_program, complain, print, print_aside};
 use crate::device::Session;
-use crate::exec::{EXIT_UB, exec};
+use crate::exec::EXIT_UB;
 use crate::inspect;
 use crate::logging;
 
@@ -78,9 +78,7 @@ fn run(arguments: &Arguments) -> u8 {
             if let Some(notice) = notice {
                 complain(notice);
             }
-            let error = exec(command);
-            complain(&error);
-            return error.exit_code();
+            return become_program(command);
         }
         Err(error) => {
             complain(error);
@@ -149,15 +147,9 @@ fn run(arguments: &Arguments) -> u8 {
     if let Some(mut supervision) = supervision {
         supervision.finish();
         match supervision.report() {
-            Ok(report) => complain_at_length(report, arguments.gaps),
+            Ok(report) => print_aside(&text::render(report, arguments.gaps)),
             Err(error) => complain(format_args!("no counters: {error}")),
         }
     }
     status.imitate()
-}
-
-/// Standard output is the program's.
-fn complain_at_length(report: &Report, gaps: usize) {
-    use std::io::Write;
-    let _ = std::io::stderr().write_all(text::render(report, gaps).as_bytes());
 }
