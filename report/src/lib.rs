@@ -22,12 +22,10 @@
 pub mod calls;
 pub mod file;
 pub mod host;
-
 pub mod html;
 pub mod model;
 pub mod packet_filter;
 pub mod plots;
-
 pub mod symbols;
 pub mod text;
 pub mod units;

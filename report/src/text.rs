@@ -1,5 +1,6 @@
 //! A report for terminals, in the shape of `perf stat`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::model::{GapRow, Report, Source, TimeSaved, Timing};
@@ -99,11 +100,15 @@ pub(crate) fn counters(report: &Report) -> Vec<Line> {
     if measured > 0 {
         line(measured, "native to measure", share(measured, totals.syscalls, "of system calls"));
     }
-    let mut exits: Vec<_> =
-        totals.exits.iter().filter(|(name, count)| **count > 0 && *name != MEASURED).collect();
-    exits.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-    for (reason, count) in exits {
-        line(*count, &format!("exits: {reason}"), share(*count, totals.rides, "of rides"));
+    for (reason, count) in by_frequency(&totals.exits) {
+        line(count, &format!("exits: {reason}"), share(count, totals.rides, "of rides"));
+    }
+    for (reason, count) in by_frequency(&totals.refused) {
+        line(
+            count,
+            &format!("no ride: {reason}"),
+            share(count, totals.syscalls, "of system calls"),
+        );
     }
     let note = format!(
         "{} now, {} retired, {} bytes",
@@ -126,6 +131,15 @@ pub(crate) fn counters(report: &Report) -> Vec<Line> {
         line(totals.reports_dropped, "reports lost", String::new());
     }
     lines
+}
+
+/// What was counted by reason, the most frequent first, without what went
+/// native on purpose.
+fn by_frequency(counts: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+    let counted = counts.iter().filter(|(reason, count)| **count > 0 && *reason != MEASURED);
+    let mut counted: Vec<_> = counted.map(|(reason, count)| (reason.as_str(), *count)).collect();
+    counted.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    counted
 }
 
 /// Figure and note of the time saved. An estimate that is not distinguishable
@@ -260,6 +274,7 @@ pub(crate) mod tests {
             [("poll", 1000), ("guard", 0), ("syscall_refused", 400_000), ("measured", 8000)]
                 .map(pair)
                 .into();
+        report.totals.refused = [("syscall_work", 2000), ("condition", 0)].map(pair).into();
         report.totals.settle();
         report.translations.attempted = 15;
         report.translations.time_total_us = 45_000;
@@ -333,6 +348,7 @@ pub(crate) mod tests {
              8,000  native to measure         0.2 % of system calls
            400,000  exits: syscall_refused    80.0 % of rides
              1,000  exits: poll               0.2 % of rides
+             2,000  no ride: syscall_work     0.1 % of system calls
                 14  fragments                 12 now, 2 retired, 0 bytes
                 15  translations              45.0 ms in total, median 2.50 ms
                  1  not translated: no_room
