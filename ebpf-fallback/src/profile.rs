@@ -1,7 +1,7 @@
 //! What the profiler counted, and the forms in which people get it.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use serde::Serialize;
 use ub_report::host::Environment;
@@ -39,6 +39,13 @@ pub struct Lost {
     pub passages: u64,
     /// Threads that were not watched.
     pub threads: u64,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { events, passages, threads } = self;
+        write!(f, "{passages} passages, {threads} threads, the names of {events} addresses")
+    }
 }
 
 impl Lost {

@@ -23,6 +23,7 @@ const SPECIAL: [&str; 2] = ["disable", "require"];
 /// in capitals after `UB_` in the environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Settings, also of files and of UB_* variables")]
 pub struct Settings {
     /// Run everything natively; `UB_DISABLE=1` in the environment.
     #[arg(skip)]
@@ -33,43 +34,48 @@ pub struct Settings {
     #[arg(skip)]
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "truth")]
     pub require: Option<bool>,
-    /// Look at one passage of a gap in N
+    /// Time one passage of a gap in N, at random [module's default: 10]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_interval: Option<u32>,
-    /// Leave threads alone that make fewer system calls a second
+    /// Leave threads alone that make fewer system calls a second [module's default: 50000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_rate: Option<u32>,
-    /// Samples of a gap that make it hot
+    /// Timed passages that make a gap hot [module's default: 900]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hot_count: Option<u32>,
-    /// Samples of all gaps among which these must be
+    /// Timed passages of all gaps among which these must be [module's default: 15000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hot_window: Option<u32>,
-    /// Longest gap that is tried before others have paid, in microseconds
+    /// Longest gap that is tried before shorter ones have paid, in microseconds
+    /// [module's default: 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=LONGEST_GAP_US))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gap_short_us: Option<u64>,
-    /// Longest gap that is tried at all, in microseconds
+    /// Longest gap that is tried at all, in microseconds [module's default: 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=LONGEST_GAP_US))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gap_max_us: Option<u64>,
-    /// Misses at an address before it is translated
+    /// Times that fragments are left for an address before the code there is
+    /// translated as well [module's default: 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub miss_count: Option<u32>,
     /// Let one passage of a translated gap in N go natively, to compare
+    /// [module's default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub native_interval: Option<u32>,
-    /// Most fragments at a time; beyond, the coldest go
+    /// Most fragments at a time; those not run for longest make room
+    /// [module's default: 4096]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_FRAGMENTS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_fragments: Option<u32>,
-    /// Most code at a time, in KiB; beyond, the coldest goes
+    /// Most code of fragments at a time, in KiB; the same makes room
+    /// [module's default: 6144]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(CODE_KIB))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_code_kib: Option<u64>,
@@ -252,7 +258,11 @@ impl Settings {
         ];
         for (name, value, least, most) in limits {
             if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
-                return Err(Error(format!("{name} = {value} is not between {least} and {most}")));
+                let limits = match most {
+                    u64::MAX => format!("at least {least}"),
+                    _ => format!("between {least} and {most}"),
+                };
+                return Err(Error(format!("{name} = {value} is not {limits}")));
             }
         }
         Ok(())
@@ -333,6 +343,43 @@ mod tests {
     }
 
     #[test]
+    fn the_module_has_the_defaults_that_are_named() {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../kernel-patch/module/session.c");
+        let module = std::fs::read_to_string(source).unwrap();
+        let command = Settings::augment_args(clap::Command::new("ub"));
+        for (name, code, default) in [
+            ("sample_interval", "sample_interval = 10;", 10),
+            ("min_rate", "min_rate = 50000;", 50_000),
+            ("hot_count", "hot_count = 900;", 900),
+            ("hot_window", "hot_window = 15000;", 15_000),
+            ("gap_short_us", "gap_short_ns = 4 * 1000;", 4),
+            ("gap_max_us", "gap_max_ns = 32 * 1000;", 32),
+            ("miss_count", "miss_count = 4;", 4),
+            ("native_interval", "native_interval = 128;", 128),
+            ("max_fragments", "DEFAULT_MAX_FRAGMENTS 4096\n", 4096),
+            ("max_code_kib", "DEFAULT_MAX_ARENA_BYTES (6u << 20)\n", 6 << 10),
+        ] {
+            assert!(module.contains(code), "session.c has another default for {name}");
+            let mut options = command.get_arguments();
+            let option = options.find(|option| option.get_id() == name).unwrap();
+            let help = option.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.ends_with(&format!("[module's default: {default}]")), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_documents_is_understood() {
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md");
+        let text = std::fs::read_to_string(document).unwrap();
+        let example = text.split("# /etc/ub/config.toml\n").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        with(Some(example), None, &[], |places| {
+            let settings = places.load(&Settings::default()).unwrap();
+            assert!(settings.min_rate.is_some() && settings.log.is_some(), "{settings:?}");
+        });
+    }
+
+    #[test]
     fn truth_is_read_as_environments_have_it() {
         for (value, expected) in [("1", true), ("yes", true), ("0", false), ("", false)] {
             with(Some("disable = true"), None, &[("UB_DISABLE", value)], |places| {
@@ -354,8 +401,8 @@ mod tests {
         for (content, words) in [
             ("hot_cuont = 1", "hot_cuont"),
             ("hot_count = \"many\"", "hot_count"),
-            ("hot_count = 0", "hot_count = 0 is not between 1"),
-            ("native_interval = 5", "native_interval = 5 is not between 100"),
+            ("hot_count = 0", "hot_count = 0 is not at least 1"),
+            ("native_interval = 5", "native_interval = 5 is not at least 100"),
             ("hot_count =", "system.toml"),
         ] {
             with(Some(content), None, &[], |places| {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-/// Measure workloads native and bypassed (see `ub bench --help`)
+/// Measure workloads natively and under ub (see `ub bench --help`)
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(super) struct Arguments {

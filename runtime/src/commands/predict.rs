@@ -29,8 +29,8 @@ pub(super) struct Arguments {
     /// `make bench-code` measures it
     #[arg(long, value_name = "RATIO", default_value_t = RideCosts::default().translated)]
     translated_cost: f64,
-    /// The same of long gaps, which lead through several fragments; `ub-demo
-    /// --user-cost` measures it
+    /// The same of long gaps, which lead through several fragments; `ub bench
+    /// instructions` measures it
     #[arg(long, value_name = "RATIO", default_value_t = RideCosts::default().linked)]
     linked_cost: f64,
     /// Instructions of a ridden system call that does nothing

@@ -22,7 +22,7 @@ use crate::host::Environment;
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Form of the result
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(short, long, value_enum, default_value_t)]
     format: Format,
     /// Write the result to FILE
     #[arg(short, long, value_name = "FILE")]
@@ -75,7 +75,7 @@ fn rendered(
         Format::Text => {
             let mut text = text::render(&report, arguments.gaps);
             if !profile.lost.nothing() {
-                text += &format!(" not counted for want of room: {:?}\n\n", profile.lost);
+                text += &format!(" not counted for want of room: {}\n\n", profile.lost);
             }
             text
         }

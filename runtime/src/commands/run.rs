@@ -5,12 +5,17 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ub_ebpf_fallback::packet_filter;
 
-use super::complain;
 use super::session::{Decision, Options, Plan};
-use crate::exec::{EXIT_UB, exec};
+use super::{become_program, complain};
+use crate::exec::EXIT_UB;
 use crate::launch::{self, Log};
 
 /// Run a program with its hot gaps executed inside the kernel
+///
+/// A gap is the code that a program runs between one system call and the next;
+/// it is hot if it is short and run often. Hot gaps are translated into
+/// fragments, which the kernel module runs, so that the program goes from call
+/// to call without leaving the kernel.
 ///
 /// The program keeps this process: pid, terminal, signals, exit status. If
 /// there can be no session it runs natively after one line on stderr. With
@@ -24,17 +29,18 @@ pub(super) struct Arguments {
     /// Write counters to FILE as JSON, every second and at the end
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// What saves transitions
+    /// What saves crossings into the kernel
     #[arg(long, value_enum, default_value_t)]
     backend: Backend,
     #[command(flatten)]
     options: Options,
 }
 
-/// What can save transitions.
+/// What can save crossings into the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Backend {
-    /// The best that this machine has
+    /// The kernel module where it works, else nothing; never BPF, whose filters
+    /// show in the socket's counters
     #[default]
     Auto,
     /// The kernel module
@@ -72,9 +78,7 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
             }
         }
     }
-    let error = exec(&arguments.options.command);
-    complain(&error);
-    error.exit_code()
+    become_program(&arguments.options.command)
 }
 
 /// Makes this process the first member of a session.

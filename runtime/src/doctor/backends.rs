@@ -39,7 +39,7 @@ impl Backend {
             Self::new("bpf-profile", "`ub profile` and `ub predict`", profiler),
             Self::new(
                 "bpf-filter",
-                "`ub run --backend bpf`, packet gaps as socket filters",
+                "`ub run --backend bpf`: packets that a program would throw away are dropped",
                 filter,
             ),
         ]
