@@ -27,7 +27,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
-    /// "bare metal", "kvm" or "tcg". Under "tcg" every wall-clock figure is
+    /// "kvm" or "tcg". Under "tcg" every wall-clock figure is
     /// emulated: good for finding mistakes, no measure of speed.
     pub accelerator: String,
     /// Release of the kernel that the full set of cells ran on.

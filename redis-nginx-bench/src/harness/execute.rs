@@ -37,7 +37,7 @@ pub(super) enum Place {
     Here {
         /// Folder with this workspace's programs.
         bin_dir: PathBuf,
-        /// "bare metal" or "hypervisor".
+        /// As [`ub_report::host::Environment::accelerator`].
         accelerator: String,
     },
 }
@@ -50,7 +50,8 @@ impl Place {
         bin_dir: Option<&Path>,
     ) -> Result<Self> {
         if targets.contains(&Target::Here) {
-            let accelerator = here_accelerator();
+            // In an emulated guest, what is measured here is emulated as well.
+            let accelerator = ub_report::host::Environment::detect().accelerator;
             return Ok(Self::Here { bin_dir: own_folder(bin_dir)?, accelerator });
         }
         let with_ub = settings.modes.contains(&Mode::Ub);
@@ -64,13 +65,6 @@ impl Place {
             Self::Here { accelerator, .. } => Ok(accelerator.clone()),
         }
     }
-}
-
-/// A machine that says that it has a hypervisor is nobody's bare metal.
-pub(super) fn here_accelerator() -> String {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let guest = cpuinfo.split_whitespace().any(|word| word == "hypervisor");
-    if guest { "hypervisor" } else { "bare metal" }.into()
 }
 
 fn guest(target: &Target) -> Result<Guest> {

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::terminal::label;
 use crate::cost::{CostCell, Settled};
 use crate::events::{End, Event, Sample, Work};
 use crate::outcome::{Counts, Machine, Round};
@@ -118,8 +119,7 @@ impl TryFrom<String> for Target {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
-    /// "bare metal", "kvm", "tcg", or "hypervisor" for a machine that is
-    /// itself a guest of something unknown.
+    /// As [`ub_report::host::Environment::accelerator`].
     pub accelerator: String,
     /// What the kernel under test says.
     pub machine: Machine,
@@ -292,8 +292,10 @@ impl MachineRecord {
                     && *known != environment
                 {
                     bail!(
-                        "this machine is not the one that the run was begun on: {environment:?}, \
-                         before {known:?}"
+                        "this machine is not the one that the run was begun on, which was:\n{}\n\
+                         This is:\n{}",
+                        label(known),
+                        label(&environment)
                     );
                 }
                 self.environment = Some(environment);
