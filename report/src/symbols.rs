@@ -11,6 +11,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 mod table;
@@ -183,15 +184,21 @@ impl Symbolizer {
             .entry((mapping.path.clone(), mapping.inode))
             // A file that is gone or damaged has no names.
             .or_insert_with(|| {
-                let bytes = mapping.read(mappings.pid);
-                bytes.and_then(|bytes| SymbolTable::read(&bytes)).unwrap_or_default()
+                let read = || SymbolTable::read(&mapping.read(mappings.pid)?);
+                contained(read).and_then(Result::ok).unwrap_or_default()
             });
-        Some(match table.find(offset) {
+        Some(match contained(|| table.find(offset)).flatten() {
             Some((function, offset)) => Name { object, function: Some(function), offset },
             // Still better than a number that another run would not repeat.
             None => Name { object, function: None, offset },
         })
     }
+}
+
+/// What `work` says, unless it panics: it takes apart what a program chose.
+fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
+    // Nothing outlives a panic but what `work` only reads.
+    catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 /// `libc` for `/usr/lib/libc.so.6`, `redis-server` for `/usr/bin/redis-server`.

@@ -1,8 +1,10 @@
 //! The functions of one ELF file.
 
+use std::fmt::{self, Write};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cpp_demangle::DemangleOptions;
 use goblin::elf::program_header::PT_LOAD;
 use goblin::elf::sym::{STT_FUNC, STT_GNU_IFUNC};
 use goblin::elf::{Elf, Symtab};
@@ -15,6 +17,9 @@ const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";
 /// Bytes given to a function whose size the table does not tell; beyond
 /// that a name would mislead.
 const UNKNOWN_SIZE: u64 = 4096;
+/// Longest name, in bytes. Who wrote the file decides how long its names are,
+/// and a short mangled one can stand for one that fills the memory.
+const LONGEST_NAME: usize = 512;
 
 /// Functions by address.
 #[derive(Debug, Default)]
@@ -137,18 +142,53 @@ fn debug_file(elf: &Elf<'_>, bytes: &[u8]) -> Option<PathBuf> {
     Some(Path::new(DEBUG_FILES).join(format!("{first:02x}")).join(format!("{rest}.debug")))
 }
 
+/// A name that is being written, cut where it becomes too long.
+#[derive(Default)]
+struct ShortName {
+    text: String,
+    is_cut: bool,
+}
+
+impl Write for ShortName {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        if self.is_cut {
+            return Err(fmt::Error);
+        }
+        let left = LONGEST_NAME - self.text.len();
+        if part.len() <= left {
+            self.text.push_str(part);
+            return Ok(());
+        }
+        self.text.push_str(&part[..part.floor_char_boundary(left)]);
+        self.text.push('…');
+        self.is_cut = true;
+        Err(fmt::Error)
+    }
+}
+
+impl ShortName {
+    /// What `write` writes; `None` if it fails before the name is too long.
+    fn of(write: impl FnOnce(&mut Self) -> fmt::Result) -> Option<String> {
+        let mut name = Self::default();
+        (write(&mut name).is_ok() || name.is_cut).then_some(name.text)
+    }
+}
+
 fn demangled(name: &str) -> String {
-    if let Ok(name) = rustc_demangle::try_demangle(name) {
+    if let Ok(rust) = rustc_demangle::try_demangle(name)
         // Without the hash.
-        return format!("{name:#}");
+        && let Some(short) = ShortName::of(|out| write!(out, "{rust:#}"))
+    {
+        return short;
     }
     if name.starts_with("_Z")
-        && let Some(name) =
-            cpp_demangle::Symbol::new(name).ok().and_then(|symbol| symbol.demangle().ok())
+        && let Ok(symbol) = cpp_demangle::Symbol::new(name)
+        && let Some(short) =
+            ShortName::of(|out| symbol.structured_demangle(out, &DemangleOptions::default()))
     {
-        return name;
+        return short;
     }
-    name.to_owned()
+    ShortName::of(|out| out.write_str(name)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -194,6 +234,30 @@ mod tests {
         assert_eq!(demangled("_ZN3foo3barEv"), "foo::bar()");
         assert_eq!(demangled("_Z"), "_Z");
         assert_eq!(demangled("writeToClient"), "writeToClient");
+    }
+
+    #[test]
+    fn names_have_an_end() {
+        let long = "x".repeat(10_000);
+        let cut = demangled(&long);
+        assert!(cut.len() < 600 && cut.ends_with('…'), "{cut}");
+        // Each parameter is a pair of the one before: 2^40 times `A<int, int>`.
+        let mut bomb = "_Z1f1AIiiE".to_owned();
+        for number in 0..40 {
+            let before = format!("S{}_", base36(number));
+            bomb += &format!("S_I{before}{before}E");
+        }
+        let cut = demangled(&bomb);
+        assert!(cut.starts_with("f(A<int, int>, A<A<int, int>, A<int, int>"), "{cut}");
+        assert!(cut.len() < 600 && cut.ends_with('…'), "{cut}");
+    }
+
+    fn base36(number: u32) -> String {
+        let digit = |digit| char::from_digit(digit, 36).unwrap().to_ascii_uppercase();
+        match number {
+            0..36 => digit(number).to_string(),
+            _ => format!("{}{}", digit(number / 36), digit(number % 36)),
+        }
     }
 
     #[test]
