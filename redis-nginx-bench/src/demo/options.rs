@@ -24,6 +24,9 @@ pub(crate) const EMULATED_OPTIONS: [&str; 5] = [
 /// (KPTI) off and on, runs each workload natively and under `ub run` in turns,
 /// prints a table and writes a report as JSON. A short pass on a second kernel
 /// follows.
+///
+/// Exit status: 0 if everything was measured, all results are right and no
+/// guest's kernel complained; 1 if not; 2 for wrong usage.
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub(crate) struct Options {

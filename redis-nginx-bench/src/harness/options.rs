@@ -16,6 +16,9 @@ use crate::plan::{Mode, Plant, Workload};
 /// (KPTI) off and on, or measures on this machine (--here), and loads each
 /// program natively and under `ub run` in turns. Everything measured goes to
 /// run.json in the folder of the run after every round.
+///
+/// Exit status: 0 if everything was measured and all results are right, and, of
+/// compare, nothing became slower; 1 if not; 2 for wrong usage.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 pub(super) struct Options {
