@@ -4,7 +4,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`profiler`] | watches threads and counts their gaps in the kernel |
+//! | `profiler` | watches threads and counts their gaps in the kernel |
 //! | [`profile`] | what was counted, as report, folded stacks and JSON |
 //! | [`predict`] | what riding would gain |
 //! | [`packet_filter`] | socket filters made of the gap after a receive call |
@@ -18,7 +18,7 @@ pub mod packet_filter;
 pub mod packets;
 pub mod predict;
 pub mod profile;
-pub mod profiler;
+mod profiler;
 mod unavailable;
 
 pub use profile::Profile;

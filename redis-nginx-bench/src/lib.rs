@@ -12,18 +12,18 @@
 //! | [`content`] | guest | deterministic data and digests |
 //! | [`micro`] | guest | the `null` and `pread` loops |
 //! | [`interpose`] | guest | other ways of getting hold of a call |
-//! | [`resp`], [`http`] | guest | small clients that check what servers say |
+//! | [`resp`], `http` | guest | small clients that check what servers say |
 //! | [`memcache`] | guest | load generator for memcached |
 //! | [`packets`] | guest | receiver and sender of raw packets |
 //! | [`output`] | guest | reads what redis-benchmark, wrk and `ub run` print |
 //! | [`guest`] | guest | starts servers, loads and sessions; measures |
-//! | [`bootstrap`] | host | confidence intervals |
+//! | `bootstrap` | host | confidence intervals |
 //! | [`harness`] | host | `ub bench`: runs, records, comparisons, reports |
-//! | [`stats`] | both | medians, shares |
-//! | [`report`], [`table`] | host | `report.json` and the table |
+//! | `stats` | both | medians, shares |
+//! | [`report`], `table` | host | `report.json` and the table |
 //! | [`demo`] | host | boots the guests; the command line |
 
-pub mod bootstrap;
+mod bootstrap;
 pub mod content;
 pub mod cost;
 pub mod demo;
@@ -31,7 +31,7 @@ mod error;
 pub mod events;
 pub mod guest;
 pub mod harness;
-pub mod http;
+mod http;
 pub mod interpose;
 pub mod memcache;
 pub mod micro;
@@ -42,8 +42,8 @@ pub mod plan;
 pub mod prediction;
 pub mod report;
 pub mod resp;
-pub mod stats;
-pub mod table;
+mod stats;
+mod table;
 pub mod workload;
 
 pub use demo::cli;

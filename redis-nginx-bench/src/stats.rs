@@ -17,16 +17,6 @@ pub fn median(values: &[f64]) -> Option<f64> {
     })
 }
 
-/// Half the distance of the extremes, relative to the median: what stands
-/// behind "±" in the table. `None` where there is no median or it is 0.
-#[must_use]
-pub fn spread(values: &[f64]) -> Option<f64> {
-    let median = median(values).filter(|median| *median != 0.0)?;
-    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    Some((high - low) / 2.0 / median)
-}
-
 /// `part / whole`, and 0 if `whole` is 0.
 #[must_use]
 pub fn ratio(part: u64, whole: u64) -> f64 {
@@ -49,14 +39,6 @@ mod tests {
     #[test]
     fn median_ignores_one_outlier() {
         assert_eq!(median(&[10.0, 11.0, 1e9]), Some(11.0));
-    }
-
-    #[test]
-    fn spread_is_half_the_range() {
-        assert_eq!(spread(&[90.0, 100.0, 110.0]), Some(0.1));
-        assert_eq!(spread(&[5.0]), Some(0.0));
-        assert_eq!(spread(&[0.0, 0.0]), None);
-        assert_eq!(spread(&[]), None);
     }
 
     #[test]

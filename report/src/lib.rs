@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`model`] | the report, as data and as versioned JSON |
 //! | [`packet_filter`] | its part about packet filters |
-//! | [`mod@file`] | writing and reading one |
+//! | `file` | writing and reading one |
 //! | [`text`] | for terminals, in the shape of `perf stat` |
 //! | [`html`] | one self-contained page with plots |
 //! | [`plots`] | the plots of such pages, as SVG |
@@ -20,7 +20,7 @@
 //! | [`units`] | numbers as people read them |
 
 pub mod calls;
-pub mod file;
+mod file;
 pub mod host;
 pub mod html;
 pub mod model;

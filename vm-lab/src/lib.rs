@@ -60,7 +60,7 @@ mod initramfs;
 mod job;
 mod kernels;
 mod kmod;
-pub mod lab;
+mod lab;
 mod log;
 mod module;
 mod pack;

@@ -15,7 +15,7 @@ use crate::host::{CpuInfo, Environment, read_line};
 pub use backends::Backend;
 pub use predict::Facts;
 pub use unit::Unit;
-pub use vulnerabilities::{POLICIES, Policy, Vulnerability, on_machine};
+pub use vulnerabilities::{Vulnerability, on_machine};
 
 /// Kernel series that the module was tested on; it does not build on others.
 const TESTED_SERIES: [&str; 2] = ["6.1.", "6.12."];
