@@ -170,6 +170,31 @@ fn processes_that_are_not_there_are_an_error() {
     assert!(text(&output.stderr).contains("not a control group"), "{output:?}");
 }
 
+/// As in a container that is given no more.
+#[test]
+fn two_capabilities_are_enough() {
+    if !available() || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("profile");
+    let capabilities = ["--bounding-set", "--inh-caps"];
+    let output = Command::new("setpriv")
+        .args(capabilities.map(|set| format!("{set}=-all,+bpf,+perfmon")))
+        .args([UB, "profile", "--format", "json", "--output"])
+        .arg(&file)
+        .arg("--")
+        .args(COPY)
+        .env_remove("UB_DISABLE")
+        .output()
+        .unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+    let json: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(passages(&json, "read", "write"), 100_000);
+    let gaps = json["profile"]["gaps"].as_array().unwrap();
+    assert!(gaps.iter().any(|gap| gap["function"].is_string()), "no gap has a name");
+}
+
 #[test]
 fn without_permission_the_program_runs_natively() {
     let dir = tempfile::tempdir().unwrap();
