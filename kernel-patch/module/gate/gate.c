@@ -29,12 +29,16 @@ static int after_nothing(void *thread, struct pt_regs *regs)
 
 DEFINE_STATIC_CALL(ub_after, after_nothing);
 
-static const struct ub_gate_ops *attached;
+static const struct ub_gate_ops *attached;	/* changed with nobody inside ops */
 /*
- * Counts attachments. What enter() returned is good for the one that returned
- * it: a thread may sleep in a call while its module is replaced by another.
+ * Number of the present attachment. What enter() returned is good for the one that
+ * returned it: a thread may sleep in a call while its module is replaced by another.
  */
 static unsigned long attachment;
+static unsigned long attachments;	/* so far; with attach_lock */
+/* Numbers of none: before one and behind it, and of threads that have nothing to do with it. */
+#define NO_ATTACHMENT 0ul
+#define NEVER_ATTACHED ULONG_MAX
 static DEFINE_MUTEX(attach_lock);
 
 /*
@@ -55,21 +59,33 @@ static long sum(long __percpu *counter)
 	return total;
 }
 
-static const struct ub_gate_ops *ops_get(void)
+/*
+ * Into the ops of this attachment, or of any, until ops_put(). NO_ATTACHMENT: there
+ * are none. Preemption off makes this a reader for the synchronize_rcu() in detach:
+ * whoever read the number before it was cleared is counted by the time that returns.
+ */
+static unsigned long ops_get_any(void)
 {
-	const struct ub_gate_ops *ops;
+	unsigned long number;
 
-	/*
-	 * Preemption off makes this a reader for the synchronize_rcu() in
-	 * detach: whoever read the pointer before it was cleared has been
-	 * counted by the time that returns.
-	 */
 	preempt_disable();
-	ops = smp_load_acquire(&attached);
-	if (ops)
+	number = smp_load_acquire(&attachment);
+	if (number != NO_ATTACHMENT)
 		this_cpu_inc(inside_ops);
 	preempt_enable();
-	return ops;
+	return number;
+}
+
+static __always_inline bool ops_get(unsigned long number)
+{
+	bool same;
+
+	preempt_disable();
+	same = smp_load_acquire(&attachment) == number;
+	if (likely(same))
+		this_cpu_inc(inside_ops);
+	preempt_enable();
+	return same;
 }
 
 static void ops_put(void)
@@ -79,18 +95,16 @@ static void ops_put(void)
 
 struct ub_gate_pass ub_gate_enter(struct pt_regs *regs, unsigned int nr)
 {
-	const struct ub_gate_ops *ops = ops_get();
-	struct ub_gate_pass pass = {};
+	struct ub_gate_pass pass = { .attachment = ops_get_any() };
 
 	/* The hook counted it below 0. */
 	WRITE_ONCE(*ub_calls_to_skip(current), 0);
-	if (!ops) {
+	if (pass.attachment == NO_ATTACHMENT) {
 		/* A mark that outlived its module. */
 		ub_clear_mark(current);
 		return pass;
 	}
-	pass.attachment = READ_ONCE(attachment);
-	pass.thread = ops->enter(regs, nr);
+	pass.thread = attached->enter(regs, nr);
 	/* Before ops_put(): detach must see a thread in one count or the other. */
 	if (pass.thread)
 		this_cpu_inc(inside_loop);
@@ -100,34 +114,32 @@ struct ub_gate_pass ub_gate_enter(struct pt_regs *regs, unsigned int nr)
 
 static __always_inline int after(struct pt_regs *regs, const struct ub_gate_pass *pass)
 {
-	int next = -1;
+	int next;
 
-	if (!ops_get())
+	/* A call that a tracer put in ops' place, too: what follows is not theirs. */
+	if (!ops_get(pass->attachment))
 		return -1;
-	/* It cannot change before ops_put(): detach waits for that. */
-	if (likely(READ_ONCE(attachment) == pass->attachment))
-		next = static_call(ub_after)(pass->thread, regs);
+	next = static_call(ub_after)(pass->thread, regs);
 	ops_put();
 	return next;
 }
 
 long ub_gate_loop(struct pt_regs *regs, unsigned int nr, unsigned long attachment, void *thread)
 {
-	const struct ub_gate_pass pass = { thread, attachment };
+	struct ub_gate_pass pass = { thread, attachment };
 	int next = nr;
-	bool replaced = false;
 
 	/* Counted in by ub_gate_enter(). */
 	do {
 		/* As do_syscall_x64() does: the number is the user's. */
 		nr = array_index_nospec((unsigned int)next, NR_syscalls);
 		regs->ax = static_call(ub_body)(regs, nr);
-		/* A call that a tracer put in ops' place: what follows is not theirs. */
-		next = replaced ? -1 : after(regs, &pass);
+		next = after(regs, &pass);
 		if (next >= 0 && unlikely(ub_filter_wanted())) {
 			int judged = ub_filter_call(regs);
 
-			replaced = judged != next;
+			if (judged != next)
+				pass.attachment = NEVER_ATTACHED;
 			next = judged;
 			if (unlikely(next >= NR_syscalls)) {
 				regs->ax = -ENOSYS;
@@ -173,12 +185,13 @@ int ub_gate_attach(const struct ub_gate_ops *ops)
 	if (!attached) {
 		/* Before the hook: a marked thread that meets no ops loses its mark. */
 		static_call_update(ub_after, ops->after);
-		WRITE_ONCE(attachment, attachment + 1);
-		/* The new count before anyone can find the new ops. */
-		smp_store_release(&attached, ops);
+		attached = ops;
+		/* The new ops before anyone can find the new number. */
+		smp_store_release(&attachment, ++attachments);
 		err = ub_hook_attach();
 		if (err) {
-			WRITE_ONCE(attached, NULL);
+			WRITE_ONCE(attachment, NO_ATTACHMENT);
+			attached = NULL;
 			static_call_update(ub_after, after_nothing);
 		}
 	}
@@ -191,10 +204,11 @@ void ub_gate_detach(void)
 {
 	mutex_lock(&attach_lock);
 	ub_hook_detach();
-	WRITE_ONCE(attached, NULL);
+	WRITE_ONCE(attachment, NO_ATTACHMENT);
 	synchronize_rcu();
 	while (sum(&inside_ops))
 		msleep(1);
+	attached = NULL;
 	static_call_update(ub_after, after_nothing);
 	if (sum(&inside_loop) && !pinned) {
 		pinned = true;
