@@ -10,6 +10,7 @@
 #include "arena.h"
 #include "fixup.h"
 #include "fragment.h"
+#include "mitigations.h"
 #include "session.h"
 
 /*
@@ -128,6 +129,9 @@ bool ub_fragment_link(struct ub_space *space, struct ub_fragment *from, u32 exit
 	unsigned long flags;
 	bool tell = false;
 
+	/* run_fragment.S does not keep rdx over entry_ibpb(), beside which links save nothing. */
+	if (ub_actions & UB_ACT_IBPB)
+		return false;
 	/* It is there already, and was not taken for another reason. */
 	if (READ_ONCE(link->next) == next)
 		return false;

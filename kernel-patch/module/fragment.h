@@ -36,7 +36,8 @@ struct ub_link {
 };
 
 struct ub_fragment {
-	/* These five: every fragment that is run; run_fragment.S knows them. */
+	/* Down to used: every fragment that is run. run_fragment.S knows some. */
+	struct hlist_node in_bucket;	/* space->lock; read under RCU */
 	u64 entry;
 	void *code;			/* in the arena, or NULL */
 	struct ub_link *links;		/* one for each exit */
@@ -44,7 +45,6 @@ struct ub_fragment {
 	u32 exit_count;
 	u32 code_length;
 	bool used;			/* run since the last look for a cold one; racy */
-	struct hlist_node in_bucket;	/* space->lock; read under RCU */
 	struct list_head in_space;	/* space->lock */
 	struct list_head in_session;	/* session->lock */
 	struct list_head in_fixups;	/* fixup.c's lock, by code address */

@@ -26,15 +26,15 @@ static bool pass_by(struct ub_rider *rider)
 	bool is_resting = ub_measure_is_resting(rider);
 	u16 skip;
 
-	if (rider->until_sample <= 1 || rider->time_gaps)
+	if (rider->until_sample <= 0 || rider->time_gaps)
 		return false;
 	if (!list_empty(&rider->space->fragments) && !is_resting)
 		return false;
 	rider->until_sample--;
 	rider->rode = false;
 	rider->counters.refused[UB_STOP_NO_FRAGMENT]++;
-	if (is_resting && rider->until_sample > 1) {
-		skip = min(rider->until_sample - 1, U16_MAX);
+	if (is_resting && rider->until_sample > 0) {
+		skip = min(rider->until_sample, U16_MAX);
 		rider->until_sample -= skip;
 		ub_rider_skip(rider, skip);
 	}
@@ -57,7 +57,7 @@ static void *on_enter(struct pt_regs *regs, unsigned int nr)
 		rider->counters.stops[UB_STOP_SYSCALL_WORK]++;
 		rider->gap = NULL;
 	}
-	rider->counters.syscalls++;
+	rider->counters.entered++;
 	if (!ub_rider_space(rider))
 		return NULL;
 	if (unlikely(rider->gap))

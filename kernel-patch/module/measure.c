@@ -32,14 +32,15 @@ static u32 random_below(struct ub_rider *rider, u32 limit)
 static bool is_busy(struct ub_rider *rider)
 {
 	u64 now = rdtsc(), elapsed = now - rider->rate_start, calls;
+	u64 made = rider->counters.entered + rider->counters.ridden;
 
 	if (elapsed >= (u64)tsc_khz * RATE_MS) {
-		calls = rider->counters.syscalls - rider->rate_calls;
+		calls = made - rider->rate_calls;
 		rider->rate = min_t(u64, div64_u64(calls * 1000, div_u64(elapsed, tsc_khz)),
 				    U32_MAX);
 		rider->busy = rider->rate >= rider->session->config.min_rate;
 		rider->rate_start = now;
-		rider->rate_calls = rider->counters.syscalls;
+		rider->rate_calls = made;
 	}
 	return rider->busy;
 }
@@ -86,7 +87,7 @@ bool ub_measure_begin(struct ub_rider *rider, u64 address)
 	count_idle(rider);
 	rider->interval = next_interval(rider);
 	/* With this mean; at random, or a program's own rhythm would hide gaps. */
-	rider->until_sample = 1 + random_below(rider, 2 * rider->interval - 1);
+	rider->until_sample = random_below(rider, 2 * rider->interval - 1);
 	/* exec in another thread, or exec in this one just now. */
 	if (!space || space->mm != current->mm)
 		return false;

@@ -44,7 +44,7 @@ static inline bool ub_measure_is_resting(const struct ub_rider *rider)
 /* At the start of every gap; see ub_measure_begin(). */
 static inline bool ub_measure(struct ub_rider *rider, u64 address)
 {
-	return unlikely(--rider->until_sample <= 0) && ub_measure_begin(rider, address);
+	return unlikely(--rider->until_sample < 0) && ub_measure_begin(rider, address);
 }
 
 #endif

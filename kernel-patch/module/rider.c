@@ -107,7 +107,7 @@ static void count_skipped(struct ub_rider *rider)
 
 	rider->skipping = 0;
 	WRITE_ONCE(*ub_calls_to_skip(current), 0);
-	rider->counters.syscalls += calls;
+	rider->counters.entered += calls;
 	rider->counters.refused[UB_STOP_NO_FRAGMENT] += calls;
 }
 

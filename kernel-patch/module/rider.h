@@ -10,6 +10,7 @@
 #include <linux/sched.h>
 
 #include "gap_timer.h"
+#include "ride/run_fragment.h"
 #include "session.h"
 
 struct ub_gap_record;
@@ -38,10 +39,11 @@ struct ub_rider {
 	bool riding;			/* at least one fragment since user mode */
 	bool rode;			/* ... since the last system call */
 	u64 worked;			/* cycle counter when work was last done in this gap, or 0 */
+	struct ub_run run;
 	struct ub_gap_timer timer;	/* of sessions that time gaps */
 
 	/* Sampling: measure.h. */
-	s32 until_sample;		/* gaps */
+	s32 until_sample;		/* gaps that go by before the next one to sample */
 	u32 random;			/* never 0 */
 	bool busy;			/* makes min_rate calls a second */
 	u32 rate;			/* calls a second, when last looked at */
@@ -49,7 +51,7 @@ struct ub_rider {
 	u32 idle;			/* samples since the last ride */
 	u64 ridden_seen;		/* ub_measure_ridden() at the last sample */
 	u64 rate_start;			/* cycle counter */
-	u64 rate_calls;			/* counters.syscalls at that moment */
+	u64 rate_calls;			/* made by that moment */
 	struct ub_gap_record *gap;		/* being timed, in space; or NULL */
 	u64 gap_address;
 	u32 gap_weight;			/* passages that it stands for */

@@ -202,7 +202,7 @@ void ub_counters_add(struct ub_counters *into, const struct ub_counters *from)
 {
 	int i;
 
-	into->syscalls += from->syscalls;
+	into->entered += from->entered;
 	into->ridden += from->ridden;
 	into->rides += from->rides;
 	into->fragments_run += from->fragments_run;
@@ -228,7 +228,7 @@ void ub_session_stats(struct ub_session *session, struct ub_stats *stats)
 	counters = session->past;
 	list_for_each_entry(rider, &session->riders, in_session)
 		ub_counters_add(&counters, &rider->counters);
-	stats->syscalls = counters.syscalls;
+	stats->syscalls = counters.entered + counters.ridden;
 	stats->ridden = counters.ridden;
 	stats->rides = counters.rides;
 	stats->fragments_run = counters.fragments_run;

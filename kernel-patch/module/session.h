@@ -17,8 +17,8 @@
 
 /* What a thread counts without locks and a session adds up. */
 struct ub_counters {
-	u64 syscalls;
-	u64 ridden;
+	u64 entered;		/* system calls made from user mode */
+	u64 ridden;		/* and in a ride */
 	u64 rides;
 	u64 fragments_run;
 	u64 stops[UB_STOP_MAX];

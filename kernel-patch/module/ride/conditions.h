@@ -13,6 +13,7 @@
 #include <linux/seccomp.h>
 #include <linux/thread_info.h>
 #include <linux/types.h>
+#include <asm/cpufeature.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
 #include <asm/fsgsbase.h>
@@ -62,13 +63,24 @@
  * do it exactly so. Sleeps. UB_GO or UB_STOP_POLL.
  */
 int ub_do_pending_work(struct pt_regs *regs);
+
+/* Set while the user's vector registers are in memory. */
+#define UB_VECTORS_MASK (UB_LEFT_OUT(VECTOR_RELOAD) ? 0u : (u32)_TIF_NEED_FPU_LOAD)
+
 /*
- * The last look, with preemption and softirqs off: true if nothing is pending and
- * the fragment may be entered.
+ * The last look, between fpregs_lock() and fpregs_unlock(): true if nothing is
+ * pending and the fragment may be entered, with the user's vector registers in
+ * place. Nobody takes them away there: interrupts may not use them, see
+ * irq_fpu_usable().
  */
 static inline bool ub_nothing_pending(void)
 {
-	return !(read_thread_flags() & UB_WORK_MASK) && !local_softirq_pending();
+	if (likely(!(read_thread_flags() & (UB_WORK_MASK | UB_VECTORS_MASK))))
+		return !local_softirq_pending();
+	if (read_thread_flags() & UB_WORK_MASK || local_softirq_pending())
+		return false;
+	switch_fpu_return();
+	return true;
 }
 
 /*
@@ -97,6 +109,9 @@ static inline int ub_may_start(struct ub_rider *rider, struct pt_regs *regs)
 {
 	unsigned long fs_base;
 
+	/* Only exec changes it, which no ride makes; while a thread has it, it does not go. */
+	if (!rider->space || rider->space->mm != current->mm || READ_ONCE(rider->space->gone))
+		return UB_STOP_CONDITION;
 	if (ub_refusals || (read_thread_flags() & REFUSED_FLAGS) || ub_has_shadow_stack())
 		return UB_STOP_CONDITION;
 	if (regs->cs != __USER_CS || regs->ss != __USER_DS || (regs->flags & REFUSED_EFLAGS))
@@ -108,24 +123,26 @@ static inline int ub_may_start(struct ub_rider *rider, struct pt_regs *regs)
 	return UB_GO;
 }
 
-/* Conditions before every fragment. With preemption off: some are the CPU's. */
+/*
+ * Conditions before every fragment. With preemption off: some are the CPU's. There
+ * is an address space: without one a thread is not let into the gate.
+ */
 static inline int ub_may_go_on(struct ub_rider *rider, struct pt_regs *regs)
 {
 	if (ub_rider_is_leaving(rider))
 		return UB_STOP_SESSION_END;
 	if (!ub_calls_may_ride())
 		return UB_STOP_SYSCALL_WORK;
-	/* exec in another thread, or a space that belongs to another session. */
-	if (!rider->space || rider->space->mm != current->mm || READ_ONCE(rider->space->gone))
-		return UB_STOP_CONDITION;
 	/* The stack is accessed without masks, relative to this. */
 	if (regs->sp >= TASK_SIZE_MAX)
 		return UB_STOP_CONDITION;
 	/* The kernel would flush branch predictions before user mode. */
-	if (boot_cpu_has(X86_FEATURE_IBPB_EXIT_TO_USER) && this_cpu_read(x86_ibpb_exit_to_user))
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER) &&
+	    this_cpu_read(x86_ibpb_exit_to_user))
 		return UB_STOP_CONDITION;
 	/* That membarrier aborts restartable sequences in whatever runs. */
-	if (atomic_read(&current->mm->membarrier_state) & MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ)
+	if (atomic_read(&rider->space->mm->membarrier_state) &
+	    MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ)
 		return UB_STOP_CONDITION;
 	/* A data breakpoint hit in ring 0 would not be the user's. */
 	if (hw_breakpoint_active())

@@ -25,22 +25,16 @@
 #include "rider.h"
 
 /* What run_fragment.S knows by number. */
-static_assert(offsetof(struct ub_run, regs) == 0);
-static_assert(offsetof(struct ub_run, fragment) == 8);
-static_assert(offsetof(struct ub_run, work_flags) == 16);
-static_assert(offsetof(struct ub_run, softirq_pending) == 24);
-static_assert(offsetof(struct ub_run, poll_mask) == 32);
-static_assert(offsetof(struct ub_run, exit_id) == 36);
-static_assert(offsetof(struct ub_run, target) == 40);
-static_assert(offsetof(struct ub_run, stack_end) == 48);
-static_assert(offsetof(struct ub_run, links_left) == 56);
-static_assert(offsetof(struct ub_run, flags_out) == 60);
-static_assert(offsetof(struct ub_run, arena_seen) == 64);
-static_assert(offsetof(struct ub_fragment, entry) == 0);
-static_assert(offsetof(struct ub_fragment, code) == 8);
-static_assert(offsetof(struct ub_fragment, links) == 16);
-static_assert(offsetof(struct ub_fragment, written) == 24);
-static_assert(offsetof(struct ub_fragment, exit_count) == 32);
+static_assert(offsetof(struct ub_run, work_flags) == 0);
+static_assert(offsetof(struct ub_run, stack_end) == 8);
+static_assert(offsetof(struct ub_run, target) == 16);
+static_assert(offsetof(struct ub_run, poll_mask) == 24);
+static_assert(offsetof(struct ub_run, links_left) == 28);
+static_assert(offsetof(struct ub_fragment, entry) == 16);
+static_assert(offsetof(struct ub_fragment, code) == 24);
+static_assert(offsetof(struct ub_fragment, links) == 32);
+static_assert(offsetof(struct ub_fragment, written) == 40);
+static_assert(offsetof(struct ub_fragment, exit_count) == 48);
 static_assert(sizeof(struct ub_link) == 1 << 5);
 static_assert(offsetof(struct ub_link, next) == 0);
 static_assert(offsetof(struct ub_link, is_indirect) == 24);
@@ -54,35 +48,20 @@ static_assert(offsetof(struct ub_frame, poll_mask) == 0x60);
 static_assert(offsetof(struct ub_frame, exit_id) == 0x64);
 static_assert(sizeof(struct ub_frame) == 0x68);
 static_assert(offsetof(struct pt_regs, ax) == 80);
+static_assert((X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF |
+	       X86_EFLAGS_OF) == 0x8d5);
 
-/* What lahf and seto bring; DF cannot change in a fragment. */
-#define ARITHMETIC_FLAGS (X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | \
-			  X86_EFLAGS_SF | X86_EFLAGS_OF)
 #define SYSCALL_BYTES 2
 /* Times that work is done on the way into a fragment before more of it ends the ride. */
 #define PENDING_ATTEMPTS 8
-/* Fragments run by links before all conditions are looked at again. */
-#define LINKS_IN_A_ROW 256
+/* Beside UB_GO: the ride goes on with a system call. */
+#define UB_CALL (-2)
 
 static bool must_restart(const struct pt_regs *regs)
 {
-	switch ((long)regs->ax) {
-	case -ERESTARTSYS:
-	case -ERESTARTNOINTR:
-	case -ERESTARTNOHAND:
-	case -ERESTART_RESTARTBLOCK:
-		return true;
-	}
-	return false;
-}
-
-static unsigned long flags_after(unsigned long before, u32 out)
-{
-	unsigned long flags = (out >> 8) & (ARITHMETIC_FLAGS & 0xff);
-
-	if (out & 1)
-		flags |= X86_EFLAGS_OF;
-	return (before & ~ARITHMETIC_FLAGS) | flags;
+	static_assert(ERESTART_RESTARTBLOCK == ERESTARTSYS + 4);
+	/* Between them lie the others and one that no call returns to user mode. */
+	return -regs->ax - ERESTARTSYS <= ERESTART_RESTARTBLOCK - ERESTARTSYS;
 }
 
 static noinline void report_link(struct ub_rider *rider, u64 from, u64 to)
@@ -99,72 +78,71 @@ static noinline void report_link(struct ub_rider *rider, u64 from, u64 to)
 	ub_session_report(session, &report);
 }
 
-/*
- * Runs the fragment and those that its exits are linked to, and brings regs up
- * to date.
- */
-static __always_inline struct ub_exit enter(struct ub_rider *rider, struct ub_fragment *fragment,
-					    struct pt_regs *regs)
+/* The fragment was left by a branch; the next rider may go on without coming here. */
+static void follow(struct ub_rider *rider, struct ub_left left, u64 address)
 {
-	struct ub_run run = {
-		.regs = regs,
-		.fragment = fragment,
-		.work_flags = &current_thread_info()->flags,
-		.softirq_pending = ub_softirq_pending(),
-		.poll_mask = UB_WORK_MASK,
-		.stack_end = TASK_SIZE_MAX,
-		.links_left = LINKS_IN_A_ROW,
-		.arena_seen = this_cpu_read(ub_arena_seen),
-		/* Written by run_fragment.S. */
-		.exit_id = 0,
-		.target = 0,
-		.flags_out = 0,
-	};
-	struct ub_exit exit;
+	struct ub_fragment *next = ub_space_find(rider->space, address);
 
-	if (unlikely(run.arena_seen < fragment->written))
-		run.arena_seen = ub_arena_catch_up();
-	ub_run_fragment(&run);
-	fragment = run.fragment;
-	rider->counters.fragments_run += 1 + LINKS_IN_A_ROW - run.links_left;
-	/* The bound is the verifier's to prove; this keeps a mistake readable. */
-	if (likely(run.exit_id < fragment->exit_count)) {
-		run.exit_id = array_index_nospec(run.exit_id, fragment->exit_count);
-		exit = fragment->exits[run.exit_id];
-	} else {
-		exit = (struct ub_exit){ .kind = UB_EXIT_GUARD, .user_ip = fragment->entry };
-	}
+	if (next && ub_fragment_link(rider->space, left.fragment, left.exit_id, next))
+		report_link(rider, left.fragment->entry, next->entry);
+}
 
-	regs->flags = flags_after(regs->flags, run.flags_out);
-	regs->ip = exit.kind == UB_EXIT_INDIRECT ? run.target : exit.user_ip;
-	/* We are no longer in a system call: nothing to restart. */
-	regs->orig_ax = -1;
-	if (exit.kind == UB_EXIT_BRANCH || exit.kind == UB_EXIT_INDIRECT) {
-		struct ub_fragment *next = ub_space_find(rider->space, regs->ip);
+/* The program is at a syscall instruction, at ip. Makes regs what entry_64.S would. */
+static __always_inline bool next_call(struct ub_rider *rider, struct pt_regs *regs, u64 ip)
+{
+	unsigned int nr = regs->ax;
 
-		if (next && ub_fragment_link(rider->space, fragment, run.exit_id, next))
-			report_link(rider, fragment->entry, next->entry);
-	}
-	return exit;
+	if (unlikely(!ub_call_allowed(nr)) || !ub_calls_may_ride())
+		return false;
+	rider->counters.ridden++;
+	ip += SYSCALL_BYTES;
+	regs->ip = ip;
+	regs->cx = ip;
+	regs->r11 = regs->flags;
+	regs->orig_ax = nr;
+	regs->ax = -ENOSYS;
+	return true;
 }
 
 /*
- * Finds the fragment at regs->ip and runs it. On UB_GO *exit says how it was
- * left and regs are the user's there. Otherwise nothing happened.
+ * Runs the fragment and those that its exits are linked to, and brings regs up
+ * to date. UB_CALL, or UB_GO and how it was left.
  */
-static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit *exit)
+static __always_inline int enter(struct ub_rider *rider, struct ub_fragment *fragment,
+				 struct pt_regs *regs, struct ub_exit *exit)
 {
-	struct ub_fragment *fragment;
-	bool first = !rider->riding;
+	struct ub_left left;
+
+	if (unlikely(this_cpu_read(ub_arena_seen) < fragment->written))
+		ub_arena_catch_up();
+	left = ub_run_fragment(regs, fragment, ub_softirq_pending(), &rider->run);
+	fragment = left.fragment;
+	rider->counters.fragments_run += 1 + UB_LINKS_IN_A_ROW - rider->run.links_left;
+	/* The bound is the verifier's to prove; this keeps a mistake readable. */
+	if (likely(left.exit_id < fragment->exit_count))
+		*exit = fragment->exits[array_index_nospec(left.exit_id, fragment->exit_count)];
+	else
+		*exit = (struct ub_exit){ .kind = UB_EXIT_GUARD, .user_ip = fragment->entry };
+
+	if (likely(exit->kind == UB_EXIT_SYSCALL) && next_call(rider, regs, exit->user_ip))
+		return UB_CALL;
+	regs->ip = exit->kind == UB_EXIT_INDIRECT ? rider->run.target : exit->user_ip;
+	/* We are no longer in a system call: nothing to restart. */
+	regs->orig_ax = -1;
+	if (exit->kind == UB_EXIT_BRANCH || exit->kind == UB_EXIT_INDIRECT)
+		follow(rider, left, regs->ip);
+	return UB_GO;
+}
+
+/*
+ * Does what is pending. UB_GO: nothing is any more, and preemption and softirqs
+ * are off, as before. Otherwise they are on.
+ */
+static noinline int do_pending(struct ub_rider *rider, struct pt_regs *regs)
+{
 	int stop, attempts = 0;
 
-	/*
-	 * Preemption and softirqs off until fpregs_unlock(): the user's vector
-	 * registers stay in place, and the fragment stays allocated (retiring
-	 * waits for an RCU grace period).
-	 */
-	fpregs_lock();
-	while (!ub_nothing_pending()) {
+	do {
 		/* Softirqs run in here, unless they are ksoftirqd's by now. */
 		fpregs_unlock();
 		if (++attempts == PENDING_ATTEMPTS)
@@ -176,47 +154,76 @@ static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs,
 		if (stop != UB_GO)
 			return stop;
 		rider->worked = rdtsc();
-		first = true;
 		fpregs_lock();
+	} while (!ub_nothing_pending());
+	stop = ub_may_start(rider, regs);
+	if (stop != UB_GO)
+		fpregs_unlock();
+	return stop;
+}
+
+/* The first fragment of a ride is about to run. */
+static noinline int start(struct ub_rider *rider, struct pt_regs *regs)
+{
+	int stop = ub_may_start(rider, regs);
+
+	if (stop == UB_GO) {
+		rider->run.work_flags = &current_thread_info()->flags;
+		rider->run.poll_mask = UB_WORK_MASK;
+		rider->run.stack_end = TASK_SIZE_MAX;
+		rider->riding = true;
+		rider->counters.rides++;
+	}
+	return stop;
+}
+
+/*
+ * Finds the fragment at regs->ip and runs it. On UB_GO *exit says how it was
+ * left and regs are the user's there; on UB_CALL they are those of the program's
+ * next call. Otherwise nothing happened.
+ */
+static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs, struct ub_exit *exit)
+{
+	struct ub_fragment *fragment;
+	int stop;
+
+	/*
+	 * Preemption and softirqs off until fpregs_unlock(): the user's vector
+	 * registers stay in place, and the fragment stays allocated (retiring
+	 * waits for an RCU grace period).
+	 */
+	fpregs_lock();
+	if (unlikely(!ub_nothing_pending())) {
+		stop = do_pending(rider, regs);
+		if (stop != UB_GO)
+			return stop;
 	}
 	stop = ub_may_go_on(rider, regs);
-	if (stop == UB_GO && first)
-		stop = ub_may_start(rider, regs);
-	if (stop != UB_GO) {
+	if (unlikely(stop != UB_GO)) {
 		fpregs_unlock();
 		return stop;
 	}
 	fragment = ub_space_find(rider->space, regs->ip);
 	if (!fragment) {
+		/* A thread that may not ride has no use for one, either. */
+		stop = rider->riding ? UB_GO : ub_may_start(rider, regs);
 		fpregs_unlock();
-		return UB_STOP_NO_FRAGMENT;
+		return stop == UB_GO ? UB_STOP_NO_FRAGMENT : stop;
 	}
-	if (test_thread_flag(TIF_NEED_FPU_LOAD) && !UB_LEFT_OUT(VECTOR_RELOAD))
-		switch_fpu_return();
+	if (unlikely(!rider->riding)) {
+		stop = start(rider, regs);
+		if (stop != UB_GO) {
+			fpregs_unlock();
+			return stop;
+		}
+	}
 	/* A store on every run would be one too many. */
 	if (unlikely(!READ_ONCE(fragment->used)))
 		WRITE_ONCE(fragment->used, true);
 
-	*exit = enter(rider, fragment, regs);
+	stop = enter(rider, fragment, regs, exit);
 	ub_fpregs_unlock();
-	return UB_GO;
-}
-
-/* The program is at a syscall instruction. Makes regs what entry_64.S would. */
-static __always_inline int next_call(struct ub_rider *rider, struct pt_regs *regs)
-{
-	unsigned int nr = regs->ax;
-
-	if (!ub_call_allowed(nr) || !ub_calls_may_ride())
-		return -1;
-	rider->counters.syscalls++;
-	rider->counters.ridden++;
-	regs->ip += SYSCALL_BYTES;
-	regs->cx = regs->ip;
-	regs->r11 = regs->flags;
-	regs->orig_ax = nr;
-	regs->ax = -ENOSYS;
-	return nr;
+	return stop;
 }
 
 /* Counts one passage of an edge or exit and reports it when it is often. */
@@ -270,6 +277,13 @@ int ub_ride(void *thread, struct pt_regs *regs)
 		struct ub_exit exit;
 
 		stop = run_one(rider, regs, &exit);
+		if (likely(stop == UB_CALL)) {
+			if (unlikely(rider->time_gaps))
+				ub_gap_timer_stop(&rider->timer, &rider->counters, UB_GAP_RIDDEN);
+			if (unlikely(rider->gap))
+				ub_measure_end(rider, regs->orig_ax, true, false);
+			return regs->orig_ax;
+		}
 		if (stop == UB_STOP_NO_FRAGMENT) {
 			stop = missed;
 			if (missed == UB_STOP_BRANCH_MISS)
@@ -277,26 +291,12 @@ int ub_ride(void *thread, struct pt_regs *regs)
 		}
 		if (stop != UB_GO)
 			break;
-		if (in_gap)
-			rider->counters.rides += !rider->riding;
-		rider->riding = true;
 		in_gap = false;
 
 		switch (exit.kind) {
-		case UB_EXIT_SYSCALL: {
-			int nr = next_call(rider, regs);
-
-			if (nr >= 0) {
-				if (unlikely(rider->time_gaps))
-					ub_gap_timer_stop(&rider->timer, &rider->counters,
-							  UB_GAP_RIDDEN);
-				if (unlikely(rider->gap))
-					ub_measure_end(rider, nr, true, false);
-				return nr;
-			}
+		case UB_EXIT_SYSCALL:
 			stop = UB_STOP_SYSCALL_REFUSED;
 			goto out;
-		}
 		case UB_EXIT_BRANCH:
 			missed = UB_STOP_BRANCH_MISS;
 			continue;

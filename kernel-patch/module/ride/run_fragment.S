@@ -19,8 +19,17 @@
 
 /* Set in kernel addresses; without it they are not canonical and fault. */
 #define USER_HALF_BIT 63
-/* The arithmetic flags that lahf and sahf leave out. */
+/* The arithmetic flags: what lahf and sahf know, and the one that they leave out. */
 #define EFLAGS_OF_BIT 11
+#define EFLAGS_ARITHMETIC 0x8d5
+
+/* On the stack behind the frame, so that the way by a link needs few registers. */
+#define STACK_FRAGMENT	(FRAME_SIZE + 0x00)
+#define STACK_LINKS_LEFT (FRAME_SIZE + 0x08)
+#define STACK_END	(FRAME_SIZE + 0x10)
+#define STACK_REGS	(FRAME_SIZE + 0x18)
+#define STACK_RUN	(FRAME_SIZE + 0x20)
+#define STACK_BYTES	(FRAME_SIZE + 0x28)
 
 	.text
 	/*
@@ -36,11 +45,12 @@ SYM_CODE_START(ub_run_fragment)
 	pushq	%r13
 	pushq	%r14
 	pushq	%r15
+	pushq	%rcx			/* STACK_RUN and so on, downwards */
 	pushq	%rdi
+	pushq	RUN_STACK_END(%rcx)
+	pushq	$UB_LINKS_IN_A_ROW
+	pushq	%rsi
 	subq	$FRAME_SIZE, %rsp
-
-	movq	%rdi, %rdx
-	movq	RUN_REGS(%rdx), %rdi
 
 	/*
 	 * ub_may_go_on() has compared it, but a branch can be mispredicted:
@@ -51,14 +61,12 @@ SYM_CODE_START(ub_run_fragment)
 	movq	%rax, FRAME_RSP(%rsp)
 	movq	pt_regs_r11(%rdi), %rax
 	movq	%rax, FRAME_R11(%rsp)
-	movq	RUN_FLAGS(%rdx), %rax
+	movq	RUN_FLAGS(%rcx), %rax
 	movq	%rax, FRAME_FLAGS(%rsp)
-	movq	RUN_SOFTIRQ(%rdx), %rax
-	movq	%rax, FRAME_SOFTIRQ(%rsp)
-	movl	RUN_MASK(%rdx), %eax
+	movq	%rdx, FRAME_SOFTIRQ(%rsp)
+	movl	RUN_MASK(%rcx), %eax
 	movl	%eax, FRAME_MASK(%rsp)
-	movq	RUN_FRAGMENT(%rdx), %r11
-	movq	FRAGMENT_CODE(%r11), %r11
+	movq	FRAGMENT_CODE(%rsi), %r11
 
 	/*
 	 * As before returning to user mode: the last kernel data but registers
@@ -94,19 +102,17 @@ SYM_CODE_START(ub_run_fragment)
 
 	/* Reached by the direct jumps of fragments only: needs no ENDBR. */
 SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
-	UNWIND_HINT sp_reg=ORC_REG_SP sp_offset=FRAME_SIZE+8*8 type=UNWIND_HINT_TYPE_CALL
+	UNWIND_HINT sp_reg=ORC_REG_SP sp_offset=STACK_BYTES+7*8 type=UNWIND_HINT_TYPE_CALL
 	ANNOTATE_NOENDBR
 	/* Everything user is restored by now, so the spill slots are free. */
 	movq	%rax, FRAME_SPILL(%rsp)
 	movq	%rcx, (FRAME_SPILL + 8)(%rsp)
-	movq	%rdx, (FRAME_SPILL + 24)(%rsp)
 	lahf
 	seto	%al
 	movl	%eax, (FRAME_SPILL + 16)(%rsp)
 
 	/* Is the exit linked, and to what it is taken for? See struct ub_link. */
-	movq	FRAME_SIZE(%rsp), %rdx		/* run */
-	movq	RUN_FRAGMENT(%rdx), %rcx
+	movq	STACK_FRAGMENT(%rsp), %rcx
 	movl	FRAME_EXIT_ID(%rsp), %eax
 	/* The verifier has proven this; it keeps a mistake readable. */
 	cmpl	FRAGMENT_EXIT_COUNT(%rcx), %eax
@@ -137,45 +143,41 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 	cmpw	$0, (%rax)
 	jne	.Lleave
 	movq	FRAME_RSP(%rsp), %rax
-	cmpq	RUN_STACK_END(%rdx), %rax
+	cmpq	STACK_END(%rsp), %rax
 	jae	.Lleave
 	/* As at the start: the comparison may be mispredicted. */
-	btrq	$USER_HALF_BIT, %rax
-	movq	%rax, FRAME_RSP(%rsp)
+	btrq	$USER_HALF_BIT, FRAME_RSP(%rsp)
 	/* hw_breakpoint_active(): another CPU may have armed one by interrupt. */
 	testl	$DR_GLOBAL_ENABLE_MASK, PER_CPU_VAR(cpu_dr7)
 	jnz	.Lleave
 	/* Code that this CPU may have decoded before it was written. */
-	movq	RUN_ARENA_SEEN(%rdx), %rax
+	movq	PER_CPU_VAR(ub_arena_seen), %rax
 	cmpq	FRAGMENT_WRITTEN(%rcx), %rax
 	jb	.Lleave
 	/* The end of the session is looked at in C only. */
-	decl	RUN_LINKS_LEFT(%rdx)
+	decl	STACK_LINKS_LEFT(%rsp)
 	jz	.Lleave
 
-	movq	%rcx, RUN_FRAGMENT(%rdx)
+	movq	%rcx, STACK_FRAGMENT(%rsp)
 	movq	%r11, FRAME_R11(%rsp)
 	movq	FRAGMENT_CODE(%rcx), %r11
-	/* Before the indirect branch; these two may change rax, rcx and rdx. */
+	/*
+	 * Before the indirect branch; these may change rax and rcx, and rdx where
+	 * each entry flushes the predictions: ub_fragment_link() makes no links there.
+	 */
 	UNTRAIN_RET
 	CLEAR_BRANCH_HISTORY
 	CLEAR_CPU_BUFFERS
 	movl	(FRAME_SPILL + 16)(%rsp), %eax
 	addb	$0x7f, %al
 	sahf
-	movq	(FRAME_SPILL + 24)(%rsp), %rdx
 	movq	(FRAME_SPILL + 8)(%rsp), %rcx
 	movq	FRAME_SPILL(%rsp), %rax
 	JMP_NOSPEC r11
 
 .Lleave:
 	ASM_CLAC
-	/* These two may change rax, rcx and rdx. */
-	UNTRAIN_RET
-	CLEAR_BRANCH_HISTORY
-
-	movq	FRAME_SIZE(%rsp), %rax		/* run */
-	movq	RUN_REGS(%rax), %rcx
+	movq	STACK_REGS(%rsp), %rcx
 	movq	%r15, pt_regs_r15(%rcx)
 	movq	%r14, pt_regs_r14(%rcx)
 	movq	%r13, pt_regs_r13(%rcx)
@@ -186,24 +188,38 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 	movq	%r10, pt_regs_r10(%rcx)
 	movq	%r9, pt_regs_r9(%rcx)
 	movq	%r8, pt_regs_r8(%rcx)
+	movq	%rdx, pt_regs_dx(%rcx)
 	movq	%rsi, pt_regs_si(%rcx)
 	movq	%rdi, pt_regs_di(%rcx)
 	movq	FRAME_SPILL(%rsp), %rdx
 	movq	%rdx, PT_REGS_AX(%rcx)
 	movq	(FRAME_SPILL + 8)(%rsp), %rdx
 	movq	%rdx, pt_regs_cx(%rcx)
-	movq	(FRAME_SPILL + 24)(%rsp), %rdx
-	movq	%rdx, pt_regs_dx(%rcx)
 	movq	FRAME_RSP(%rsp), %rdx
 	movq	%rdx, pt_regs_sp(%rcx)
-	movl	(FRAME_SPILL + 16)(%rsp), %edx
-	movl	%edx, RUN_FLAGS_OUT(%rax)
-	movl	FRAME_EXIT_ID(%rsp), %edx
-	movl	%edx, RUN_EXIT_ID(%rax)
+	/* What lahf and seto brought, without the user's rest of eax. DF did not change. */
+	movl	(FRAME_SPILL + 16)(%rsp), %eax
+	movzbl	%al, %edx
+	shll	$EFLAGS_OF_BIT, %edx
+	movzbl	%ah, %eax
+	orl	%eax, %edx
+	movl	pt_regs_flags(%rcx), %eax
+	andl	$~EFLAGS_ARITHMETIC, %eax
+	orl	%edx, %eax
+	movq	%rax, pt_regs_flags(%rcx)
+	movq	STACK_RUN(%rsp), %rcx
 	movq	FRAME_TARGET(%rsp), %rdx
-	movq	%rdx, RUN_TARGET(%rax)
+	movq	%rdx, RUN_TARGET(%rcx)
+	movl	STACK_LINKS_LEFT(%rsp), %edx
+	movl	%edx, RUN_LINKS_LEFT(%rcx)
 
-	addq	$(FRAME_SIZE + 8), %rsp
+	/* Before the first return; these two may change rax, rcx and rdx. */
+	UNTRAIN_RET
+	CLEAR_BRANCH_HISTORY
+
+	movq	STACK_FRAGMENT(%rsp), %rax
+	movl	FRAME_EXIT_ID(%rsp), %edx
+	addq	$STACK_BYTES, %rsp
 	popq	%r15
 	popq	%r14
 	popq	%r13

@@ -4,23 +4,17 @@
 
 #ifdef __ASSEMBLY__
 /* struct ub_run; checked in ride.c */
-#define RUN_REGS	0
-#define RUN_FRAGMENT	8
-#define RUN_FLAGS	16
-#define RUN_SOFTIRQ	24
-#define RUN_MASK	32
-#define RUN_EXIT_ID	36
-#define RUN_TARGET	40
-#define RUN_STACK_END	48
-#define RUN_LINKS_LEFT	56
-#define RUN_FLAGS_OUT	60
-#define RUN_ARENA_SEEN	64
+#define RUN_FLAGS	0
+#define RUN_STACK_END	8
+#define RUN_TARGET	16
+#define RUN_MASK	24
+#define RUN_LINKS_LEFT	28
 /* struct ub_fragment and struct ub_link; checked in ride.c */
-#define FRAGMENT_ENTRY	0
-#define FRAGMENT_CODE	8
-#define FRAGMENT_LINKS	16
-#define FRAGMENT_WRITTEN 24
-#define FRAGMENT_EXIT_COUNT 32
+#define FRAGMENT_ENTRY	16
+#define FRAGMENT_CODE	24
+#define FRAGMENT_LINKS	32
+#define FRAGMENT_WRITTEN 40
+#define FRAGMENT_EXIT_COUNT 48
 #define LINK_SHIFT	5
 #define LINK_NEXT	0
 #define LINK_IS_INDIRECT 24
@@ -36,39 +30,47 @@
 #define FRAME_SIZE	0x68
 /* asm-offsets.h lacks this one; checked in ride.c */
 #define PT_REGS_AX	80
-#else
+#endif
+
+/* Links that are followed in a row before all conditions are looked at again, and one. */
+#define UB_LINKS_IN_A_ROW 256
+
+#ifndef __ASSEMBLY__
 
 #include <linux/types.h>
 
 struct pt_regs;
 struct ub_fragment;
 
-/* One run of a fragment and of those that it is linked to. */
+/* What ub_run_fragment() takes of a thread besides its registers, and what it says. */
 struct ub_run {
-	struct pt_regs *regs;		/* user registers, in and out */
-	struct ub_fragment *fragment;	/* to enter; out: that was left */
+	/* In; the same for all runs of a ride. */
 	const void *work_flags;
-	const u16 *softirq_pending;
-	u32 poll_mask;
-	u32 exit_id;			/* out */
-	u64 target;			/* out */
 	u64 stack_end;			/* user stack pointers are below */
-	u32 links_left;			/* links to follow at most, and one; out: the rest */
-	u32 flags_out;			/* out: OF in bit 0, lahf's byte in bits 8-15 */
-	u64 arena_seen;			/* this CPU's ub_arena_seen */
+	/* Out, but for the mask. */
+	u64 target;			/* of an INDIRECT exit */
+	u32 poll_mask;			/* in */
+	u32 links_left;			/* of UB_LINKS_IN_A_ROW */
+};
+
+/* Where a run ended; travels in rax and rdx. */
+struct ub_left {
+	struct ub_fragment *fragment;
+	u64 exit_id;
 };
 
 /*
- * Enters the fragment with the user's registers and returns through
- * ub_fragment_exit_stub when it is left for something else than a linked
- * fragment. Between STAC and CLAC nothing but fragments and the way from one
- * to the next runs. Call with preemption and softirqs off and the user's
- * vector state in the registers.
+ * Enters the fragment with the user's registers, which are in regs before and
+ * after but for ip, and returns through ub_fragment_exit_stub when it is left
+ * for something else than a linked fragment. Between STAC and CLAC nothing but
+ * fragments and the way from one to the next runs. Call with preemption and
+ * softirqs off and the user's vector state in the registers.
  */
-void ub_run_fragment(struct ub_run *run);
+struct ub_left ub_run_fragment(struct pt_regs *regs, struct ub_fragment *fragment,
+			       const u16 *softirq_pending, struct ub_run *run);
 
 /* Where the exit jumps of every fragment lead; not a C function. */
 extern const u8 ub_fragment_exit_stub[];
 
-#endif
+#endif /* __ASSEMBLY__ */
 #endif
