@@ -1,5 +1,6 @@
 //! What system calls and instructions cost on this machine.
 
+pub mod exercise;
 mod refill;
 mod speed;
 

@@ -9,6 +9,9 @@
 //! than the original and a ride costs something itself. Gaps that would lose
 //! are left out, as the module retires their fragments.
 
+mod allowed;
+mod ride;
+
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -16,6 +19,9 @@ use ub_report::units::{duration, grouped};
 
 use crate::costs::Costs;
 use crate::profile::{Profile, ProfiledGap};
+use allowed::is_allowed;
+
+pub use ride::RideCosts;
 
 /// Version of the JSON form.
 pub const SCHEMA: u32 = 1;
@@ -26,67 +32,6 @@ const MOSTLY_WAITS: f64 = 0.2;
 /// Gaps from 2 to this power nanoseconds are the scheduler's work rather
 /// than the program's, and do not count as user time.
 const PREEMPTED_LOG2: usize = 17;
-/// Calls that the module never makes in a ride.
-const NEVER_RIDDEN: [&str; 20] = [
-    "execve",
-    "execveat",
-    "fork",
-    "vfork",
-    "clone",
-    "clone3",
-    "exit",
-    "exit_group",
-    "rt_sigreturn",
-    "ptrace",
-    "seccomp",
-    "arch_prctl",
-    "modify_ldt",
-    "iopl",
-    "ioperm",
-    "unshare",
-    "setns",
-    "restart_syscall",
-    "prctl",
-    "personality",
-];
-
-/// What riding costs; counted elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct RideCosts {
-    /// Time of translated code over that of the original, within a fragment.
-    pub translated: f64,
-    /// The same of gaps that lead through several fragments, the way from one
-    /// to the next included.
-    pub linked: f64,
-    /// Instructions that a fragment is long; what a gap has more of is linked.
-    pub fragment_instructions: f64,
-    /// Instructions that are executed for a ridden call that does nothing.
-    pub call_instructions: f64,
-}
-
-impl Default for RideCosts {
-    /// Within a fragment: `make bench-code` on a Xeon, in the geometric mean.
-    /// Linked: the user side of redis-get, `ub-demo --user-cost`. The length is
-    /// that of a fragment before anything is known of it. The call: `make
-    /// payoff`, a loop of null calls that rides.
-    fn default() -> Self {
-        Self {
-            translated: 1.16,
-            linked: 1.6,
-            fragment_instructions: 128.0,
-            call_instructions: 450.0,
-        }
-    }
-}
-
-impl RideCosts {
-    /// What `user_ns` of a gap's own code take more when it is translated.
-    fn slower_ns(&self, user_ns: f64, instruction_ns: f64) -> f64 {
-        let first = user_ns.min(self.fragment_instructions * instruction_ns);
-        first * (self.translated - 1.0) + (user_ns - first) * (self.linked - 1.0)
-    }
-}
-
 /// What is expected, and from what.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prediction {
@@ -180,7 +125,7 @@ pub fn predict(profile: &Profile, ride: RideCosts) -> Prediction {
     let riding = || gaps.iter().filter(|gap| gap.rides);
     let ridden: u64 = riding().map(|gap| gap.count).sum();
     // Whatever the noise of the measurements says, the rides themselves remain.
-    let ride_ns = ride.call_instructions * costs.instruction_ns;
+    let ride_ns = ride.call_ns(costs.instruction_ns);
     let most = crossing.min(1.0 - ridden as f64 * ride_ns / busy_ns).max(0.0);
     let saved = (riding().map(total).sum::<f64>() / busy_ns).clamp(0.0, most);
     let verdict = if calls == 0 {
@@ -227,19 +172,19 @@ fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> Predicted
     let switch_ns = profile.costs.switch_ns;
     let user_ns = (typical(gap) - profile.costs.empty_gap_ns).max(0.0);
     let call_ns = (gap.call_ns as f64 / gap.timed() as f64 - profile.costs.empty_call_ns).max(0.0);
-    let refill_user_ns = profile.costs.refill.of_time(user_ns);
+    let refill = ride.refill(profile.costs.refill);
+    let refill_user_ns = refill.of_time(user_ns);
     // Copying takes as long either way.
     let copied_ns = gap.bytes as f64 / gap.timed() as f64 * profile.costs.copied_byte_ns;
     let path_ns = (call_ns - copied_ns).max(0.0);
-    let refill_ns = profile.costs.refill.of_time(path_ns) + refill_user_ns;
+    let refill_ns = refill.of_time(path_ns) + refill_user_ns;
     let instruction_ns = profile.costs.instruction_ns;
     let slower_ns = ride.slower_ns(user_ns - refill_user_ns, instruction_ns);
-    let ride_ns = ride.call_instructions * instruction_ns;
+    let ride_ns = ride.call_ns(instruction_ns);
     let saved_ns = switch_ns + refill_ns - ride_ns - slower_ns;
-    let never = |call: &str| NEVER_RIDDEN.contains(&call);
-    let can_ride = !never(&gap.next)
-        && gap.call.as_deref().is_some_and(|call| !never(call))
-        && gap.resume != 0;
+    // A ride begins after a call that it could have made as well.
+    let can_ride =
+        is_allowed(&gap.next) && gap.call.as_deref().is_some_and(is_allowed) && gap.resume != 0;
     let from = gap.from().unwrap_or_default();
     PredictedGap {
         label: format!("{from} -> {}", gap.next),
@@ -306,6 +251,7 @@ impl Prediction {
         };
         line(grouped(self.calls), "system calls");
         let Costs { switch_ns, refill, .. } = self.costs;
+        let refill = self.ride.refill(refill);
         line(duration(switch_ns), "for each switch, measured here");
         line(duration(refill.most_ns), "at most that code on either side pays besides");
         line(duration(self.ride_ns), "for a ridden call that does nothing");
@@ -342,12 +288,27 @@ impl Prediction {
                 gap.label
             );
         }
-        let RideCosts { translated, linked, fragment_instructions, call_instructions } = self.ride;
+        let ride = self.ride;
+        let RideCosts { fragment_instructions, call_instructions, .. } = ride;
+        let _ = if ride.measured.is_some() {
+            writeln!(
+                out,
+                "\n Measured in rides of this machine: a call that does nothing, what crossings cost calls\n \
+                 that do something, and that translated code takes {:.2} times as long.",
+                ride.translated()
+            )
+        } else {
+            writeln!(
+                out,
+                "\n Assumed: a ridden call takes {call_instructions} instructions; translated code takes \
+                 {} times\n as long.",
+                ride.translated()
+            )
+        };
         let _ = writeln!(
             out,
-            "\n Assumed: a ridden call takes {call_instructions} instructions; translated code takes \
-             {translated} times\n as long, and what a gap has beyond {fragment_instructions} \
-             instructions {linked} times.\n"
+            " Assumed: what a gap has beyond {fragment_instructions} instructions takes {:.2} times as long.\n",
+            ride.linked.max(ride.translated())
         );
         out
     }
@@ -373,7 +334,8 @@ impl Prediction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::costs::{Costs, Refill};
+    use crate::costs::Refill;
+    use crate::costs::exercise::{Exercise, Times};
     use crate::profile::tests::gap;
 
     const NO_COST: RideCosts = RideCosts {
@@ -381,6 +343,7 @@ mod tests {
         linked: 1.0,
         fragment_instructions: 128.0,
         call_instructions: 0.0,
+        measured: None,
     };
     /// 20 ns for a ride, and code that takes half as long again.
     const SOME_COST: RideCosts = RideCosts {
@@ -388,6 +351,7 @@ mod tests {
         linked: 1.5,
         fragment_instructions: 128.0,
         call_instructions: 20.0,
+        measured: None,
     };
 
     /// Costs of 100 ns for each switch; the profiler sees 150 ns of an empty
@@ -418,7 +382,8 @@ mod tests {
     fn without_costs_of_its_own_a_ride_saves_every_switch() {
         // 1000 passages: 100 ns of user time, 200 ns of call, 100 ns switch,
         // 100 ns of profiler.
-        let prediction = predict(&profile(vec![gap("a", "b", 1000, 250, 250)], 500_000), NO_COST);
+        let prediction =
+            predict(&profile(vec![gap("read", "write", 1000, 250, 250)], 500_000), NO_COST);
         let only = &prediction.gaps[0];
         assert!(close(only.user_ns, 100.0) && close(only.call_ns, 200.0), "{only:?}");
         assert!(close(only.bound, 0.25) && close(prediction.bound, 0.25), "{prediction:?}");
@@ -430,7 +395,8 @@ mod tests {
     #[test]
     fn slower_code_and_the_ride_itself_are_subtracted() {
         let costs = SOME_COST;
-        let prediction = predict(&profile(vec![gap("a", "b", 1000, 250, 250)], 500_000), costs);
+        let prediction =
+            predict(&profile(vec![gap("read", "write", 1000, 250, 250)], 500_000), costs);
         assert!(close(prediction.gaps[0].saved_ns, 30.0));
         assert!(close(prediction.saved, 30.0 / 400.0));
     }
@@ -439,13 +405,14 @@ mod tests {
     fn what_is_beyond_a_fragment_is_linked() {
         let costs = RideCosts { translated: 1.0, linked: 2.0, ..NO_COST };
         // 150 ns of user time at 1 ns each: 22 more than a fragment has.
-        let prediction = predict(&profile(vec![gap("a", "b", 1000, 300, 250)], 500_000), costs);
+        let prediction =
+            predict(&profile(vec![gap("read", "write", 1000, 300, 250)], 500_000), costs);
         assert!(close(prediction.gaps[0].saved_ns, 100.0 - 22.0), "{prediction:?}");
     }
 
     #[test]
     fn code_that_was_left_saves_what_it_pays_for_that() {
-        let mut profile = profile(vec![gap("a", "b", 1000, 250, 250)], 500_000);
+        let mut profile = profile(vec![gap("read", "write", 1000, 250, 250)], 500_000);
         // Half of what the call (200 ns) and the gap (100 ns) take.
         profile.costs.refill = Refill { most_ns: 500.0, within_ns: 1000.0 };
         let prediction = predict(&profile, NO_COST);
@@ -466,29 +433,33 @@ mod tests {
     #[test]
     fn long_gaps_stay_native_and_cost_nothing() {
         let costs = SOME_COST;
-        let gaps = vec![gap("a", "b", 1000, 250, 250), gap("b", "a", 1000, 10_000, 250)];
+        let gaps =
+            vec![gap("read", "write", 1000, 250, 250), gap("write", "read", 1000, 10_000, 250)];
         let prediction = predict(&profile(gaps, 20_000_000), costs);
         assert!(prediction.gaps[0].rides && !prediction.gaps[1].rides);
         assert!(close(prediction.ridden_share, 0.5));
         assert!(prediction.saved > 0.0);
-        let only_long = predict(&profile(vec![gap("b", "a", 1000, 3000, 250)], 3_000_000), costs);
+        let only_long =
+            predict(&profile(vec![gap("write", "read", 1000, 3000, 250)], 3_000_000), costs);
         assert_eq!(only_long.verdict, Verdict::DoesNotPay);
     }
 
     #[test]
     fn a_program_that_computes_is_told_to_expect_nothing() {
         let prediction =
-            predict(&profile(vec![gap("a", "b", 10, 1 << 20, 250)], 1_000_000_000), NO_COST);
+            predict(&profile(vec![gap("read", "write", 10, 1 << 20, 250)], 1_000_000_000), NO_COST);
         assert_eq!(prediction.verdict, Verdict::NotBound);
         assert!(prediction.text(5).contains("not bound by system calls; expect nothing"));
-        let once = predict(&profile(vec![gap("a", "b", 1, 1 << 29, 250)], 1_000_000_000), NO_COST);
+        let once =
+            predict(&profile(vec![gap("read", "write", 1, 1 << 29, 250)], 1_000_000_000), NO_COST);
         assert_eq!(once.verdict, Verdict::NotBound);
         assert_eq!(predict(&Profile::default(), NO_COST).verdict, Verdict::Nothing);
     }
 
     #[test]
     fn calls_that_never_ride_save_nothing() {
-        let gaps = vec![gap("a", "clone", 1000, 250, 250), gap("clone", "b", 1000, 250, 250)];
+        let gaps =
+            vec![gap("read", "clone", 1000, 250, 250), gap("clone", "write", 1000, 250, 250)];
         let prediction = predict(&profile(gaps, 1_000_000), NO_COST);
         assert!(prediction.gaps.iter().all(|gap| !gap.rides));
         assert_eq!(prediction.verdict, Verdict::DoesNotPay);
@@ -496,7 +467,7 @@ mod tests {
 
     #[test]
     fn being_taken_off_the_cpu_is_not_user_time() {
-        let mut mixed = gap("a", "b", 1000, 256, 250);
+        let mut mixed = gap("read", "write", 1000, 256, 250);
         let preempted = 1 << 20;
         mixed.count += 10;
         mixed.gap_log2[20] = 10;
@@ -508,10 +479,31 @@ mod tests {
     }
 
     #[test]
+    fn what_was_measured_in_rides_replaces_what_is_assumed() {
+        let measured = Exercise {
+            native: Times::of([100.0, 200.0, 300.0]),
+            ridden: Times::of([30.0, 180.0, 130.0]),
+        };
+        let gaps = || profile(vec![gap("read", "write", 1000, 250, 250)], 1_000_000);
+        let assumed = predict(&gaps(), SOME_COST);
+        let prediction = predict(&gaps(), RideCosts { measured: Some(measured), ..SOME_COST });
+        assert!(close(assumed.ride_ns, 20.0) && close(prediction.ride_ns, 30.0));
+        // Of the 300 ns, 100 are left without a crossing: besides the switch it
+        // costs 100 ns, which is half of what the message takes without it, and
+        // of the 100 ns of user time as well as of the 200 ns of the call.
+        let gap = &prediction.gaps[0];
+        assert!(close(gap.refill_ns, 150.0), "{gap:?}");
+        // Half of the user time is the program's: it takes 1.5 times as long.
+        assert!(close(gap.saved_ns, 100.0 + 150.0 - 30.0 - 25.0), "{gap:?}");
+        assert!(prediction.text(5).contains("Measured in rides"));
+        assert!(!assumed.text(5).contains("Measured in rides"));
+    }
+
+    #[test]
     fn threads_count_together() {
-        let mut second = gap("a", "b", 3000, 550, 250);
+        let mut second = gap("read", "write", 3000, 550, 250);
         second.thread = 9;
-        let gaps = vec![gap("a", "b", 1000, 250, 250), second];
+        let gaps = vec![gap("read", "write", 1000, 250, 250), second];
         let prediction = predict(&profile(gaps, 2_000_000), NO_COST);
         assert_eq!(prediction.gaps.len(), 1);
         assert!(close(prediction.gaps[0].user_ns, 325.0), "{prediction:?}");

@@ -26,7 +26,10 @@ pub struct PredictionOutcome {
 pub struct PredictionCell {
     /// What was run.
     pub workload: Workload,
-    /// What `ub predict --json` wrote while the native program had load.
+    /// What `ub predict --estimate` wrote while the native program had load: what
+    /// can be said without the module.
+    pub estimate: Value,
+    /// The same without `--estimate`: what rides cost was measured.
     pub prediction: Value,
     /// CPU nanoseconds of the native program for each operation, by round.
     pub native_ns: Vec<f64>,
@@ -39,36 +42,27 @@ pub struct PredictionCell {
 }
 
 impl PredictionCell {
-    /// More work in the same CPU time, as predicted: 0.1 is 10 % more.
-    #[must_use]
-    pub fn predicted(&self) -> f64 {
-        self.number("gain")
-    }
-
-    /// The same as measured: of the medians.
+    /// More work in the same CPU time, as measured: 0.1 is 10 % more. Of the
+    /// medians.
     #[must_use]
     pub fn measured(&self) -> f64 {
         let ratio = stats::median(&self.native_ns).zip(stats::median(&self.ub_ns));
         ratio.map_or(0.0, |(native, ub)| native / ub - 1.0)
     }
 
-    /// How far the prediction is off, as a share of itself.
+    /// How far the gain that `said` promises is off, as a share of itself; `None`
+    /// if it is too small to be judged.
     #[must_use]
-    pub fn error(&self) -> f64 {
-        (self.measured() - self.predicted()) / self.predicted().abs().max(f64::EPSILON)
+    pub fn error(&self, said: &Value) -> Option<f64> {
+        let gain = number(said, "gain");
+        (gain > JUDGED_GAIN).then(|| (self.measured() - gain) / gain)
     }
+}
 
-    /// Whether the gain is large enough to be judged.
-    #[must_use]
-    pub fn is_judged(&self) -> bool {
-        self.predicted() > JUDGED_GAIN
-    }
-
-    /// A number of the prediction; 0 if it is not there.
-    #[must_use]
-    pub fn number(&self, name: &str) -> f64 {
-        self.prediction[name].as_f64().unwrap_or(0.0)
-    }
+/// A number of a prediction; 0 if it is not there.
+#[must_use]
+pub fn number(prediction: &Value, name: &str) -> f64 {
+    prediction[name].as_f64().unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -77,16 +71,17 @@ mod tests {
 
     #[test]
     fn the_error_is_a_share_of_the_predicted_gain() {
-        let cell = |gain: f64| PredictionCell {
+        let cell = PredictionCell {
             workload: Workload::Null,
-            prediction: serde_json::json!({ "gain": gain }),
+            estimate: serde_json::json!({ "gain": 0.1 }),
+            prediction: serde_json::json!({ "gain": 0.4 }),
             native_ns: vec![300.0, 310.0, 290.0],
             ub_ns: vec![200.0, 90.0, 250.0],
             ridden_share: 1.0,
             faults: vec![],
         };
-        assert!((cell(0.4).measured() - 0.5).abs() < 1e-9);
-        assert!((cell(0.4).error() - 0.25).abs() < 1e-9);
-        assert!(cell(0.4).is_judged() && !cell(0.1).is_judged());
+        assert!((cell.measured() - 0.5).abs() < 1e-9);
+        assert!(cell.error(&cell.prediction).is_some_and(|error| (error - 0.25).abs() < 1e-9));
+        assert_eq!(cell.error(&cell.estimate), None);
     }
 }

@@ -10,6 +10,7 @@
 //! | `session`, `report` | the supervisor's loop and what it leaves behind |
 //! | `packet_filter` | the same loop for packet filters, without the module |
 //! | [`inspect`] | asking a running supervisor |
+//! | `exercise` | what rides cost on this machine |
 //! | `launch`, [`exec`] | starting a supervisor, becoming the program |
 //! | `host`, `doctor` | what kind of machine this is and whether it can ride |
 //! | `config` | settings and where they come from |
@@ -24,6 +25,7 @@ pub mod coverage;
 pub mod device;
 mod doctor;
 pub mod exec;
+mod exercise;
 pub mod inspect;
 pub mod kernel;
 mod launch;

@@ -1,10 +1,11 @@
-//! The profiler in guests with Debian's kernels, without the module.
+//! The profiler in guests with Debian's kernels, without the module, and what
+//! predictions learn from the module.
 
 mod support;
 
 use serde_json::Value;
 use support::strace::{Passages, assert_same_shares};
-use support::{Machine, lab, result, run, with_debian_program};
+use support::{Machine, lab, result, run, with_debian_program, with_program};
 
 /// Requests to the redis-server, which strace makes slow.
 const REQUESTS: u64 = 1000;
@@ -22,12 +23,21 @@ redis-benchmark -p 7777 -t get -c 10 -n 1000 >/results/benchmark
 redis-cli -p 7777 shutdown nosave
 wait $!
 until grep -q 'exited with' /results/trace; do sleep 0.1; done
+module load /ub/modules/ub_gate.ko
+module load /ub/modules/ub.ko
+ub predict --json --output /results/measured.json -- \
+    dd if=/dev/zero of=/dev/null bs=1 count=20000
+ub predict --estimate --json --output /results/estimated.json -- \
+    dd if=/dev/zero of=/dev/null bs=1 count=20000
+# The supervisor of ub's own rides ends a moment later.
+until [ \"$(module unload ub)\" = ok ]; do sleep 0.1; done
 ";
 
 #[track_caller]
 fn profiles(machine: Machine) {
     let lab = lab();
-    let job = machine.job_without_modules("profile").program("dd").program("strace");
+    let job = machine.job(&lab, "profile", false).program("dd").program("strace");
+    let job = with_program(job, "module", &["module.c"]);
     let redis = ["redis-server", "redis-cli", "redis-benchmark"];
     let job = redis.into_iter().fold(job, with_debian_program);
     let job = job.command(["sh", "-e", "-c", SCRIPT]);
@@ -49,6 +59,13 @@ fn profiles(machine: Machine) {
         serde_json::from_str(&result(&outcome, "prediction.json")).expect("a prediction");
     assert!(prediction["costs"]["switch_ns"].as_f64().is_some_and(|ns| ns > 0.0), "{prediction}");
     assert_ne!(prediction["verdict"], "nothing");
+    // Where there is the module, rides are timed, and nothing is left of them.
+    let measured = |name: &str| {
+        let json: Value = serde_json::from_str(&result(&outcome, name)).expect("a prediction");
+        json["ride"]["measured"]["ridden"]["null_call_ns"].as_f64()
+    };
+    assert!(measured("measured.json") > Some(0.0), "{}", result(&outcome, "measured.json"));
+    assert_eq!((measured("prediction.json"), measured("estimated.json")), (None, None));
     let redis: Value = serde_json::from_str(&result(&outcome, "redis.json")).expect("a profile");
     names_the_calls_of_redis(&redis);
     let spaces = redis["processes"].as_array().expect("processes").iter();

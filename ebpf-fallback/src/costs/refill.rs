@@ -43,8 +43,7 @@ impl Refill {
     /// # Errors
     /// Without Unix sockets.
     pub fn measure(switch_ns: f64) -> io::Result<Self> {
-        let (to, from) =
-            socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?;
+        let (to, from) = sockets()?;
         let mut single = Vec::new();
         let mut together = Vec::new();
         // In turns, so that a slow moment of the machine meets both.
@@ -59,7 +58,16 @@ impl Refill {
     fn of(switch_ns: f64, single: f64, together: f64) -> Self {
         // One of so many calls is still made.
         let crossing = (single - together) / (1.0 - 1.0 / MESSAGES as f64);
-        Self { most_ns: (crossing - switch_ns).max(0.0), within_ns: (single - switch_ns).max(1.0) }
+        Self::between(switch_ns, single, single - crossing)
+    }
+
+    /// From work that takes `crossing` nanoseconds with and `without` nanoseconds
+    /// but for the crossing.
+    pub(super) fn between(switch_ns: f64, crossing: f64, without: f64) -> Self {
+        Self {
+            most_ns: (crossing - without - switch_ns).max(0.0),
+            within_ns: (crossing - switch_ns).max(1.0),
+        }
     }
 
     /// What of `ns` nanoseconds spent on one side is due to the crossing.
@@ -70,8 +78,13 @@ impl Refill {
     }
 }
 
+/// Where messages go in and come out.
+pub(super) fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
 /// Nanoseconds to send or to receive a message, with `at_once` in each call.
-fn timed(to: &OwnedFd, from: &OwnedFd, at_once: usize) -> io::Result<f64> {
+pub(super) fn timed(to: &OwnedFd, from: &OwnedFd, at_once: usize) -> io::Result<f64> {
     let mut bytes = [0u8; BYTES];
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: BYTES };
     // SAFETY: all zeros is a message without address and data.

@@ -47,7 +47,8 @@ pub fn copied_byte_ns() -> f64 {
     ns
 }
 
-fn turns(count: u32) {
+/// Executes [`INSTRUCTIONS`] `count` times.
+pub(super) fn turns(count: u32) {
     let mut memory = [1u64, 2, 3, 0];
     memory[3] = memory.as_ptr().addr() as u64;
     // SAFETY: touches the array that `memory` points to and whose last element

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::launch::{Launcher, PATIENCE};
 use super::rounds::{self, Side};
@@ -16,6 +17,8 @@ use crate::{Error, Result};
 
 /// How long `ub predict` watches.
 const WATCHED: &str = "2";
+/// Time between two looks whether it does.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Runs `plan`.
 ///
@@ -38,7 +41,8 @@ fn cell(launcher: &Launcher, workload: Workload) -> Result<PredictionCell> {
         .collect::<Result<Vec<_>>>()?;
     let amount = rounds::pilot(launcher, &mut sides[0])?;
     let load = Load { operations: amount.operations, duration: amount.timed };
-    let prediction = predict(launcher, &mut sides[0], &load)?;
+    let estimate = predict(launcher, &mut sides[0], &load, &["--estimate"])?;
+    let prediction = predict(launcher, &mut sides[0], &load, &[])?;
     rounds::warm_up(launcher, &mut sides, &amount)?;
     let (mut native_ns, mut ub_ns) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds {
@@ -59,6 +63,7 @@ fn cell(launcher: &Launcher, workload: Workload) -> Result<PredictionCell> {
     let counts = ends.iter().find_map(|(_, end)| end.counts.as_ref());
     Ok(PredictionCell {
         workload,
+        estimate,
         prediction,
         native_ns,
         ub_ns,
@@ -68,7 +73,12 @@ fn cell(launcher: &Launcher, workload: Workload) -> Result<PredictionCell> {
 }
 
 /// Keeps the load on the program until `ub predict` has seen enough of it.
-fn predict(launcher: &Launcher, side: &mut Side, load: &Load) -> Result<serde_json::Value> {
+fn predict(
+    launcher: &Launcher,
+    side: &mut Side,
+    load: &Load,
+    options: &[&str],
+) -> Result<serde_json::Value> {
     let plan = launcher.plan();
     let path = plan.scratch.join("prediction.json");
     let failed = |error| Error::io("running ub predict")(error);
@@ -78,11 +88,13 @@ fn predict(launcher: &Launcher, side: &mut Side, load: &Load) -> Result<serde_js
             .arg(&path)
             .arg("--pid")
             .arg(side.worker().to_string())
+            .args(options)
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed)?,
     );
-    let start = std::time::Instant::now();
+    wait_until_it_watches(&watcher.0)?;
+    let start = Instant::now();
     let status = loop {
         side.sample(load)?;
         if let Some(status) = watcher.0.try_wait().map_err(failed)? {
@@ -96,6 +108,21 @@ fn predict(launcher: &Launcher, side: &mut Side, load: &Load) -> Result<serde_js
         return Err(Error::output("ub predict", format!("it ended with {status}")));
     }
     read(&path)
+}
+
+/// Waits until it has measured the machine. The CPUs of an emulated guest take
+/// turns: beside a load everything would seem to cost twice as much.
+fn wait_until_it_watches(watcher: &Child) -> Result<()> {
+    let path = format!("/proc/{}/syscall", watcher.id());
+    let waits = format!("{} ", libc::SYS_poll);
+    let start = Instant::now();
+    while !fs::read_to_string(&path).is_ok_and(|call| call.starts_with(&waits)) {
+        if start.elapsed() > PATIENCE {
+            return Err(Error::output("ub predict", "it does not watch the program"));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<serde_json::Value> {

@@ -7,11 +7,14 @@ use ub_ebpf_fallback::predict::{self, RideCosts};
 use ub_report::text;
 
 use super::observe::{Target, put};
+use crate::{config, exercise};
 
 /// Predict what a program would gain on this machine
 ///
 /// Profiles it like `ub profile`, without the kernel module, and sets the
-/// measured cost of a switch against the time between the switches.
+/// measured cost of a switch against the time between the switches. Where the
+/// module is loaded and may be used, a process of ub's own rides for some
+/// seconds first, which tells what rides cost here; elsewhere that is estimated.
 ///
 /// Exit status: that of the program; 125 if ub itself fails.
 #[derive(Debug, Args)]
@@ -25,15 +28,18 @@ pub(super) struct Arguments {
     /// Gaps shown in text
     #[arg(long, value_name = "N", default_value_t = text::GAPS)]
     gaps: usize,
+    /// Estimate what rides cost, even where the module could tell
+    #[arg(long)]
+    estimate: bool,
     /// Time of translated code over that of the original, within a fragment;
-    /// `make bench-code` measures it
+    /// `make bench-code` measures it. For estimates
     #[arg(long, value_name = "RATIO", default_value_t = RideCosts::default().translated)]
     translated_cost: f64,
     /// The same of long gaps, which lead through several fragments; `ub bench
     /// instructions` measures it
     #[arg(long, value_name = "RATIO", default_value_t = RideCosts::default().linked)]
     linked_cost: f64,
-    /// Instructions of a ridden system call that does nothing
+    /// Instructions of a ridden system call that does nothing. For estimates
     #[arg(long, value_name = "N", default_value_t = RideCosts::default().call_instructions)]
     call_cost: f64,
     #[command(flatten)]
@@ -42,7 +48,12 @@ pub(super) struct Arguments {
 
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: &Arguments) -> u8 {
+    // Before anything is watched: what is traced does not ride.
+    let measured = (!arguments.estimate && config::disabled_by_environment() != Some(true))
+        .then(exercise::measure)
+        .and_then(Result::ok);
     let costs = RideCosts {
+        measured,
         translated: arguments.translated_cost,
         linked: arguments.linked_cost,
         call_instructions: arguments.call_cost,

@@ -1,0 +1,168 @@
+//! Work whose cost is known natively, to be done again in rides.
+//!
+//! Where there is the module, one process does it in both ways, and what rides
+//! cost on this machine is measured instead of estimated.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use super::refill::{self, Refill};
+use super::{cpu_ns, median, null_calls, speed};
+
+/// Batches of which the median counts.
+const BATCHES: usize = 15;
+/// Calls in a batch of the work without messages.
+const CALLS: u32 = 1000;
+/// Turns of code between two calls: some hundred instructions, a short gap.
+const TURNS: u32 = 20;
+
+/// Kinds of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Calls that do nothing, with next to nothing in between.
+    NullCalls,
+    /// The same with code in between.
+    Code,
+    /// Datagrams, sent and received one by one.
+    Messages,
+}
+
+impl Work {
+    /// Every kind, in the order in which it is to be done.
+    pub const ALL: [Self; 3] = [Self::NullCalls, Self::Code, Self::Messages];
+}
+
+/// What work needs.
+#[derive(Debug)]
+pub struct Workbench {
+    to: OwnedFd,
+    from: OwnedFd,
+}
+
+impl Workbench {
+    /// Makes the socket for messages.
+    ///
+    /// # Errors
+    /// Without Unix sockets.
+    pub fn new() -> io::Result<Self> {
+        let (to, from) = refill::sockets()?;
+        Ok(Self { to, from })
+    }
+
+    /// Does a batch of `work`; returns nanoseconds of CPU time for each of its
+    /// system calls.
+    ///
+    /// # Errors
+    /// What a call answers.
+    pub fn batch(&self, work: Work) -> io::Result<f64> {
+        let start = cpu_ns();
+        match work {
+            Work::NullCalls => null_calls(CALLS),
+            Work::Code => {
+                for _ in 0..CALLS {
+                    speed::turns(TURNS);
+                    null_calls(1);
+                }
+            }
+            Work::Messages => return refill::timed(&self.to, &self.from, 1),
+        }
+        Ok((cpu_ns() - start) / f64::from(CALLS))
+    }
+
+    /// The median of many batches.
+    ///
+    /// # Errors
+    /// What a call answers.
+    pub fn time(&self, work: Work) -> io::Result<f64> {
+        let mut batches = [0.0; BATCHES];
+        for batch in &mut batches {
+            *batch = self.batch(work)?;
+        }
+        Ok(median(&mut batches))
+    }
+}
+
+/// Nanoseconds for a call of each kind of work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    /// [`Work::NullCalls`].
+    pub null_call_ns: f64,
+    /// [`Work::Code`].
+    pub code_ns: f64,
+    /// [`Work::Messages`].
+    pub message_ns: f64,
+}
+
+impl Times {
+    /// In the order of [`Work::ALL`].
+    #[must_use]
+    pub const fn of([null_call_ns, code_ns, message_ns]: [f64; 3]) -> Self {
+        Self { null_call_ns, code_ns, message_ns }
+    }
+}
+
+/// What was measured natively and in rides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Exercise {
+    /// Natively.
+    pub native: Times,
+    /// The same work in rides.
+    pub ridden: Times,
+}
+
+impl Exercise {
+    /// Time of translated code over that of the original: never less than 1,
+    /// or the noise of a short measurement would be called a gain.
+    #[must_use]
+    pub fn translated(&self) -> f64 {
+        let code = |times: &Times| times.code_ns - times.null_call_ns;
+        (code(&self.ridden) / code(&self.native).max(1e-9)).max(1.0)
+    }
+
+    /// What calls that do something pay for the crossing besides the switch.
+    #[must_use]
+    pub fn refill(&self) -> Refill {
+        let switch_ns = self.native.null_call_ns;
+        // A ridden message pays for the ride, but for no crossing.
+        let without = self.ridden.message_ns - self.ridden.null_call_ns;
+        Refill::between(switch_ns, self.native.message_ns, without)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXERCISE: Exercise = Exercise {
+        native: Times::of([300.0, 400.0, 1800.0]),
+        ridden: Times::of([50.0, 180.0, 850.0]),
+    };
+
+    #[test]
+    fn rides_show_what_code_and_crossings_cost() {
+        assert!((EXERCISE.translated() - 1.3).abs() < 1e-9);
+        // Of a message's 1800 ns, 800 remain without any crossing: 300 of the
+        // others are the switch.
+        let refill = EXERCISE.refill();
+        assert!((refill.most_ns - 700.0).abs() < 1e-9, "{refill:?}");
+        assert!((refill.within_ns - 1500.0).abs() < 1e-9, "{refill:?}");
+    }
+
+    #[test]
+    fn noise_is_no_gain() {
+        let mut faster = EXERCISE;
+        faster.ridden.code_ns = 60.0;
+        assert!((faster.translated() - 1.0).abs() < 1e-9);
+        faster.ridden.message_ns = 2000.0;
+        assert!(faster.refill().most_ns.abs() < 1e-9);
+    }
+
+    #[test]
+    fn every_work_takes_time_and_code_takes_more() {
+        let bench = Workbench::new().unwrap();
+        let times = Work::ALL.map(|work| bench.time(work).unwrap());
+        assert!(times.iter().all(|ns| *ns > 0.0), "{times:?}");
+    }
+}
