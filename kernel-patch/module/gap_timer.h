@@ -38,12 +38,12 @@ static inline void ub_gap_timer_start(struct ub_gap_timer *timer)
 }
 
 /*
- * Cycles since the start. A thread that is preempted stays runnable, so the
- * time it did not run is the time it waited.
+ * Cycles from the start to now, a reading of the cycle counter. A thread that is preempted
+ * stays runnable, so the time it did not run is the time it waited.
  */
-static inline u64 ub_gap_timer_read(const struct ub_gap_timer *timer)
+static inline u64 ub_gap_timer_read(const struct ub_gap_timer *timer, u64 now)
 {
-	u64 cycles = rdtsc() - timer->start;
+	u64 cycles = now - timer->start;
 	u64 waited = ub_gap_waited() - timer->waited;
 
 	if (likely(!waited))
@@ -52,14 +52,14 @@ static inline u64 ub_gap_timer_read(const struct ub_gap_timer *timer)
 	return cycles - min(waited, cycles);
 }
 
-/* The next call starts; the gap was of this kind. */
+/* The next call started then; the gap was of this kind. */
 static inline void ub_gap_timer_stop(struct ub_gap_timer *timer, struct ub_counters *counters,
-				     enum ub_gap kind)
+				     enum ub_gap kind, u64 then)
 {
 	if (!timer->start)
 		return;
 	counters->gaps[kind]++;
-	counters->gap_cycles[kind] += ub_gap_timer_read(timer);
+	counters->gap_cycles[kind] += ub_gap_timer_read(timer, then);
 	timer->start = 0;
 }
 

@@ -42,7 +42,7 @@ static bool pass_by(struct ub_rider *rider)
 }
 
 /* At the entry of every system call of an enrolled thread, rides excepted. */
-static void *on_enter(struct pt_regs *regs, unsigned int nr)
+static void *on_enter(struct pt_regs *regs, unsigned int nr, u64 entered)
 {
 	struct ub_rider *rider = ub_rider_enter();
 
@@ -50,7 +50,7 @@ static void *on_enter(struct pt_regs *regs, unsigned int nr)
 		return NULL;
 	if (unlikely(rider->time_gaps))
 		ub_gap_timer_stop(&rider->timer, &rider->counters,
-				  rider->rode ? UB_GAP_LEFT : UB_GAP_NATIVE);
+				  rider->rode ? UB_GAP_LEFT : UB_GAP_NATIVE, entered);
 	/* The ride ended in the gate: a seccomp filter refused its next call. */
 	if (unlikely(rider->riding)) {
 		rider->riding = false;
@@ -61,7 +61,7 @@ static void *on_enter(struct pt_regs *regs, unsigned int nr)
 	if (!ub_rider_space(rider))
 		return NULL;
 	if (unlikely(rider->gap))
-		ub_measure_end(rider, nr, rider->rode, true);
+		ub_measure_end(rider, nr, entered, rider->rode, true);
 	return ub_call_allowed(nr) && !pass_by(rider) ? rider : NULL;
 }
 

@@ -5,6 +5,7 @@
 #include <asm/tsc.h>
 
 #include "address_space.h"
+#include "gate/gate.h"
 #include "measure.h"
 
 /* Time over which a thread's rate of system calls is taken. */
@@ -15,6 +16,13 @@
 #define REST_SAMPLES_PER_S 1000u
 /* Calls between them at most: a thread that got slower must come here, too. */
 #define REST_INTERVAL_MAX 16384u
+/*
+ * Passages in a row that go native on purpose, and how many of them are timed: the
+ * last ones. Those before bring the program's own code and the way to user mode back
+ * into caches and branch predictors, as they are in a program that never rides.
+ */
+#define NATIVE_ROW 8u
+#define NATIVE_ROW_TIMED 4u
 
 /* Marsaglia's xorshift; what depends on it is only which passage is sampled. */
 static u32 random_below(struct ub_rider *rider, u32 limit)
@@ -77,12 +85,45 @@ static bool has_fragment(struct ub_space *space, u64 address)
 	return found;
 }
 
-bool ub_measure_begin(struct ub_rider *rider, u64 address)
+/* Whether a row begins with this sample: one passage of native_interval is in one. */
+static bool is_start_of_row(struct ub_rider *rider)
 {
 	const struct ub_session_config *config = &rider->session->config;
-	struct ub_space *space = rider->space;
-	bool busy = is_busy(rider), translated;
 
+	return config->native_interval != UB_NATIVE_NEVER && !random_below(rider, NATIVE_ROW) &&
+	       random_below(rider, config->native_interval) < config->sample_interval;
+}
+
+/* The next passage of a row, or the first; see ub_measure_begin(). */
+static bool go_native(struct ub_rider *rider, u64 address)
+{
+	struct ub_space *space = rider->space;
+
+	if (--rider->native_row)
+		rider->until_sample = 0;
+	/* exec in another thread, or exec in this one just now. */
+	if (!space || space->mm != current->mm || !has_fragment(space, address))
+		return false;
+	if (rider->native_row >= NATIVE_ROW_TIMED)
+		return true;
+	rider->gap = ub_gaps_get(&space->gaps, address);
+	rider->counters.sampled += rider->gap != NULL;
+	rider->gap_address = address;
+	rider->gap_kind = UB_SAMPLE_ON_PURPOSE;
+	rider->gap_weight = 1;
+	return true;
+}
+
+bool ub_measure_begin(struct ub_rider *rider, u64 address)
+{
+	struct ub_space *space = rider->space;
+	bool busy, translated;
+
+	if (rider->native_row) {
+		rider->until_sample = random_below(rider, 2 * rider->interval - 1);
+		return go_native(rider, address);
+	}
+	busy = is_busy(rider);
 	rider->gap_weight = rider->interval;
 	count_idle(rider);
 	rider->interval = next_interval(rider);
@@ -97,16 +138,16 @@ bool ub_measure_begin(struct ub_rider *rider, u64 address)
 	rider->gap = ub_gaps_get(&space->gaps, address);
 	if (!rider->gap)
 		return false;
+	if (translated && is_start_of_row(rider)) {
+		rider->gap = NULL;
+		rider->native_row = NATIVE_ROW;
+		return go_native(rider, address);
+	}
+	rider->counters.sampled++;
 	rider->gap_address = address;
 	rider->gap_kind = UB_SAMPLE_RIDE;
-	rider->counters.sampled++;
 	ub_gap_timer_start(&rider->gap_timer);
-	if (!translated || config->native_interval == UB_NATIVE_NEVER)
-		return false;
-	if (random_below(rider, config->native_interval) >= config->sample_interval)
-		return false;
-	rider->gap_kind = UB_SAMPLE_ON_PURPOSE;
-	return true;
+	return false;
 }
 
 void ub_measure_native(struct ub_rider *rider, bool is_cold)
@@ -138,12 +179,20 @@ static void report(struct ub_rider *rider, u64 mean)
 	ub_session_report(session, &report);
 }
 
-void ub_measure_end(struct ub_rider *rider, unsigned int nr, bool rode, bool left)
+void ub_measure_end(struct ub_rider *rider, unsigned int nr, u64 then, bool rode, bool left)
 {
 	struct ub_gaps *gaps = &rider->space->gaps;
 	struct ub_gap_record *gap = rider->gap;
-	u32 cycles = min_t(u64, ub_gap_timer_read(&rider->gap_timer), U32_MAX);
-	u64 mean;
+	u64 passed = ub_gap_timer_read(&rider->gap_timer, then), mean;
+	u32 cycles;
+
+	/*
+	 * Once for what the gate takes in each ride, and once for about as much on the
+	 * way out of it, which native samples contain and programs without rides do not.
+	 */
+	if (rode)
+		passed += 2 * ub_gate_cycles();
+	cycles = min_t(u64, passed, U32_MAX);
 
 	/* Somebody else's by now, if the thread slept in the gap. */
 	if (READ_ONCE(gap->address) == rider->gap_address) {

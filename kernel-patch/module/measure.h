@@ -22,8 +22,8 @@
 bool ub_measure_begin(struct ub_rider *rider, u64 address);
 /* The gap goes on in user mode; is_cold: because there is no fragment. */
 void ub_measure_native(struct ub_rider *rider, bool is_cold);
-/* The next call begins: nr. rode: a ride had begun; left: and it had ended. */
-void ub_measure_end(struct ub_rider *rider, unsigned int nr, bool rode, bool left);
+/* The next call, nr, began then. rode: a ride had begun; left: and it had ended. */
+void ub_measure_end(struct ub_rider *rider, unsigned int nr, u64 then, bool rode, bool left);
 
 /* Grows with each ride and with each call made in one. */
 static inline u64 ub_measure_ridden(const struct ub_rider *rider)

@@ -55,6 +55,7 @@ struct ub_rider {
 	struct ub_gap_record *gap;		/* being timed, in space; or NULL */
 	u64 gap_address;
 	u32 gap_weight;			/* passages that it stands for */
+	u32 native_row;			/* passages left that go native on purpose */
 	enum ub_sample gap_kind;
 	struct ub_gap_timer gap_timer;
 

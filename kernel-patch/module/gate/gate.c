@@ -8,6 +8,7 @@
 #include <linux/syscalls.h>
 #include <linux/workqueue.h>
 #include <asm/ptrace.h>
+#include <asm/tsc.h>
 #include <asm/unistd.h>
 
 #include "compat/compat.h"
@@ -95,6 +96,7 @@ static void ops_put(void)
 
 struct ub_gate_pass ub_gate_enter(struct pt_regs *regs, unsigned int nr)
 {
+	u64 entered = rdtsc();
 	struct ub_gate_pass pass = { .attachment = ops_get_any() };
 
 	/* The hook counted it below 0. */
@@ -104,7 +106,7 @@ struct ub_gate_pass ub_gate_enter(struct pt_regs *regs, unsigned int nr)
 		ub_clear_mark(current);
 		return pass;
 	}
-	pass.thread = attached->enter(regs, nr);
+	pass.thread = attached->enter(regs, nr, entered);
 	/* Before ops_put(): detach must see a thread in one count or the other. */
 	if (pass.thread)
 		this_cpu_inc(inside_loop);
@@ -152,6 +154,38 @@ long ub_gate_loop(struct pt_regs *regs, unsigned int nr, unsigned long attachmen
 	return regs->ax;
 }
 
+#define TIMINGS 64
+static u32 gate_cycles;
+
+u32 ub_gate_cycles(void)
+{
+	return gate_cycles;
+}
+EXPORT_SYMBOL_GPL(ub_gate_cycles);
+
+/*
+ * As the loop does between two calls, with nobody to ask yet. The least of several, as
+ * interrupts only make it longer.
+ */
+static u32 time_loop(void)
+{
+	const struct ub_gate_pass pass = { .attachment = attachment };
+	u64 begin, middle, end;
+	u32 least = U32_MAX;
+	int i;
+
+	for (i = 0; i < TIMINGS; i++) {
+		begin = rdtsc();
+		/* From here to there is what reading the counter takes. */
+		middle = rdtsc();
+		after(NULL, &pass);
+		(void)ub_filter_wanted();
+		end = rdtsc();
+		least = min_t(u64, least, max_t(s64, end - middle - (middle - begin), 0));
+	}
+	return least;
+}
+
 void ub_gate_set_body(unsigned long address)
 {
 	static_call_update(ub_body, (long (*)(const struct pt_regs *, unsigned int))address);
@@ -184,10 +218,11 @@ int ub_gate_attach(const struct ub_gate_ops *ops)
 	mutex_lock(&attach_lock);
 	if (!attached) {
 		/* Before the hook: a marked thread that meets no ops loses its mark. */
-		static_call_update(ub_after, ops->after);
 		attached = ops;
 		/* The new ops before anyone can find the new number. */
 		smp_store_release(&attachment, ++attachments);
+		gate_cycles = time_loop();
+		static_call_update(ub_after, ops->after);
 		err = ub_hook_attach();
 		if (err) {
 			WRITE_ONCE(attachment, NO_ATTACHMENT);

@@ -19,11 +19,12 @@ struct pt_regs;
  */
 struct ub_gate_ops {
 	/*
-	 * At the entry of system call nr. A pointer: run it through the gate and
+	 * At the entry of system call nr; entered: the cycle counter before the
+	 * gate did anything about it. A pointer: run it through the gate and
 	 * pass the pointer to after(). NULL: the kernel goes on as if there
 	 * were no hook.
 	 */
-	void *(*enter)(struct pt_regs *regs, unsigned int nr);
+	void *(*enter)(struct pt_regs *regs, unsigned int nr, u64 entered);
 	/*
 	 * After a call that went through the gate; regs are those of user
 	 * mode, result in regs->ax. Returns the number of the next system call to
@@ -43,6 +44,9 @@ struct ub_gate_pass {
 int ub_gate_attach(const struct ub_gate_ops *ops);
 /* Removes the hook and returns once no CPU executes any of the ops. */
 void ub_gate_detach(void);
+
+/* Cycles that the gate itself takes between two calls of its loop. */
+u32 ub_gate_cycles(void);
 
 /* compat/stock/trampoline.S: the ftrace direct call target. */
 void ub_gate_trampoline(void);

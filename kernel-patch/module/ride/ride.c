@@ -279,9 +279,10 @@ int ub_ride(void *thread, struct pt_regs *regs)
 		stop = run_one(rider, regs, &exit);
 		if (likely(stop == UB_CALL)) {
 			if (unlikely(rider->time_gaps))
-				ub_gap_timer_stop(&rider->timer, &rider->counters, UB_GAP_RIDDEN);
+				ub_gap_timer_stop(&rider->timer, &rider->counters, UB_GAP_RIDDEN,
+						  rdtsc());
 			if (unlikely(rider->gap))
-				ub_measure_end(rider, regs->orig_ax, true, false);
+				ub_measure_end(rider, regs->orig_ax, rdtsc(), true, false);
 			return regs->orig_ax;
 		}
 		if (stop == UB_STOP_NO_FRAGMENT) {
