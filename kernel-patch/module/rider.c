@@ -291,8 +291,11 @@ int ub_rider_attach(struct ub_session *session, u32 pid, u32 *threads)
 		rcu_read_unlock();
 		cond_resched();
 	} while (!err && *threads != before);
-	/* All or none: a program whose threads differ would be hard to understand. */
-	if (err && err != -EBUSY)
+	/*
+	 * All or none: a program whose threads differ would be hard to understand. Two
+	 * sessions may be at it at once.
+	 */
+	if (err && *threads)
 		detach_threads(process, session);
 	put_task_struct(process);
 	return err;

@@ -20,7 +20,7 @@ const PROMISED: f64 = 0.98;
 /// retired: 3 % of what is nothing but system calls.
 const IDLE_PROMISED: f64 = 0.97;
 /// Most by which a gap's saving may be measured wrongly, as a share of a native call.
-const BIAS: f64 = 0.25;
+const BIAS: f64 = 0.3;
 /// A null call of a process that is not in a session: instructions that the
 /// loaded module may add.
 const IDLE_INSTRUCTIONS: f64 = 6.0;
