@@ -35,7 +35,7 @@ fn filters(machine: Machine) {
     let dropped = packets::number(&log, "dropped");
     assert!(log.contains("packets are filtered") && dropped >= 200, "{log}");
     let doctor = result(&outcome, "doctor");
-    assert!(doctor.contains("packet gaps as socket filters: available"), "{doctor}");
+    assert!(doctor.contains("would throw away are dropped: available"), "{doctor}");
 }
 
 #[test]
