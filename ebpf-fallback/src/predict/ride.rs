@@ -29,7 +29,7 @@ impl Default for RideCosts {
     /// `docs/results/in-tree.md`, a loop of null calls that rides.
     fn default() -> Self {
         Self {
-            translated: 1.16,
+            translated: 1.10,
             linked: 1.6,
             fragment_instructions: 128.0,
             call_instructions: 550.0,

@@ -56,7 +56,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "NANOSECONDS")]
         switch_cost: Option<f64>,
         /// How many times as long translated code takes as native code
-        #[arg(long, default_value_t = 1.16)]
+        #[arg(long, default_value_t = 1.10)]
         translated_ratio: f64,
     },
     /// Print the figures for the README
