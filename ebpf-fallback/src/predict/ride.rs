@@ -32,7 +32,7 @@ impl Default for RideCosts {
             translated: 1.10,
             linked: 1.6,
             fragment_instructions: 128.0,
-            call_instructions: 550.0,
+            call_instructions: 538.0,
             measured: None,
         }
     }
