@@ -23,10 +23,6 @@ pub struct Comparison {
 
 /// The shell function `compare NAME COMMAND...`.
 const COMPARE: &str = r#"
-# Longer than the first translations take on a busy host, and on the debug kernel.
-heat=3000
-read -r release </proc/sys/kernel/osrelease
-case $release in *-ub-debug) heat=9000 ;; esac
 once() { # NAME HEAT_MS COMMAND...
 	local run=$1 status=0
 	export HEAT_MS=$2; shift 2
@@ -37,7 +33,7 @@ compare() {
 	local name=$1; shift
 	echo "ub test: $name" >/dev/kmsg
 	once $name.native 0020 "$@"
-	once $name.ridden $heat ub run --require --eager --report $name.json --log $name.log -v -- "$@"
+	once $name.ridden 1200 ub run --require --eager --report $name.json --log $name.log -v -- "$@"
 	await_report $name.json
 }
 "#;
