@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::outcome::{self, Outcome, Round};
 use crate::plan::{Mode, Workload};
@@ -61,6 +62,9 @@ pub struct Cell {
     pub transitions_per_op: Option<f64>,
     /// Why rides ended, with counts; empty for native cells.
     pub exits: BTreeMap<String, u64>,
+    /// Why nothing rode in a session, where riding was found not to pay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native_reason: Option<String>,
     /// What was computed is right and equals the native run of the same guest.
     pub results_match: bool,
 }
@@ -97,8 +101,14 @@ fn cell_of(outcome: &Outcome, cell: &outcome::Cell, kpti: bool) -> Cell {
             Mode::Native => BTreeMap::new(),
             Mode::Ub => counts.map(|counts| counts.exits.clone()).unwrap_or_default(),
         },
+        native_reason: cell.sessions.iter().find_map(native_reason),
         results_match,
     }
+}
+
+/// What a session says about why nothing rode in it.
+fn native_reason(session: &Value) -> Option<String> {
+    Some(session.get("native_reason")?.as_str()?.to_owned())
 }
 
 /// Throughput of the `ub` cell that belongs to `cell` relative to the native
@@ -119,7 +129,7 @@ pub fn speedup(cells: &[Cell], cell: &Cell) -> Option<f64> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::outcome::{Counts, Machine};

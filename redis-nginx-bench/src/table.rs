@@ -1,5 +1,7 @@
 //! The table that `make demo` ends with.
 
+use std::collections::BTreeSet;
+
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::outcome::Machine;
@@ -69,6 +71,21 @@ fn top_exit(cell: &Cell) -> String {
     })
 }
 
+/// The lines below the table: where nothing was to ride, and why.
+#[must_use]
+pub fn notes(report: &Report) -> String {
+    let notes: BTreeSet<String> = report
+        .cells
+        .iter()
+        .filter_map(|cell| {
+            let kpti = if cell.kpti { "on" } else { "off" };
+            let reason = cell.native_reason.as_ref()?;
+            Some(format!("{}, KPTI {kpti}: {reason}\n", upstream(&cell.kernel)))
+        })
+        .collect();
+    notes.into_iter().collect()
+}
+
 /// Whether wall-clock figures of `report` come from an emulated CPU.
 #[must_use]
 pub fn is_emulated(report: &Report) -> bool {
@@ -127,6 +144,16 @@ mod tests {
         for part in ["redis-get", "90.0 %", "0.200", "poll 100 %", "DIFFER", "match"] {
             assert!(text.contains(part), "{part} missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn where_nothing_was_to_ride_is_said_once() {
+        let mut report = report("kvm");
+        assert_eq!(notes(&report), "");
+        for cell in &mut report.cells {
+            cell.native_reason = Some("rides cost more".into());
+        }
+        assert_eq!(notes(&report), "6.12.1, KPTI on: rides cost more\n");
     }
 
     #[test]

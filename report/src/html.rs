@@ -33,6 +33,9 @@ pub fn render(report: &Report) -> String {
             h2 { "Packet filters" }
             @for sentence in filters.sentences() { p { (sentence) } }
         } @else {
+            @if let Some(reason) = &report.native_reason {
+                p class="warning" { "No rides: " (reason) }
+            }
             (tiles(report))
             (plots(report))
             (gap_table(report))

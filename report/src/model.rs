@@ -46,6 +46,9 @@ pub struct Report {
     pub active: bool,
     /// Why nothing was.
     pub inactive_reason: Option<String>,
+    /// Why nothing rode, although it was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub native_reason: Option<String>,
     /// Whether the session had ended when this was written; one that was
     /// killed leaves what was known at most a second earlier.
     pub ended: bool,

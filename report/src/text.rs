@@ -33,6 +33,9 @@ pub fn render(report: &Report, gaps: usize) -> String {
         let _ = writeln!(out, "    nothing was counted: {reason}\n");
         return out;
     }
+    if let Some(reason) = &report.native_reason {
+        let _ = writeln!(out, " no rides: {reason}\n");
+    }
     for Line { number, what, note } in counters(report) {
         let text = format!("{number:>18}  {what:<26}{note}");
         let _ = writeln!(out, "{}", text.trim_end());

@@ -26,7 +26,7 @@ pub use structures::{
 };
 
 /// Revision of the interface that this program speaks (`UB_ABI_VERSION`).
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 /// The device node (`UB_DEVICE_PATH`).
 pub const DEVICE_PATH: &str = "/dev/ub";
 /// First letter of every ioctl number (`UB_IOC_MAGIC`).

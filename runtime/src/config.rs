@@ -79,6 +79,11 @@ pub struct Settings {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(CODE_KIB))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_code_kib: Option<u64>,
+    /// Ride even where rides were found to cost more than system calls on this
+    /// machine
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "truth")]
+    pub ride_anyway: Option<bool>,
     /// Count the cycles between system calls, for the report; makes each call
     /// a little slower
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
@@ -225,7 +230,7 @@ fn source(metadata: &Metadata, name: &str) -> String {
 
 fn default_of(name: &str) -> &'static str {
     match name {
-        "disable" | "require" | "time_gaps" => "default: false",
+        "disable" | "require" | "ride_anyway" | "time_gaps" => "default: false",
         "log" => "default: none",
         _ => "default: the module's",
     }
@@ -427,6 +432,7 @@ mod tests {
             native_interval: Some(100),
             max_fragments: Some(1),
             max_code_kib: Some(64),
+            ride_anyway: Some(true),
             time_gaps: Some(true),
             log: Some("x".into()),
         };

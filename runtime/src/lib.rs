@@ -10,7 +10,7 @@
 //! | `session`, `report` | the supervisor's loop and what it leaves behind |
 //! | `packet_filter` | the same loop for packet filters, without the module |
 //! | [`inspect`] | asking a running supervisor |
-//! | `exercise` | what rides cost on this machine |
+//! | `exercise`, `machine` | what rides cost on this machine, and whether they can pay |
 //! | `launch`, [`exec`] | starting a supervisor, becoming the program |
 //! | `host`, `doctor` | what kind of machine this is and whether it can ride |
 //! | `config` | settings and where they come from |
@@ -30,6 +30,7 @@ pub mod inspect;
 pub mod kernel;
 mod launch;
 mod logging;
+mod machine;
 mod packet_filter;
 mod report;
 mod session;

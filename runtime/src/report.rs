@@ -90,6 +90,11 @@ impl Recorder {
         self.report.pid = Some(pid);
     }
 
+    /// Nothing is to ride, because of `reason`.
+    pub fn stays_native(&mut self, reason: String) {
+        self.report.native_reason = Some(reason);
+    }
+
     /// The process `pid` was attached.
     pub fn attached(&mut self, pid: u32) {
         let attached = &mut self.report.attached;

@@ -14,6 +14,7 @@ use crate::abi::{Info, SessionConfig};
 use crate::device::{ProcessError, Session};
 use crate::inspect::{Answer, Question, Server};
 use crate::kernel::{Btc, Kernel, Reading};
+use crate::machine::Machine;
 use crate::report::Recorder;
 use crate::supervisor::{Slowed, Supervisor, Translator};
 
@@ -50,6 +51,8 @@ pub struct Supervision {
     recorder: Recorder,
     report: Option<PathBuf>,
     server: Option<Server>,
+    /// Of sessions that leave programs alone where rides cannot pay.
+    machine: Option<Machine>,
     cycles_khz: u32,
     start: Instant,
     next_sample: Instant,
@@ -99,11 +102,31 @@ impl Supervision {
             recorder,
             report,
             server: None,
+            machine: None,
             cycles_khz: info.cycles_khz,
             start: Instant::now(),
             next_sample: Instant::now(),
             lull: Lull::new(Instant::now()),
             ended: false,
+        }
+    }
+
+    /// Has programs run natively where rides cost more than system calls do,
+    /// which is measured when there is something to ride. Without effect on
+    /// sessions that keep what does not pay.
+    #[must_use]
+    pub fn heed_costs(mut self) -> Self {
+        if self.supervisor.judges() {
+            self.machine = Some(Machine::look());
+            self.heed_machine();
+        }
+        self
+    }
+
+    fn heed_machine(&mut self) {
+        if let Some(reason) = self.machine.as_ref().and_then(Machine::why_native) {
+            self.supervisor.stay_native();
+            self.recorder.stays_native(reason);
         }
     }
 
@@ -163,8 +186,10 @@ impl Supervision {
             };
             let session = self.supervisor.kernel().as_fd();
             let server = self.server.as_ref().map(AsFd::as_fd);
+            let machine = self.machine.as_ref().and_then(Machine::pending);
             let (caller_at, client_at) = (1, 1 + usize::from(caller.is_some()));
-            let mut fds: Vec<_> = [Some(session), caller, server]
+            let machine_at = client_at + usize::from(server.is_some());
+            let mut fds: Vec<_> = [Some(session), caller, server, machine]
                 .into_iter()
                 .flatten()
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
@@ -175,7 +200,8 @@ impl Supervision {
             }
             let ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
             let caller_ready = caller.is_some() && ready(caller_at);
-            let client_ready = self.server.is_some() && ready(client_at);
+            let client_ready = server.is_some() && ready(client_at);
+            let measured = machine.is_some() && ready(machine_at);
 
             let reading = self.supervisor.work()?;
             if reading == Reading::Ended {
@@ -184,6 +210,16 @@ impl Supervision {
                 return Ok(Wake::Ended);
             }
             more = reading == Reading::Some;
+            if let Some(machine) = &mut self.machine
+                && (measured || self.supervisor.counters().installed > 0)
+            {
+                if measured {
+                    machine.finish();
+                    self.heed_machine();
+                } else {
+                    machine.is_needed();
+                }
+            }
             if client_ready {
                 self.serve();
             }

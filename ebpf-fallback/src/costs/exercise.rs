@@ -121,6 +121,14 @@ impl Exercise {
         (code(&self.ridden) / code(&self.native).max(1e-9)).max(1.0)
     }
 
+    /// Whether riding makes any kind of call cheaper. If not, no gap can pay:
+    /// translated code takes at least as long as the original.
+    #[must_use]
+    pub fn is_gain(&self) -> bool {
+        self.ridden.null_call_ns < self.native.null_call_ns
+            || self.ridden.message_ns < self.native.message_ns
+    }
+
     /// What calls that do something pay for the crossing besides the switch.
     #[must_use]
     pub fn refill(&self) -> Refill {
@@ -148,6 +156,15 @@ mod tests {
         let refill = EXERCISE.refill();
         assert!((refill.most_ns - 700.0).abs() < 1e-9, "{refill:?}");
         assert!((refill.within_ns - 1500.0).abs() < 1e-9, "{refill:?}");
+    }
+
+    #[test]
+    fn one_kind_of_cheaper_call_is_a_gain() {
+        assert!(EXERCISE.is_gain());
+        let mut slower = Exercise { native: EXERCISE.ridden, ridden: EXERCISE.native };
+        assert!(!slower.is_gain());
+        slower.ridden.message_ns = slower.native.message_ns - 1.0;
+        assert!(slower.is_gain(), "calls that do something lose more by the crossing");
     }
 
     #[test]

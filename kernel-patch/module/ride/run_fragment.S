@@ -117,6 +117,10 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 	/* The verifier has proven this; it keeps a mistake readable. */
 	cmpl	FRAGMENT_EXIT_COUNT(%rcx), %eax
 	jae	.Lleave
+	/* As array_index_nospec(): the comparison may be mispredicted. */
+	sbbl	%ecx, %ecx
+	andl	%ecx, %eax
+	movq	STACK_FRAGMENT(%rsp), %rcx
 	shlq	$LINK_SHIFT, %rax
 	addq	FRAGMENT_LINKS(%rcx), %rax
 	movq	LINK_NEXT(%rax), %rcx

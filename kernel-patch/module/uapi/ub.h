@@ -11,7 +11,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define UB_ABI_VERSION 5
+#define UB_ABI_VERSION 6
 #define UB_DEVICE_PATH "/dev/ub"
 
 /*
@@ -237,6 +237,7 @@ enum ub_gap_reason {
 	UB_GAP_REASON_SLOWER,		/* RETIRED: costs time, with confidence */
 	UB_GAP_REASON_NO_GAIN,		/* RETIRED: no saving could be shown */
 	UB_GAP_REASON_UNMEASURED,	/* TRANSLATED: the session does not measure */
+	UB_GAP_REASON_MACHINE,		/* RETIRED: rides cost more than calls on this machine */
 	UB_GAP_REASON_MAX,
 };
 

@@ -103,6 +103,7 @@ fn run(options: &Options) -> Result<Verdict> {
     fs::write(&options.out, text).with_context(|| format!("writing {}", options.out.display()))?;
     println!("{}", table::environment(&report, &machine));
     println!("{}", table::draw(&report));
+    print!("{}", table::notes(&report));
     println!("written to {}", options.out.display());
     let mut verdict = Verdict::of(&report);
     for (guest, plan, booted) in &all {

@@ -189,7 +189,8 @@ impl Options {
         let states = self.kpti.states();
         let full =
             states.iter().map(|kpti| Guest { kernel: self.kernel, kpti: *kpti, smoke: false });
-        let smoke = Guest { kernel: self.smoke_kernel, kpti: states[0], smoke: true };
+        let smoke =
+            Guest { kernel: self.smoke_kernel, kpti: states[states.len() - 1], smoke: true };
         full.chain((!self.no_smoke && self.smoke_kernel != self.kernel).then_some(smoke)).collect()
     }
 
@@ -241,7 +242,7 @@ mod tests {
         let guests: Vec<String> = options.guests().iter().map(Guest::to_string).collect();
         assert_eq!(
             guests,
-            ["kernel 6.12, KPTI off", "kernel 6.12, KPTI on", "kernel 6.1, KPTI off"]
+            ["kernel 6.12, KPTI off", "kernel 6.12, KPTI on", "kernel 6.1, KPTI on"]
         );
         let [full, _, smoke] = options.guests()[..] else { panic!("three guests") };
         assert_eq!(options.plan(&full).workloads, Workload::DEMO);

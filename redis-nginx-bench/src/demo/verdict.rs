@@ -15,6 +15,9 @@ pub struct Verdict {
     pub shortfalls: Vec<String>,
 }
 
+/// Least speed of programs that are left alone, as a share of the native one.
+const PROMISED_SPEED: f64 = 0.98;
+
 /// Share of ridden calls that each workload must exceed, where one is promised.
 fn promised_share(workload: Workload) -> Option<f64> {
     match workload {
@@ -42,6 +45,15 @@ impl Verdict {
             if cell.mode == Mode::Native {
                 continue;
             }
+            let speedup = report::speedup(&report.cells, cell);
+            if cell.native_reason.is_some() {
+                // Nothing was to ride, and that must cost nothing.
+                let slow = speedup.filter(|speedup| *speedup < PROMISED_SPEED);
+                verdict
+                    .shortfalls
+                    .extend(slow.map(|slow| format!("{name}: {slow:.2} times native")));
+                continue;
+            }
             if let Some(promised) = promised_share(cell.workload)
                 && cell.ridden_share <= promised
             {
@@ -51,7 +63,7 @@ impl Verdict {
                     .push(format!("{name}: ridden share {share:.3}, not over {promised}"));
             }
             if promised_faster(cell.workload)
-                && let Some(speedup) = report::speedup(&report.cells, cell)
+                && let Some(speedup) = speedup
                 && speedup <= 1.0
             {
                 verdict.shortfalls.push(format!("{name}: {speedup:.2} times native, not faster"));
@@ -145,6 +157,16 @@ mod tests {
         report.cells[1].ridden_share = 0.96;
         report.cells[1].ops_per_s += 1.0;
         assert_eq!(Verdict::of(&report), Verdict::default());
+    }
+
+    #[test]
+    fn what_is_left_alone_must_not_be_slower() {
+        let mut report = report();
+        report.cells[1].native_reason = Some("rides cost more".into());
+        report.cells[1].ridden_share = 0.0;
+        assert_eq!(Verdict::of(&report), Verdict::default());
+        report.cells[1].ops_per_s *= 0.97;
+        assert_eq!(Verdict::of(&report).shortfalls.len(), 1);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct Launcher {
     /// This driver, which pins itself and becomes the program.
     driver: PathBuf,
     started: Cell<u32>,
+    /// Whether `ub` has measured what rides cost on this machine.
+    appraised: Cell<bool>,
 }
 
 impl Launcher {
@@ -69,7 +71,7 @@ impl Launcher {
     /// If the running program cannot find itself (no `/proc`).
     pub fn new(plan: Plan) -> Result<Self> {
         let driver = std::env::current_exe().map_err(Error::io("looking up this program"))?;
-        Ok(Self { plan, driver, started: Cell::new(0) })
+        Ok(Self { plan, driver, started: Cell::new(0), appraised: Cell::new(false) })
     }
 
     /// The plan.
@@ -108,6 +110,16 @@ impl Launcher {
         Ok(folder)
     }
 
+    /// Has `ub` measure what rides cost here before anything else is measured,
+    /// or it would do so beside the first program.
+    fn appraise(&self) {
+        if !self.appraised.replace(true) {
+            let mut doctor = Command::new(&self.plan.programs.ub);
+            // It fails where nothing can ride, which `ub run --require` reports.
+            let _ = doctor.args(["doctor", "--measure"]).stdout(Stdio::null()).status();
+        }
+    }
+
     fn start(
         &self,
         how: How,
@@ -122,6 +134,7 @@ impl Launcher {
         let mut command = match &report {
             None => Command::new(&self.driver),
             Some(report) => {
+                self.appraise();
                 let mut command = Command::new(&self.plan.programs.ub);
                 command.args(["run", "--require", "--report"]).arg(report);
                 command.args(ub_options(&self.plan.ub_options, how));

@@ -174,7 +174,9 @@ impl RunOptions {
         }
         let mut ub_options = self.ub_options.clone();
         if ub_options.is_empty() && emulated {
-            ub_options = EMULATED_OPTIONS.map(str::to_owned).to_vec();
+            // Of an emulated CPU's figures only counts mean anything, of rides.
+            ub_options =
+                EMULATED_OPTIONS.into_iter().chain(["--ride-anyway"]).map(str::to_owned).collect();
         }
         Settings {
             workloads,

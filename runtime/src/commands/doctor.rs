@@ -15,6 +15,10 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Measure what rides cost on this machine, unless that was done since it
+    /// was booted: takes some seconds
+    #[arg(long)]
+    measure: bool,
     /// Also look at this systemd service, and say what in its unit decides
     /// whether it rides
     #[arg(long, value_name = "NAME")]
@@ -23,7 +27,7 @@ pub(super) struct Arguments {
 
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: &Arguments) -> u8 {
-    let mut diagnosis = Diagnosis::make();
+    let mut diagnosis = Diagnosis::make(arguments.measure);
     diagnosis.unit = arguments.unit.as_deref().map(Unit::look);
     let text = if arguments.json {
         serde_json::to_string_pretty(&diagnosis).unwrap_or_default() + "\n"

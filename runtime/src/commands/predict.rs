@@ -7,7 +7,7 @@ use ub_ebpf_fallback::predict::{self, RideCosts};
 use ub_report::text;
 
 use super::observe::{Target, put};
-use crate::{config, exercise};
+use crate::{config, machine};
 
 /// Predict what a program would gain on this machine
 ///
@@ -50,7 +50,7 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: &Arguments) -> u8 {
     // Before anything is watched: what is traced does not ride.
     let measured = (!arguments.estimate && config::disabled_by_environment() != Some(true))
-        .then(exercise::measure)
+        .then(machine::measure)
         .and_then(Result::ok);
     let costs = RideCosts {
         measured,

@@ -131,6 +131,7 @@ pub(super) struct Plan {
     config: SessionConfig,
     /// Whether to fail rather than to run natively.
     pub(super) require: bool,
+    ride_anyway: bool,
     slowed: Option<Slowed>,
     pub(super) log: Option<File>,
     pub(super) level: Level,
@@ -210,6 +211,7 @@ impl SessionOptions {
         let plan = Plan {
             config: session_config(settings, self.tests.eager),
             require: settings.require == Some(true),
+            ride_anyway: settings.ride_anyway == Some(true),
             slowed: self.tests.debug_slow,
             log,
             level: match self.verbose {
@@ -259,6 +261,7 @@ impl Plan {
         let session = device.create_session(&mut config)?;
         let recorder = Recorder::new(&self.command, &self.environment);
         let watched = Watched { recorder, report: self.report.clone() };
-        Ok(Supervision::new(session, &info, &config, self.slowed, watched))
+        let supervision = Supervision::new(session, &info, &config, self.slowed, watched);
+        Ok(if self.ride_anyway { supervision } else { supervision.heed_costs() })
     }
 }

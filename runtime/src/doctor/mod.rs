@@ -8,10 +8,12 @@ mod vulnerabilities;
 use std::path::Path;
 
 use serde::Serialize;
+use ub_ebpf_fallback::costs::exercise::Exercise;
 
 use crate::abi::{self, Action, Info, Refusal};
 use crate::device::{Device, OpenError};
 use crate::host::{CpuInfo, Environment, read_line};
+use crate::machine;
 pub use backends::Backend;
 pub use predict::Facts;
 pub use unit::Unit;
@@ -94,9 +96,10 @@ impl Check {
 }
 
 impl Diagnosis {
-    /// Looks at this machine.
+    /// Looks at this machine; with `measure` also at what rides cost on it,
+    /// where that is not known yet. The caller has a single thread.
     #[must_use]
-    pub fn make() -> Self {
+    pub fn make(measure: bool) -> Self {
         let environment = Environment::detect();
         let device = Device::open();
         let facts = Facts {
@@ -115,6 +118,9 @@ impl Diagnosis {
         let vulnerabilities = on_machine(&environment.mitigations);
         checks.extend(unknown_vulnerabilities(&vulnerabilities));
         let rides_possible = info.is_some_and(|info| info.refusals == 0);
+        if rides_possible {
+            checks.push(ride_costs(measure));
+        }
         Self {
             schema: 1,
             rides_possible,
@@ -282,6 +288,28 @@ fn refusals(policy: &[PolicyLine]) -> Check {
     }
 }
 
+/// Whether rides cost less than system calls do.
+fn ride_costs(measure: bool) -> Check {
+    const NAME: &str = "cost of rides";
+    let known = if measure { machine::measure().map(Some) } else { Ok(machine::remembered()) };
+    match known {
+        Ok(Some(exercise)) if exercise.is_gain() => {
+            let Exercise { native, ridden } = exercise;
+            let found = format!(
+                "a call that does nothing takes {:.0} ns in a ride, {:.0} ns natively; a small \
+                 message {:.0} and {:.0}",
+                ridden.null_call_ns, native.null_call_ns, ridden.message_ns, native.message_ns
+            );
+            Check::new(NAME, State::Ok, found)
+        }
+        Ok(Some(exercise)) => Check::new(NAME, State::Note, machine::why_native(&exercise))
+            .remedy("programs run natively here and lose nothing"),
+        Ok(None) => Check::new(NAME, State::Ok, "measured when something is about to ride")
+            .remedy("`ub doctor --measure` does it now"),
+        Err(reason) => Check::new(NAME, State::Note, format!("not measured: {reason}")),
+    }
+}
+
 fn policy(info: Option<&Info>, facts: &Facts) -> Vec<PolicyLine> {
     let refusals = Refusal::ALL.iter().map(|refusal| PolicyLine {
         name: refusal.name(),
@@ -341,7 +369,7 @@ mod tests {
 
     #[test]
     fn every_blocking_check_says_what_to_do_or_why() {
-        let diagnosis = Diagnosis::make();
+        let diagnosis = Diagnosis::make(false);
         assert_eq!(diagnosis.policy.len(), Refusal::ALL.len() + Action::ALL.len());
         for check in diagnosis.checks.iter().filter(|check| check.state == State::Blocks) {
             assert!(check.remedy.is_some() || check.name == "device", "{check:?}");

@@ -84,7 +84,7 @@ pub struct ExitDump {
 }
 
 /// Folders in which supervisors listen, the first usable one in front.
-fn directories() -> Vec<PathBuf> {
+pub(crate) fn directories() -> Vec<PathBuf> {
     let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
     [Some(PathBuf::from(SYSTEM)), own.map(|dir| PathBuf::from(dir).join("ub"))]
         .into_iter()

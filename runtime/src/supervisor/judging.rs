@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
-use super::payoff::{Decision, PERIOD, Payoff};
+use super::payoff::{LONGEST_HOLD, PERIOD, Payoff};
 use super::{Pipeline, Supervisor};
-use crate::abi::{GapReason, NATIVE_NEVER, Report, SessionConfig, Verdict};
+use crate::abi::{GapInfo, GapReason, GapState, NATIVE_NEVER, Report, SessionConfig, Verdict};
 use crate::kernel::{Btc, Kernel};
 
 /// The longest time between two looks, of sessions in which nothing happens.
@@ -28,6 +28,8 @@ pub(super) struct Judging {
     period: Duration,
     /// Samples of all gaps at the last look.
     sampled: u64,
+    /// Whether nothing is to ride, since rides cannot pay on this machine.
+    stays_native: bool,
 }
 
 impl Judging {
@@ -41,7 +43,33 @@ impl Judging {
             next: None,
             period: PERIOD,
             sampled: 0,
+            stays_native: false,
         })
+    }
+
+    /// Nothing is to ride from now on.
+    pub(super) fn stay_native(&mut self, now: Instant) {
+        self.stays_native = true;
+        self.waiting.clear();
+        // What rides now is retired at once.
+        if self.next.is_some() {
+            self.next = Some(now);
+        }
+    }
+
+    /// Whether `entry` is to stay native at `now`.
+    pub(super) fn is_held(&self, btc: Btc, entry: u64, now: Instant) -> bool {
+        self.stays_native || self.payoff.is_held(btc, entry, now)
+    }
+
+    /// What is to be done about `gap`.
+    fn decide(&mut self, gap: &GapInfo, now: Instant) -> Option<Verdict> {
+        if self.stays_native {
+            let rides = gap.state == GapState::Translated as u32;
+            return rides.then(|| native_verdict(Btc(gap.btc), gap.address));
+        }
+        let decision = self.payoff.look(gap, now);
+        self.payoff.verdict(gap, decision, self.cycles_khz, now)
     }
 
     /// When the next look is due.
@@ -91,27 +119,48 @@ impl Judging {
     }
 }
 
+/// Keeps a gap native for as long as can be: nothing about the machine changes
+/// before the next boot.
+fn native_verdict(btc: Btc, address: u64) -> Verdict {
+    Verdict {
+        btc: btc.0,
+        address,
+        hold_ns: u64::try_from(LONGEST_HOLD.as_nanos()).unwrap_or(u64::MAX),
+        reason: GapReason::Machine as u32,
+        ..Default::default()
+    }
+}
+
 impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     /// Makes the hot gap of `report` part of the BTC, unless it is a long one
     /// and no gap has paid so far.
     pub(super) fn hot(&mut self, report: &Report) {
         let (btc, address) = (Btc(report.btc), report.address);
+        if self.judging.as_ref().is_some_and(|judging| judging.stays_native) {
+            self.tell(&native_verdict(btc, address));
+            return;
+        }
         if self.judging.as_mut().is_some_and(|judging| judging.must_wait(report)) {
-            self.tell(btc, address, GapReason::Waits);
+            self.tell_why(btc, address, GapReason::Waits);
             return;
         }
         self.space(btc).learn_gap(address);
         self.extend(btc, address, report.pid);
         if self.spaces.get(&btc).is_some_and(|space| space.is_useless(address)) {
-            self.tell(btc, address, GapReason::Refused);
+            self.tell_why(btc, address, GapReason::Refused);
         }
     }
 
     /// Tells the module, for whoever asks, why a hot gap has no fragment.
-    fn tell(&mut self, btc: Btc, address: u64, reason: GapReason) {
-        let verdict = Verdict { btc: btc.0, address, reason: reason as u32, ..Default::default() };
-        if let Err(error) = self.kernel.judge(&verdict) {
-            debug!(btc = btc.0, address, %error, "no record of this gap");
+    fn tell_why(&mut self, btc: Btc, address: u64, reason: GapReason) {
+        let reason = reason as u32;
+        self.tell(&Verdict { btc: btc.0, address, reason, ..Default::default() });
+    }
+
+    fn tell(&mut self, verdict: &Verdict) {
+        if let Err(error) = self.kernel.judge(verdict) {
+            let Verdict { btc, address, .. } = verdict;
+            debug!(btc, address, %error, "no record of this gap");
         }
     }
 
@@ -130,14 +179,12 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             }
         };
         for gap in &gaps {
-            let decision = judging.payoff.look(gap, now);
-            let verdict = judging.payoff.verdict(gap, decision, judging.cycles_khz, now);
-            let Some(verdict) = verdict else { continue };
+            let Some(verdict) = judging.decide(gap, now) else { continue };
             if let Err(error) = self.kernel.judge(&verdict) {
                 debug!(btc = gap.btc, address = gap.address, %error, "verdict not accepted");
                 continue;
             }
-            if let Decision::Retire(reason, hold, _) = decision {
+            if verdict.hold_ns > 0 {
                 self.counters.retired_unpaid += 1;
                 if let Some(space) = self.spaces.get_mut(&Btc(gap.btc)) {
                     space.retired(gap.address);
@@ -145,12 +192,12 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 info!(
                     btc = gap.btc,
                     address = format_args!("{:#x}", gap.address),
-                    reason = reason.name(),
+                    reason = GapReason::from_number(verdict.reason).map(GapReason::name),
                     native_ns = gap.native_ns,
                     ride_ns = gap.ride_ns,
                     saved_ps = verdict.saved_ps,
                     error_ps = verdict.saved_error_ps,
-                    hold_s = hold.as_secs(),
+                    hold_s = verdict.hold_ns / 1_000_000_000,
                     "retired"
                 );
             }

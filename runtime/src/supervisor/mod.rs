@@ -83,6 +83,19 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         self
     }
 
+    /// Whether it retires what does not pay.
+    pub fn judges(&self) -> bool {
+        self.judging.is_some()
+    }
+
+    /// Retires everything and installs nothing more, as rides cost more than
+    /// system calls do on this machine. For sessions that [judge](Self::judge).
+    pub fn stay_native(&mut self) {
+        if let Some(judging) = &mut self.judging {
+            judging.stay_native(Instant::now());
+        }
+    }
+
     /// Does in advance what would keep the first hot gap waiting.
     pub fn warm_up(&mut self) {
         // A panic is counted when it keeps code from being translated.
@@ -268,7 +281,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
 
     /// Makes the code at `address` part of the BTC, if that is worth trying.
     fn extend(&mut self, btc: Btc, address: u64, pid: u32) {
-        let held = |judging: &Judging| judging.payoff.is_held(btc, address, Instant::now());
+        let held = |judging: &Judging| judging.is_held(btc, address, Instant::now());
         if self.judging.as_ref().is_some_and(held) {
             self.counters.repeated_reports += 1;
             return;

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// each further one.
 const FIRST_HOLD: Duration = Duration::from_secs(5);
 /// The longest time for which a gap goes native.
-const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
 /// What is to be done about a translated gap.
 #[derive(Debug, Clone, Copy, PartialEq)]

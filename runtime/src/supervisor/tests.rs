@@ -12,7 +12,7 @@ use ub_translator::{CodeSource, Predictions};
 use super::lost::BACKLOG;
 use super::space::HOT_EDGE;
 use super::*;
-use crate::abi::{GapInfo, Stats, Verdict};
+use crate::abi::{GapInfo, GapReason, GapState, Stats, Verdict};
 use crate::kernel::{CodeRead, Sequence};
 
 const BTC: Btc = Btc(7);
@@ -470,4 +470,30 @@ fn what_warms_up_the_translator_is_translated() {
     supervisor.warm_up();
     supervisor.pipeline.warm_up();
     assert_eq!(supervisor.counters().translations, 0, "it is nobody's code");
+}
+
+#[test]
+fn where_rides_cannot_pay_everything_goes_native() {
+    let translated = GapInfo {
+        btc: BTC.0,
+        address: CODE,
+        state: GapState::Translated as u32,
+        ..Default::default()
+    };
+    let kernel = FakeKernel::with_code(&[(CODE, GAP), (CODE + 0x1000, GAP)]);
+    let config = SessionConfig { native_interval: 128, ..SessionConfig::default() };
+    let mut supervisor = Supervisor::new(&kernel, Translator::default()).judge(&config, 1);
+    supervisor.handle(&hot(CODE));
+    assert_eq!(kernel.0.borrow().installs.len(), 1);
+    supervisor.stay_native();
+    kernel.0.borrow_mut().gaps.push(translated);
+    supervisor.work().unwrap();
+    supervisor.handle(&hot(CODE + 0x1000));
+    supervisor.handle(&miss(CODE + 0x1000, 0));
+    let state = kernel.0.borrow();
+    assert_eq!(state.installs.len(), 1, "nothing new is installed");
+    let told: Vec<_> =
+        state.verdicts.iter().map(|v| (v.address, v.reason, v.hold_ns > 0)).collect();
+    let machine = GapReason::Machine as u32;
+    assert_eq!(told, [(CODE, machine, true), (CODE + 0x1000, machine, true)]);
 }

@@ -1,0 +1,220 @@
+//! Whether rides can pay on this machine at all.
+//!
+//! Where rides cost more than system calls do, no gap pays, and finding that
+//! out gap by gap takes each program seconds in which it is slower. So it is
+//! measured once, by an [`exercise`], and remembered until the next boot.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+use ub_ebpf_fallback::costs::exercise::Exercise;
+
+use crate::exercise::{self, NotMeasured, Running};
+use crate::host::read_line;
+use crate::inspect;
+
+/// The file in which it is remembered, in a folder that no boot survives.
+const FILE: &str = "machine.json";
+
+/// What a measurement holds for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Validity {
+    boot: Option<String>,
+    module: Option<String>,
+    ub: String,
+}
+
+impl Validity {
+    fn now() -> Self {
+        Self {
+            boot: read_line("/proc/sys/kernel/random/boot_id"),
+            module: read_line("/sys/module/ub/srcversion"),
+            ub: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// What is remembered.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    validity: Validity,
+    exercise: Exercise,
+}
+
+/// What was measured since the machine was booted and the module built, if
+/// anything was.
+#[must_use]
+pub fn remembered() -> Option<Exercise> {
+    let mut folders = inspect::directories().into_iter();
+    folders.find_map(|folder| remembered_in(&folder, &Validity::now()))
+}
+
+fn remembered_in(folder: &Path, validity: &Validity) -> Option<Exercise> {
+    let bytes = fs::read(folder.join(FILE)).ok()?;
+    let remembered: Remembered = serde_json::from_slice(&bytes).ok()?;
+    (remembered.validity == *validity).then_some(remembered.exercise)
+}
+
+/// Keeps `exercise` until the next boot, in the first folder that can be had.
+fn remember(exercise: Exercise) {
+    let folders = inspect::directories();
+    let kept = |folder: &PathBuf| remember_in(folder, &Validity::now(), exercise).is_ok();
+    if !folders.iter().any(kept) {
+        warn!("no folder to remember in what rides cost; it will be measured again");
+    }
+}
+
+fn remember_in(folder: &Path, validity: &Validity, exercise: Exercise) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let remembered = Remembered { validity: validity.clone(), exercise };
+    ub_report::write(&folder.join(FILE), &serde_json::to_vec(&remembered)?)
+}
+
+/// Measures now, unless it is known. The caller has a single thread.
+///
+/// # Errors
+/// See [`NotMeasured`].
+pub fn measure() -> Result<Exercise, NotMeasured> {
+    if let Some(exercise) = remembered() {
+        return Ok(exercise);
+    }
+    let exercise = exercise::measure()?;
+    remember(exercise);
+    Ok(exercise)
+}
+
+/// One sentence for people about where rides cost more than calls.
+#[must_use]
+pub fn why_native(exercise: &Exercise) -> String {
+    format!(
+        "rides cost more than system calls on this machine: one that does nothing takes {:.0} ns in \
+         a ride, {:.0} ns natively (--ride-anyway rides all the same)",
+        exercise.ridden.null_call_ns, exercise.native.null_call_ns
+    )
+}
+
+/// What a session knows about its machine.
+#[derive(Debug)]
+pub struct Machine(State);
+
+#[derive(Debug)]
+enum State {
+    Unknown,
+    Measuring(Running),
+    Known(Exercise),
+    /// It could not be measured: the gaps tell.
+    Unmeasured,
+}
+
+impl Machine {
+    /// With what is remembered.
+    #[must_use]
+    pub fn look() -> Self {
+        Self(remembered().map_or(State::Unknown, State::Known))
+    }
+
+    /// There are gaps worth riding: begins to measure, unless that was done. The
+    /// caller has a single thread.
+    pub fn is_needed(&mut self) {
+        if matches!(self.0, State::Unknown) {
+            self.0 = match exercise::start() {
+                Ok(running) => State::Measuring(running),
+                Err(reason) => not_measured(&reason),
+            };
+        }
+    }
+
+    /// What becomes readable when the measurement is over.
+    #[must_use]
+    pub fn pending(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            State::Measuring(running) => Some(running.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Takes over the result of the measurement, waiting for it if necessary.
+    pub fn finish(&mut self) {
+        let State::Measuring(running) = std::mem::replace(&mut self.0, State::Unmeasured) else {
+            return;
+        };
+        self.0 = match running.finish() {
+            Ok(exercise) => {
+                info!(?exercise, gain = exercise.is_gain(), "measured what rides cost here");
+                remember(exercise);
+                State::Known(exercise)
+            }
+            Err(reason) => not_measured(&reason),
+        };
+    }
+
+    /// Why everything is to run natively, if that is known.
+    #[must_use]
+    pub fn why_native(&self) -> Option<String> {
+        match &self.0 {
+            State::Known(exercise) if !exercise.is_gain() => Some(why_native(exercise)),
+            _ => None,
+        }
+    }
+}
+
+fn not_measured(reason: &NotMeasured) -> State {
+    info!(%reason, "what rides cost here was not measured");
+    State::Unmeasured
+}
+
+#[cfg(test)]
+mod tests {
+    use ub_ebpf_fallback::costs::exercise::Times;
+
+    use super::*;
+
+    fn exercise() -> Exercise {
+        let times = |ns| Times { null_call_ns: ns, code_ns: 2.0 * ns, message_ns: 3.0 * ns };
+        Exercise { native: times(100.0), ridden: times(120.0) }
+    }
+
+    #[test]
+    fn it_is_remembered_until_the_next_boot() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("ub");
+        let now = Validity::now();
+        assert!(now.boot.is_some());
+        assert_eq!(remembered_in(&place, &now), None);
+        remember_in(&place, &now, exercise()).unwrap();
+        assert_eq!(remembered_in(&place, &now), Some(exercise()));
+        let rebooted = Validity { boot: Some("another".to_owned()), ..now.clone() };
+        assert_eq!(remembered_in(&place, &rebooted), None);
+        let rebuilt = Validity { module: Some("another".to_owned()), ..now.clone() };
+        assert_eq!(remembered_in(&place, &rebuilt), None);
+        fs::write(place.join(FILE), "{").unwrap();
+        assert_eq!(remembered_in(&place, &now), None);
+    }
+
+    #[test]
+    fn only_a_loss_keeps_programs_native() {
+        assert_eq!(Machine(State::Unknown).why_native(), None);
+        assert_eq!(Machine(State::Unmeasured).why_native(), None);
+        let loss = exercise();
+        assert!(Machine(State::Known(loss)).why_native().unwrap().contains("120 ns in a ride"));
+        let gain = Exercise { native: loss.ridden, ridden: loss.native };
+        assert_eq!(Machine(State::Known(gain)).why_native(), None);
+    }
+
+    #[test]
+    fn without_the_module_nothing_is_measured() {
+        let mut machine = Machine(State::Unknown);
+        if Path::new("/dev/ub").exists() {
+            return;
+        }
+        machine.is_needed();
+        assert!(matches!(machine.0, State::Unmeasured), "{machine:?}");
+        assert!(machine.pending().is_none());
+        machine.finish();
+    }
+}
