@@ -27,7 +27,9 @@ use crate::session::{Supervision, Watched};
 const RIDDEN: f64 = 0.95;
 /// How long each kind of work may take to get there: an emulator is slow, and a
 /// change of work is noticed within two seconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Without a new fragment for so long, work has got all that it is going to get.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Seconds after which the process that does the work is ended, whatever keeps
 /// it: more than it may take.
 const LIMIT_S: u32 = 60;
@@ -193,18 +195,25 @@ fn join() -> Result<Session, NotMeasured> {
     Ok(session)
 }
 
-/// The time of `work` once it rides.
+/// The time of `work` once it rides, and once no code is added to it any more:
+/// fragments are made anew as more is learned of what they lead to.
 fn time_ridden(bench: &Workbench, session: &Session, work: Work) -> Result<f64, NotMeasured> {
-    let deadline = Instant::now() + PATIENCE;
+    let start = Instant::now();
+    let (mut fragments, mut since) = (0, start);
     loop {
         let before = session.stats()?;
         let ns = bench.time(work)?;
         let after = session.stats()?;
+        let now = Instant::now();
+        if after.fragments_installed != fragments {
+            (fragments, since) = (after.fragments_installed, now);
+        }
         let calls = after.syscalls.saturating_sub(before.syscalls).max(1);
-        if after.ridden.saturating_sub(before.ridden) as f64 >= RIDDEN * calls as f64 {
+        let rides = after.ridden.saturating_sub(before.ridden) as f64 >= RIDDEN * calls as f64;
+        if rides && (now - since >= SETTLED || now - start >= PATIENCE) {
             return Ok(ns);
         }
-        if Instant::now() >= deadline {
+        if now - start >= PATIENCE {
             return Err(NotMeasured::Native(work));
         }
     }

@@ -25,7 +25,8 @@ const FILE: &str = "machine.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Validity {
     boot: Option<String>,
-    module: Option<String>,
+    /// The note with the module's build ID, which differs with its code.
+    module: Option<Vec<u8>>,
     ub: String,
 }
 
@@ -33,7 +34,7 @@ impl Validity {
     fn now() -> Self {
         Self {
             boot: read_line("/proc/sys/kernel/random/boot_id"),
-            module: read_line("/sys/module/ub/srcversion"),
+            module: fs::read("/sys/module/ub/notes/.note.gnu.build-id").ok(),
             ub: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -190,7 +191,7 @@ mod tests {
         assert_eq!(remembered_in(&place, &now), Some(exercise()));
         let rebooted = Validity { boot: Some("another".to_owned()), ..now.clone() };
         assert_eq!(remembered_in(&place, &rebooted), None);
-        let rebuilt = Validity { module: Some("another".to_owned()), ..now.clone() };
+        let rebuilt = Validity { module: Some(vec![1]), ..now.clone() };
         assert_eq!(remembered_in(&place, &rebuilt), None);
         fs::write(place.join(FILE), "{").unwrap();
         assert_eq!(remembered_in(&place, &now), None);

@@ -116,7 +116,12 @@ impl Launcher {
         if !self.appraised.replace(true) {
             let mut doctor = Command::new(&self.plan.programs.ub);
             // It fails where nothing can ride, which `ub run --require` reports.
-            let _ = doctor.args(["doctor", "--measure"]).stdout(Stdio::null()).status();
+            if let Ok(output) = doctor.args(["doctor", "--measure"]).output() {
+                let text = String::from_utf8_lossy(&output.stdout);
+                for line in text.lines().filter(|line| line.contains("cost of rides")) {
+                    tracing::info!("ub doctor: {line}");
+                }
+            }
         }
     }
 
