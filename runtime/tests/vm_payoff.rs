@@ -137,6 +137,16 @@ fn is_never_slower(machine: Machine) {
             failures.push(format!("{cell} {name}: {ratio:.3}"));
         }
     }
+    // Rides may pay here or not: either is found out before any program pays for it.
+    let report: Value =
+        serde_json::from_str(&result(&outcome, "machine.json")).expect("a report");
+    let ratio = rate("machine", "short") / rate("native", "short");
+    let reason = report["native_reason"].as_str();
+    println!("{:8} {:15} {ratio:.3} of native, {}", "machine", "short", reason.unwrap_or("rides"));
+    if reason.is_some() && ratio < IDLE_PROMISED {
+        failures.push(format!("left alone: {ratio:.3}"));
+    }
+    assert_eq!(reason.is_none(), ratio > 1.0, "{}", result(&outcome, "doctor"));
     let instructions = |cell| 1e9 / rate(cell, "short");
     let idle = instructions("loaded") - instructions("unloaded");
     println!("null call: {:.1} instructions, {idle:+.1} loaded", instructions("unloaded"));

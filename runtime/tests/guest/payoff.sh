@@ -20,9 +20,13 @@ never="--hot-count 4294967295"
 cell cold ub run --require $never -- pace short 100 400
 cell cold ub run --require $never -- pace sparse 100 400
 
+# What a machine decides on which rides are measured first.
+ub doctor --measure >doctor || true
+cell machine ub run --require --report machine.json -- pace short 1000 400
+# The others are decided gap by gap, also where this machine would not ride at all.
 both() { # RHYTHM WARM_MS TIMED_MS
 	cell native pace "$@"
-	cell ub ub run --require --report $1.json --log $1.log -v -- pace "$@"
+	cell ub ub run --require --ride-anyway --report $1.json --log $1.log -v -- pace "$@"
 }
 sleep 2
 for rhythm in short long sparse compute; do
@@ -30,5 +34,5 @@ for rhythm in short long sparse compute; do
 done
 both phases 4000 2000
 # Time enough to be retired.
-slow="--debug-slow $(pace address):4000"
+slow="--ride-anyway --debug-slow $(pace address):4000"
 cell slowed ub run --require $slow --report slowed.json --log slowed.log -v -- pace short 4000 1000
