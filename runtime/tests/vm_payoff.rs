@@ -138,8 +138,7 @@ fn is_never_slower(machine: Machine) {
         }
     }
     // Rides may pay here or not: either is found out before any program pays for it.
-    let report: Value =
-        serde_json::from_str(&result(&outcome, "machine.json")).expect("a report");
+    let report: Value = serde_json::from_str(&result(&outcome, "machine.json")).expect("a report");
     let ratio = rate("machine", "short") / rate("native", "short");
     let reason = report["native_reason"].as_str();
     println!("{:8} {:15} {ratio:.3} of native, {}", "machine", "short", reason.unwrap_or("rides"));

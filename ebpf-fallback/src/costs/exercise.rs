@@ -13,9 +13,10 @@ use super::{cpu_ns, null_calls, speed};
 
 /// Batches of which the fastest counts: whatever else runs makes others slower.
 const BATCHES: usize = 15;
-/// Least share of a call's time that riding must save to be called a gain: less
-/// is within what two measurements of the same differ by.
-const WORTH: f64 = 0.02;
+/// Least share of a call's time that riding must save to be called a gain. There is
+/// next to no code between the calls that are measured, and less than this is lost
+/// again by what there is in any program, or is noise.
+const WORTH: f64 = 0.05;
 /// Calls in a batch of the work without messages.
 const CALLS: u32 = 1000;
 /// Turns of code between two calls: some hundred instructions, a short gap.
@@ -167,9 +168,9 @@ mod tests {
         assert!(EXERCISE.is_gain());
         let mut slower = Exercise { native: EXERCISE.ridden, ridden: EXERCISE.native };
         assert!(!slower.is_gain());
-        slower.ridden.message_ns = slower.native.message_ns * 0.99;
+        slower.ridden.message_ns = slower.native.message_ns * 0.97;
         assert!(!slower.is_gain(), "within the noise");
-        slower.ridden.message_ns = slower.native.message_ns * 0.95;
+        slower.ridden.message_ns = slower.native.message_ns * 0.9;
         assert!(slower.is_gain(), "calls that do something lose more by the crossing");
     }
 
