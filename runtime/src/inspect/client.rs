@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use ub_report::Report;
@@ -136,23 +137,27 @@ impl Sessions {
 /// Every session that this user may look into.
 #[must_use]
 pub fn all() -> Sessions {
-    let mut sessions = Sessions::default();
-    for directory in directories() {
-        in_directory(&directory, PATIENCE, &mut sessions);
-    }
-    sessions
+    let directories = directories();
+    in_directories(directories.iter().map(PathBuf::as_path), PATIENCE)
 }
 
-pub(super) fn in_directory(directory: &Path, patience: Duration, sessions: &mut Sessions) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    // Sorted, so that a screen does not jump.
-    let paths: BTreeSet<_> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
-        .collect();
-    for path in paths {
-        let peer = Peer { path, patience };
-        match peer.report() {
+/// Asks all supervisors that listen there at once: one that is stuck keeps nobody
+/// waiting for longer than `patience`, and ten of them do not either.
+pub(super) fn in_directories<'a>(
+    directories: impl Iterator<Item = &'a Path>,
+    patience: Duration,
+) -> Sessions {
+    let mut sessions = Sessions::default();
+    let answers: Vec<_> = thread::scope(|scope| {
+        let asked: Vec<_> = directories
+            .flat_map(sockets)
+            .map(|path| Peer { path, patience })
+            .map(|peer| scope.spawn(move || (peer.report(), peer)))
+            .collect();
+        asked.into_iter().map(|asked| asked.join().expect("asking does not panic")).collect()
+    });
+    for (answer, peer) in answers {
+        match answer {
             Ok(report) => sessions.found.push(Found { peer, report }),
             // Its supervisor was killed and could not clean up.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -163,6 +168,17 @@ pub(super) fn in_directory(directory: &Path, patience: Duration, sessions: &mut 
             Err(error) => sessions.silent.push(format!("{}: {error}", peer.path.display())),
         }
     }
+    sessions
+}
+
+/// The sockets in a folder, sorted, so that a screen does not jump.
+fn sockets(directory: &Path) -> BTreeSet<PathBuf> {
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+        .collect()
 }
 
 /// The session of the process `pid`: one that knows it, or one that knows an

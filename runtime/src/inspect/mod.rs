@@ -94,7 +94,10 @@ pub(crate) fn directories() -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::{Arc, Barrier};
     use std::thread;
     use std::time::Duration;
 
@@ -130,9 +133,6 @@ mod tests {
 
     #[test]
     fn another_protocol_is_refused_and_nonsense_too() {
-        use std::io::{Read, Write};
-        use std::os::unix::net::UnixStream;
-
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_in(dir.path()).unwrap();
         let path = server.path().to_owned();
@@ -151,15 +151,33 @@ mod tests {
     fn a_silent_client_does_not_hold_the_supervisor() {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::start_in(dir.path()).unwrap();
-        let _silent = std::os::unix::net::UnixStream::connect(server.path()).unwrap();
+        let _silent = UnixStream::connect(server.path()).unwrap();
         // Comes back although nothing is ever sent.
         server.serve(|_| panic!("nothing was asked"));
     }
 
     fn look(directory: &std::path::Path) -> Sessions {
-        let mut sessions = Sessions::default();
-        client::in_directory(directory, Duration::from_secs(1), &mut sessions);
-        sessions
+        client::in_directories(std::iter::once(directory), Duration::from_secs(5))
+    }
+
+    /// Each answers when the other was asked, too: one after the other would be in vain.
+    #[test]
+    fn all_supervisors_are_asked_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let both_asked = Arc::new(Barrier::new(2));
+        for name in ["a.sock", "b.sock"] {
+            let listener = UnixListener::bind(dir.path().join(name)).unwrap();
+            let both_asked = Arc::clone(&both_asked);
+            thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+                both_asked.wait();
+                let answer = serde_json::to_vec(&Answer::Report(Box::default())).unwrap();
+                stream.write_all(&answer).unwrap();
+            });
+        }
+        let sessions = look(dir.path());
+        assert_eq!(sessions.found.len(), 2, "{sessions:?}");
     }
 
     #[test]
