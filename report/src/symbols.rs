@@ -6,14 +6,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+mod content;
 mod table;
 
 use table::SymbolTable;
@@ -31,51 +30,17 @@ pub struct Mapping {
     pub inode: u64,
 }
 
-/// Most bytes of a file that are read for its names.
-const MOST_BYTES: u64 = 256 << 20;
-
 impl Mapping {
     /// The content of the file: from its path, unless the process `pid` sees
-    /// another file there than this one does.
-    ///
-    /// The process may have put anything there meanwhile, and this one may be
-    /// root's. So nothing but a regular file is opened, as opening alone can
-    /// take for ever (a pipe) or do something (a device); and it is read, not
-    /// mapped, as it may be shortened at any moment.
+    /// another file there than this one does. What a program does to that file cannot
+    /// hold whoever asks for longer than some seconds in all.
     ///
     /// # Errors
-    /// When it is gone, no regular file, or larger than what programs are.
+    /// When it is gone, no regular file, larger than what programs are, or not to be
+    /// had in time.
     pub fn read(&self, pid: u32) -> io::Result<Vec<u8>> {
-        let file = match open_regular(&self.path) {
-            Ok((file, inode)) if inode == self.inode => file,
-            _ => {
-                let path = self.path.strip_prefix("/").unwrap_or(&self.path);
-                let root = Path::new("/proc").join(pid.to_string()).join("root");
-                open_regular(&root.join(path))?.0
-            }
-        };
-        read_whole(file)
+        content::read(self, pid)
     }
-}
-
-/// Opens a regular file for reading, and nothing else; with its inode.
-fn open_regular(path: &Path) -> io::Result<(File, u64)> {
-    // A descriptor of the file that does not open it.
-    let found = OpenOptions::new().read(true).custom_flags(nix::libc::O_PATH).open(path)?;
-    let metadata = found.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("no regular file"));
-    }
-    Ok((File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))?, metadata.ino()))
-}
-
-fn read_whole(file: File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    if read as u64 > MOST_BYTES {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(bytes)
 }
 
 /// What one process has mapped as code.
@@ -251,23 +216,6 @@ mod tests {
         assert_eq!((name.object.as_str(), name.offset), ("libc", 4));
         assert_eq!(name.function.as_deref(), Some("write"));
         assert_eq!(symbols.name(&mappings, 8), None);
-    }
-
-    #[test]
-    fn only_regular_files_are_opened() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("library");
-        fs::write(&path, "content").unwrap();
-        let inode = fs::metadata(&path).unwrap().ino();
-        let mapping = Mapping { range: 0..1, offset: 0, path: path.clone(), inode };
-        assert_eq!(mapping.read(std::process::id()).unwrap(), b"content");
-        // Opening a pipe would not come back, opening a device may do something.
-        fs::remove_file(&path).unwrap();
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(mapping.read(std::process::id()).is_err());
-        fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        assert!(mapping.read(std::process::id()).is_err());
     }
 
     #[test]

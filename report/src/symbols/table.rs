@@ -10,7 +10,7 @@ use goblin::elf::sym::{STT_FUNC, STT_GNU_IFUNC};
 use goblin::elf::{Elf, Symtab};
 use goblin::strtab::Strtab;
 
-use super::{open_regular, read_whole};
+use super::content::{open_regular, read_whole};
 
 /// Where distributions put what they strip from their files.
 const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";
