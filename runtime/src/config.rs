@@ -385,6 +385,36 @@ mod tests {
     }
 
     #[test]
+    fn the_example_file_has_every_setting_at_its_default() {
+        const EXAMPLE: &str = include_str!("../../docs/config.toml");
+        with(Some(EXAMPLE), None, &[], |places| {
+            assert_eq!(places.load(&Settings::default()).unwrap(), Settings::default());
+        });
+        let is_setting = |line: &&str| line.starts_with(|first: char| first.is_ascii_lowercase());
+        let lines = EXAMPLE.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+        let settings = lines.filter(is_setting).collect::<Vec<_>>().join("\n");
+        let command = Settings::augment_args(clap::Command::new("ub"));
+        with(Some(&settings), None, &[], |places| {
+            for Origin { name, value, origin } in places.origins(&Settings::default()).unwrap() {
+                let mut options = command.get_arguments();
+                let option = options.find(|option| option.get_id() == name.as_str());
+                let help = option.and_then(|option| option.get_help()).map(ToString::to_string);
+                match (name.as_str(), value) {
+                    ("log", value) => assert_eq!(value, None),
+                    ("disable" | "require" | "time_gaps", value) => {
+                        assert_eq!(value.as_deref(), Some("false"), "{name}");
+                    }
+                    (_, value) => {
+                        let value = value.unwrap_or_else(|| panic!("no {name} ({origin})"));
+                        let default = format!("[module's default: {value}]");
+                        assert!(help.unwrap().ends_with(&default), "{name} = {value}");
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
     fn truth_is_read_as_environments_have_it() {
         for (value, expected) in [("1", true), ("yes", true), ("0", false), ("", false)] {
             with(Some("disable = true"), None, &[("UB_DISABLE", value)], |places| {
