@@ -20,6 +20,9 @@ else
   RUN_TESTS = RUST_TEST_THREADS=1 $(CARGO) test $(CARGO_FLAGS) --no-fail-fast
 endif
 
+# Where tests that pass untested, for want of what this machine lacks, say so.
+NOT_TESTED := $(abspath $(or $(CARGO_TARGET_DIR),target))/not-tested
+
 # Where scripts/deps unpacks what it does not install, and what is measured there.
 UNPACKED = $(or $(UB_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/userspace-bypass)/servers/usr
 MEASURED := bin/redis-server sbin/nginx bin/memcached bin/sqlite3 \
@@ -58,7 +61,9 @@ results: deps build ## measure for hours (ARGS=--quick: minutes), write docs/res
 	@$(RELEASE)/ub bench readme $(RUN) --file README.md
 
 test: deps lint doc module ## everything that must pass before a commit lands
-	$(RUN_TESTS) --workspace
+	@mkdir -p $(dir $(NOT_TESTED)) && : >$(NOT_TESTED)
+	UB_NOT_TESTED=$(NOT_TESTED) $(RUN_TESTS) --workspace
+	@sort -u $(NOT_TESTED)
 
 test-all: test ## test, then the tests marked as long (soak, sweeps)
 	@scripts/deps long

@@ -2,11 +2,15 @@
 //! who runs the tests may not use BPF, only that is tested; the guests of
 //! `vm_profile.rs` have everything.
 
+#[path = "../../ebpf-fallback/tests/support/not_tested.rs"]
+mod not_tested;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
+use not_tested::not_tested;
 use serde_json::Value;
 
 const UB: &str = env!("CARGO_BIN_EXE_ub");
@@ -17,7 +21,7 @@ const NOBODY: u32 = 65534;
 fn available() -> bool {
     let available = ub_ebpf_fallback::Profiler::new();
     if let Err(reason) = &available {
-        eprintln!("not tested: {reason}");
+        not_tested(reason);
     }
     available.is_ok()
 }

@@ -2,6 +2,8 @@
 //! kernel: against what strace counts, and what it costs. Where the user who
 //! runs the tests may not use BPF, nothing is tested, which is said.
 
+#[path = "../../ebpf-fallback/tests/support/not_tested.rs"]
+mod not_tested;
 mod support;
 
 use std::fs::{self, File};
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use not_tested::not_tested;
 use serde_json::Value;
 use support::strace::{self, Passages};
 use ub_bench::demo::find_program;
@@ -126,7 +129,7 @@ fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
 fn shares_of_redis_are_those_that_strace_counts() {
     let mut profiler = match Profiler::new() {
         Ok(profiler) => profiler,
-        Err(reason) => return eprintln!("not tested: {reason}"),
+        Err(reason) => return not_tested(reason),
     };
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), None);

@@ -289,6 +289,10 @@ impl Builder {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/not_tested.rs"]
+mod not_tested;
+
+#[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
 
@@ -296,6 +300,7 @@ mod tests {
         CodeAssembler, byte_ptr, eax, ecx, edx, rax, rcx, rdi, rdx, rsi, word_ptr,
     };
 
+    use super::not_tested::not_tested;
     use super::*;
     use crate::packet_filter::bpf;
     use crate::packet_filter::refusal::Effect;
@@ -368,8 +373,7 @@ mod tests {
     #[test]
     fn the_kernel_decides_as_the_region_does() {
         if let Err(reason) = crate::packet_filter::permitted() {
-            eprintln!("not tested: {reason}");
-            return;
+            return not_tested(reason);
         }
         let region = region();
         for header in [0u16, 8] {

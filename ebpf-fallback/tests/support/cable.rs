@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::time::Instant;
 
+use super::not_tested::not_tested;
 use super::{PATIENCE, Random, WANTED_PORT, random_packet, udp_packet};
 
 const OUR_END: &CStr = c"ub-ours";
@@ -34,11 +35,11 @@ impl Cable {
     /// `None` where that is not possible.
     pub fn new() -> Option<Self> {
         if let Err(reason) = ub_ebpf_fallback::packet_filter::check() {
-            eprintln!("not tested: {reason}");
+            not_tested(reason);
             return None;
         }
         if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
-            eprintln!("not tested: no network of its own: {error}");
+            not_tested(format_args!("no network of its own: {error}"));
             return None;
         }
         // Nothing but what the test sends.
@@ -49,7 +50,7 @@ impl Cable {
         for words in [&add[..], &up(ours), &up(THEIR_END), &up("lo")] {
             let output = Command::new("ip").args(words).output();
             if !output.as_ref().is_ok_and(|output| output.status.success()) {
-                eprintln!("not tested: ip {}: {output:?}", words.join(" "));
+                not_tested(format_args!("ip {}: {output:?}", words.join(" ")));
                 return None;
             }
         }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 pub mod cable;
+pub mod not_tested;
 
 use std::fs;
 use std::os::fd::OwnedFd;
