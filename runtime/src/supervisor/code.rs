@@ -45,12 +45,22 @@ pub(super) struct Source<'a, K: ?Sized> {
     sequence: Option<Sequence>,
     gone: bool,
     unsettled: bool,
+    denied: bool,
 }
 
 impl<'a, K: Kernel + ?Sized> Source<'a, K> {
     /// A view of `btc`; data words are read from process `pid`.
     pub(super) fn new(kernel: &'a K, btc: Btc, pid: u32, cache: &'a mut CodeCache) -> Self {
-        Self { kernel, btc, pid, cache, sequence: None, gone: false, unsettled: false }
+        Self {
+            kernel,
+            btc,
+            pid,
+            cache,
+            sequence: None,
+            gone: false,
+            unsettled: false,
+            denied: false,
+        }
     }
 
     /// The sequence that an install must name: no page is older.
@@ -68,6 +78,11 @@ impl<'a, K: Kernel + ?Sized> Source<'a, K> {
         self.unsettled
     }
 
+    /// Whether some code could not be read because somebody can write to it unseen.
+    pub(super) fn denied(&self) -> bool {
+        self.denied
+    }
+
     /// The readable bytes of the page at `start`.
     fn page(&mut self, start: u64) -> &[u8] {
         if !self.cache.pages.contains_key(&start) {
@@ -82,6 +97,7 @@ impl<'a, K: Kernel + ?Sized> Source<'a, K> {
                     let errno = error.raw_os_error().map(Errno::from_raw);
                     self.gone |= matches!(errno, Some(Errno::ESRCH | Errno::ENOENT));
                     self.unsettled |= errno == Some(Errno::EAGAIN);
+                    self.denied |= errno == Some(Errno::EACCES);
                     return &[];
                 }
             }

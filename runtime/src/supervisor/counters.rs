@@ -102,7 +102,8 @@ impl Counters {
     /// there is room.
     pub fn refuse(&mut self, address: u64, failure: Failure, message: impl ToString) {
         self.fail(failure);
-        if self.refused.len() < REFUSED {
+        let known = self.refused.iter().any(|entry| entry.address == address);
+        if !known && self.refused.len() < REFUSED {
             let message = message.to_string();
             self.refused.push(RefusedEntry { address, failure, message });
         }

@@ -329,7 +329,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             pipeline::contained(&mut self.pipeline, address, reach, &mut source, predicted);
         self.counters.took(start.elapsed());
         let (sequence, gone) = (source.sequence(), source.gone());
-        let unsettled = source.unsettled();
+        let (unsettled, denied) = (source.unsettled(), source.denied());
         let attempt = match result {
             Err(refused) if unsettled && !gone && refused.failure == Failure::Unsupported => {
                 debug!(btc = btc.0, address, %refused, "mappings are being changed");
@@ -337,6 +337,9 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             }
             Err(refused) => {
                 self.refused(btc, address, gone, &refused, &mut space);
+                if denied && refused.failure == Failure::Unsupported {
+                    space.mark_unreadable(address);
+                }
                 Attempt::Done
             }
             Ok(_) if gone => {

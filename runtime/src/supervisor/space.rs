@@ -43,6 +43,8 @@ pub(super) struct AddressSpace {
     predicted: Predictions,
     /// Addresses at which translation is known to yield nothing.
     useless: HashSet<u64>,
+    /// Of these, what the module did not let us read, for a reason that may go unseen.
+    unreadable: HashSet<u64>,
     installed: HashMap<u64, Installed>,
     /// Where gaps begin.
     gaps: BTreeSet<u64>,
@@ -130,7 +132,10 @@ impl AddressSpace {
     /// Whether a report that `address` lacks a fragment is worth a translation.
     pub(super) fn decide(&mut self, address: u64) -> Decision {
         if self.useless.contains(&address) {
-            return Decision::KnownUseless;
+            if !self.unreadable.remove(&address) {
+                return Decision::KnownUseless;
+            }
+            self.useless.remove(&address);
         }
         match self.installed.get_mut(&address) {
             None => Decision::Translate,
@@ -279,8 +284,17 @@ impl AddressSpace {
     pub(super) fn mark_useless(&mut self, address: u64) {
         if self.useless.len() >= USELESS {
             self.useless.clear();
+            self.unreadable.clear();
         }
         self.useless.insert(address);
+    }
+
+    /// The same for now: nobody tells when code that can be written unseen is replaced by
+    /// code that cannot, so the next report is worth another look. Reports of an
+    /// address become rare.
+    pub(super) fn mark_unreadable(&mut self, address: u64) {
+        self.mark_useless(address);
+        self.unreadable.insert(address);
     }
 
     /// The fragment for `entry` is gone, though its code is what it was. It is
@@ -294,6 +308,7 @@ impl AddressSpace {
     pub(super) fn doubt(&mut self) {
         self.code.clear();
         self.useless.clear();
+        self.unreadable.clear();
         self.installed.clear();
         self.predicted.entries.clear();
     }
@@ -302,6 +317,7 @@ impl AddressSpace {
     pub(super) fn forget(&mut self, range: Range<u64>) {
         self.code.clear();
         self.useless.retain(|address| !range.contains(address));
+        self.unreadable.retain(|address| !range.contains(address));
         self.installed.retain(|entry, installed| {
             let touched = installed
                 .parts

@@ -187,6 +187,23 @@ fn a_hot_gap_becomes_a_verified_fragment() {
     assert_eq!(supervisor.counters().code_bytes, parts.code.len() as u64);
 }
 
+/// Nothing is told of code that is not watched: it may be another program's by now.
+#[test]
+fn code_that_could_not_be_read_is_looked_at_again() {
+    for (errno, installs) in [(Errno::EACCES, 1), (Errno::EFAULT, 0)] {
+        let kernel = FakeKernel::with_code(&[(CODE, GAP)]);
+        let mut supervisor = Supervisor::new(&kernel, Translator::default());
+        // The translator reads on behind what it could not read.
+        kernel.0.borrow_mut().read_errors.extend([errno; 2]);
+        supervisor.handle(&hot(CODE));
+        assert_eq!(failures(&supervisor), [(Failure::Unsupported, 1)]);
+        assert!(kernel.0.borrow().read_errors.is_empty() && kernel.0.borrow().installs.is_empty());
+        assert_eq!(kernel.0.borrow().verdicts[0].reason, crate::abi::GapReason::Refused as u32);
+        supervisor.handle(&hot(CODE));
+        assert_eq!(kernel.0.borrow().installs.len(), installs, "{errno}");
+    }
+}
+
 #[test]
 fn a_stale_install_is_repeated_with_fresh_code() {
     let kernel = FakeKernel::with_code(&[(CODE, GAP)]);
