@@ -87,10 +87,47 @@ pub(super) fn read_whole(file: File) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
+#[path = "../../../ebpf-fallback/tests/support/not_tested.rs"]
+mod not_tested;
+
+#[cfg(test)]
 mod tests {
     use std::fs;
 
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::not_tested::not_tested;
     use super::*;
+
+    /// Mounts there, for this thread and those it starts, what `device` serves.
+    fn mount_fuse(folder: &Path, device: &File) -> nix::Result<()> {
+        let nothing = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        mount(Some("test"), folder, Some("fuse"), MsFlags::empty(), Some(options.as_str()))
+    }
+
+    #[test]
+    fn a_file_system_that_never_answers_holds_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        let mounted = device.and_then(|device| {
+            mount_fuse(folder.path(), &device)?;
+            Ok(device)
+        });
+        let device = match mounted {
+            Ok(device) => device,
+            Err(error) => return not_tested(format_args!("no FUSE: {error}")),
+        };
+        let path = folder.path().join("library");
+        let mapping = Mapping { range: 0..1, offset: 0, path, inode: 1 };
+        let result = mapping.read(std::process::id());
+        // Who waits for an answer gets an error.
+        drop(device);
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
 
     #[test]
     fn only_regular_files_are_opened() {
