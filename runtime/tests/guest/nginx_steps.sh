@@ -6,20 +6,8 @@ mkdir -p /tmp/nginx/html /results/$mode
 cd /tmp/nginx
 report=/results/$mode/nginx.json
 
-say() {
-	echo "$*"
-	echo "ub test: nginx $mode: $*" >/dev/kmsg
-}
-
-retry() { # SECONDS COMMAND...
-	local left=$(($1 * 10))
-	shift
-	until "$@"; do
-		left=$((left - 1))
-		[ $left -gt 0 ] || return 1
-		sleep 0.1
-	done
-}
+. /usr/bin/steps.sh
+run="nginx $mode"
 
 # So many workers, children of the master.
 workers() { # MASTER
@@ -45,8 +33,8 @@ gone() {
 	! kill -0 $1 2>/dev/null
 }
 
-rides() {
-	[ $mode = native ] || grep -qs '"ridden":[1-9][0-9]*,"ridden_share"' $report
+rides_if_it_may() {
+	[ $mode = native ] || rides $report
 }
 
 begin_load() {
@@ -57,7 +45,7 @@ begin_load() {
 		requests 7780 /tmp/nginx/stop >requests-$i.out &
 		clients="$clients $!"
 	done
-	retry 40 rides || say "never rode"
+	retry 40 rides_if_it_may || say "never rode"
 	sleep 0.5
 }
 

@@ -12,10 +12,6 @@ serves() {
 	[ "$(cli ping 2>&1)" = PONG ]
 }
 
-rides() {
-	grep -qs '"ridden":[1-9][0-9]*,"ridden_share"' redis.json
-}
-
 unload_ub() {
 	[ "$(module unload ub)" = ok ]
 }
@@ -49,7 +45,7 @@ start ub run --require --eager --report redis.json --
 redis-benchmark -p 7777 -t get,ping -n 1000000000 -c 8 -q >/dev/null 2>&1 &
 load=$!
 writes 0 200
-retry 20 rides || say "never rode"
+retry 20 rides redis.json || say "never rode"
 for cycle in 1 2 3; do
 	writes $((cycle * 100 + 100)) $((cycle * 100 + 150))
 	echo 1 >/sys/module/ub/parameters/shutdown

@@ -5,20 +5,8 @@ mkdir -p /tmp/redis /results/$mode
 cd /tmp/redis
 number=0
 
-say() {
-	echo "$*"
-	echo "ub test: redis $mode: $*" >/dev/kmsg
-}
-
-retry() { # SECONDS COMMAND...
-	local left=$(($1 * 10))
-	shift
-	until "$@"; do
-		left=$((left - 1))
-		[ $left -gt 0 ] || return 1
-		sleep 0.1
-	done
-}
+. /usr/bin/steps.sh
+run="redis $mode"
 
 cli() {
 	redis-cli -p 7777 "$@"
@@ -28,17 +16,13 @@ serves() {
 	[ "$(cli ping 2>&1)" = PONG ]
 }
 
-rides() {
-	grep -qs '"ridden":[1-9][0-9]*,"ridden_share"' $report
-}
-
 load() {
 	redis-benchmark -p 7777 -t set,get,incr,lpush,hset -r 100 -n 2000 -c 8 -P 4 -q >/dev/null 2>&1
 }
 
 rides_after_load() {
 	load
-	[ $mode = native ] || rides
+	[ $mode = native ] || rides $report
 }
 
 # Without load, which would write.

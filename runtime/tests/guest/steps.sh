@@ -1,8 +1,9 @@
-# What the scripts of the tests share. Every step leaves a line "STEP: RESULT"
+# What the scripts of the tests share. A script that runs more than once in a guest
+# names its $run for the kernel's log. Every step leaves a line "STEP: RESULT"
 # on standard output; the test knows what they must be.
 say() {
 	echo "$*"
-	echo "ub test: $*" >/dev/kmsg
+	echo "ub test: ${run:+$run: }$*" >/dev/kmsg
 }
 
 # retry SECONDS COMMAND...: until it succeeds.

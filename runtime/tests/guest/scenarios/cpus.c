@@ -1,5 +1,6 @@
 /* What belongs to the CPU that a rider is on: its number, its vector registers, its time. */
 #include "scenario.h"
+#include "../patterns.h"
 
 #include <fcntl.h>
 #include <linux/rseq.h>
@@ -205,33 +206,6 @@ static void memory_barrier_of_sequences(void)
 			MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ);
 }
 
-/* All vector registers hold a pattern over a call that sleeps. */
-struct patterns {
-	uint64_t words[16][4];
-};
-
-static __attribute__((noinline)) long read_with_patterns(int file, char *byte,
-							 const struct patterns *in,
-							 struct patterns *out)
-{
-	long result;
-
-	asm volatile(
-		".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\t"
-		"vmovdqu \\n*32(%[in]), %%ymm\\n\n\t"
-		".endr\n\t"
-		"syscall\n\t"
-		".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\t"
-		"vmovdqu %%ymm\\n, \\n*32(%[out])\n\t"
-		".endr\n\t"
-		"vzeroupper"
-		: "=a"(result)
-		: "a"(SYS_read), "D"(file), "S"(byte), "d"(1), [in] "r"(in), [out] "r"(out)
-		: "rcx", "r11", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6",
-		  "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
-	return result;
-}
-
 static int to_other[2], from_other[2];
 
 static __attribute__((noinline)) long send_and_read(char *byte, const struct patterns *in,
@@ -272,7 +246,7 @@ static void keep_patterns(bool moved)
 	if (moved)
 		mover = start_thread(move_rider, (void *)(long)gettid());
 	for (int i = 0; i < 1500; i++) {
-		for (int j = 0; j < 16 * 4; j++)
+		for (int j = 0; j < REGISTERS * 4; j++)
 			in.words[j / 4][j % 4] = x = step(x);
 		byte = 1;
 		if (send_and_read(&byte, &in, &out) != 1)

@@ -32,17 +32,6 @@ static long filter(unsigned int flags, long call, unsigned int verdict)
 	return MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
 }
 
-static __attribute__((noinline)) long count_results(long call, int times, long result)
-{
-	long count = 0;
-
-	for (int i = 0; i < times; i++)
-		count += call0(call) == result;
-	return count;
-}
-
-#define WARM_CALL(call) WARM_UP(count_results(call, 1, 0))
-
 static long allowed, refused;
 
 /* What is refused at its entry starts no ride, so each comes behind one that does. */

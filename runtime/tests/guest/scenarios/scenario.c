@@ -32,6 +32,15 @@ __attribute__((noinline)) long exchange(const int ends[2], char *byte, long coun
 	return call3(SYS_read, ends[0], (long)byte, 1);
 }
 
+long count_results(long call, int times, long result)
+{
+	long count = 0;
+
+	for (int i = 0; i < times; i++)
+		count += call0(call) == result;
+	return count;
+}
+
 void pin(pid_t thread, int cpu)
 {
 	cpu_set_t set;

@@ -45,6 +45,10 @@ long ride_until(volatile int *stop);
 /* Writes `count` bytes and reads one: with none to read, it waits for one. */
 long exchange(const int ends[2], char *byte, long count);
 
+/* How many of so many calls without arguments give this result. */
+long count_results(long call, int times, long result);
+#define WARM_CALL(call) WARM_UP(count_results(call, 1, 0))
+
 /* Keeps a thread, or the calling one (0), on that CPU. */
 void pin(pid_t thread, int cpu);
 

@@ -13,17 +13,6 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 
-static __attribute__((noinline)) long count_results(long call, int times, long result)
-{
-	long count = 0;
-
-	for (int i = 0; i < times; i++)
-		count += call0(call) == result;
-	return count;
-}
-
-#define WARM_CALL(call) WARM_UP(count_results(call, 1, 0))
-
 /* What tracer and traced share. */
 static struct shared {
 	volatile long calls;
