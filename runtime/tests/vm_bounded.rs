@@ -23,7 +23,7 @@ fn serves_what_is_pending(machine: Machine) {
         with_program(machine.job(&lab, "bounded", true), "bounded", &["bounded.c", "session.c"])
             .shell(
                 "bounded >/results/native && \
-             HEAT_MS=1500 ub run --require --report /results/ub.json -- bounded >/results/ub",
+             ub run --require --report /results/ub.json -- bounded >/results/ub",
             );
     job.smp = 1;
     job.icount = Some(0);

@@ -10,11 +10,11 @@ const COMPARISONS: [Comparison; 7] = [
     Comparison { name: "errors", command: "filters errors", ridden: 4000, exits: &[] },
     // What rides here does so under the filter.
     Comparison { name: "start", command: "filters start", ridden: 4000, exits: &[] },
-    Comparison { name: "trap", command: "filters trap", ridden: 4000, exits: &[] },
-    Comparison { name: "thread", command: "filters thread", ridden: 4000, exits: &[] },
-    Comparison { name: "children", command: "filters children", ridden: 4000, exits: &[] },
-    Comparison { name: "listener", command: "filters listener", ridden: 4000, exits: &[] },
-    Comparison { name: "threads", command: "filters threads", ridden: 4000, exits: &[] },
+    Comparison { name: "trap", command: "filters trap", ridden: 2000, exits: &[] },
+    Comparison { name: "thread", command: "filters thread", ridden: 1000, exits: &[] },
+    Comparison { name: "children", command: "filters children", ridden: 500, exits: &[] },
+    Comparison { name: "listener", command: "filters listener", ridden: 300, exits: &[] },
+    Comparison { name: "threads", command: "filters threads", ridden: 2000, exits: &[] },
 ];
 
 /// A thread that its filter ended in a ride must not keep the modules.

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::Value;
 use support::compare::{self, Comparison, Run};
 use support::{Machine, lab, run, with_program};
@@ -15,20 +17,20 @@ const COMPARISONS: [Comparison; 13] = [
     Comparison {
         name: "faults",
         command: "faults",
-        ridden: 5000,
+        ridden: 4000,
         exits: &[("fault", 150), ("guard", 100)],
     },
     Comparison { name: "timer", command: "signals timer", ridden: 5000, exits: &[("poll", 50)] },
     Comparison {
         name: "interrupted",
         command: "signals interrupted",
-        ridden: 1000,
+        ridden: 500,
         exits: &[("restart", 1)],
     },
     Comparison {
         name: "restarted",
         command: "signals restarted",
-        ridden: 1000,
+        ridden: 500,
         exits: &[("restart", 1)],
     },
     Comparison {
@@ -41,10 +43,10 @@ const COMPARISONS: [Comparison; 13] = [
     // One by each SIGSTOP; the second signal may find the program running natively.
     Comparison { name: "endless", command: "signals endless", ridden: 5000, exits: &[("poll", 3)] },
     Comparison { name: "seccomp", command: "tracing seccomp", ridden: 2000, exits: &[] },
-    Comparison { name: "ptrace", command: "tracing ptrace", ridden: 5000, exits: &[] },
+    Comparison { name: "ptrace", command: "tracing ptrace", ridden: 3000, exits: &[] },
     Comparison { name: "tsc", command: "tracing tsc", ridden: 2000, exits: &[] },
     Comparison { name: "processes", command: "processes", ridden: 20_000, exits: &[] },
-    Comparison { name: "code-changes", command: "code_changes", ridden: 10_000, exits: &[] },
+    Comparison { name: "code-changes", command: "code_changes", ridden: 3000, exits: &[] },
     Comparison { name: "code-file", command: "code_changes file", ridden: 1000, exits: &[] },
     Comparison { name: "vectors", command: "vectors", ridden: 200, exits: &[] },
 ];
@@ -59,8 +61,8 @@ fn with_programs(job: Job) -> Job {
 #[track_caller]
 fn programs_behave_as_natively(machine: Machine) {
     let lab = lab();
-    let job =
-        with_programs(machine.job(&lab, "programs", true)).shell(compare::script(&COMPARISONS));
+    let job = machine.job(&lab, "programs", true).timeout(Duration::from_secs(900));
+    let job = with_programs(job).shell(compare::script(&COMPARISONS));
     let outcome = run(&lab, &job);
     compare::check(&COMPARISONS, &outcome);
 }

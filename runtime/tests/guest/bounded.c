@@ -103,12 +103,10 @@ static int64_t late_by_softirq(void)
 int main(void)
 {
 	struct sched_param urgent = { .sched_priority = 50 };
-	double heat_until;
 	pthread_t worker;
 
 	pthread_create(&worker, NULL, work, NULL);
-	for (heat_until = seconds() + heat_seconds(); seconds() < heat_until;)
-		usleep(10000);
+	AWAIT_RIDES(3000);
 	/* Only the ride is asked about, not what a supervisor does in the kernel. */
 	if (session_supervisor())
 		MUST(kill(session_supervisor(), SIGSTOP));

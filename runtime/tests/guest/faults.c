@@ -154,7 +154,7 @@ int main(int argc, char **argv)
 	stack_t alternate = { .ss_sp = stack, .ss_size = sizeof(stack) };
 	struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
 	int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
-	struct heat heat;
+	struct warming warming;
 
 	(void)argc;
 	if (!(personality(0xffffffff) & ADDR_NO_RANDOMIZE)) {
@@ -173,11 +173,11 @@ int main(int argc, char **argv)
 	_mm_setcsr(_mm_getcsr() & ~0x200u);
 
 	/* Nearly all of them: some are left for a guard. */
-	heat = heat_begin(1, COUNT * 80);
-	do {
+	warming = warming_begin(COUNT * 80);
+	do
 		for (size_t i = 0; i < COUNT; i++)
 			gaps[i].run(100, good_operand(&gaps[i]));
-	} while (!heat_done(&heat));
+	while (!warming_done(&warming, __func__, __LINE__));
 	for (size_t i = 0; i < COUNT; i++)
 		try_gap(&gaps[i]);
 	return 0;

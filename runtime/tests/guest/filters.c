@@ -49,24 +49,36 @@ static __attribute__((noinline)) long pair(long argument)
 	return call3(JUDGED, argument, 0, 0);
 }
 
-/* How many of 1,000 pairs, one in ten about nobody, gave what. */
+/* Counts what the pairs gave: normal results, ESRCH, EXDEV, others. One in ten is about `other`. */
+static __attribute__((noinline)) void judge(int pairs, long other, long results[4])
+{
+	for (int i = 0; i < pairs; i++) {
+		/* Of nobody, the kernel itself says ESRCH. */
+		long result = pair(i % 10 == 7 ? other : SELF);
+
+		results[result >= 0 ? 0 : result == -ESRCH ? 1 : result == -EXDEV ? 2 : 3]++;
+	}
+}
+
+static void warm_up(void)
+{
+	long ignored[4] = { 0 };
+
+	WARM_UP_ALL(20, judge(10, SELF, ignored));
+}
+
 static void count_results(const char *what)
 {
 	long results[4] = { 0 };
 
-	for (int i = 0; i < 1000; i++) {
-		/* Of nobody, the kernel itself says ESRCH. */
-		long result = pair(i % 10 == 7 ? NOBODY : SELF);
-
-		results[result >= 0 ? 0 : result == -ESRCH ? 1 : result == -EXDEV ? 2 : 3]++;
-	}
+	judge(1000, NOBODY, results);
 	printf("%s: %ld normal, %ld ESRCH, %ld EXDEV, %ld others\n", what, results[0], results[1],
 	       results[2], results[3]);
 }
 
 static void errors(void)
 {
-	HEAT(pair(SELF));
+	warm_up();
 	count_results("no filter");
 	install(NOBODY, SECCOMP_RET_ERRNO | EXDEV, 0);
 	count_results("one argument");
@@ -80,7 +92,7 @@ static void errors(void)
 static void from_the_start(void)
 {
 	install(NOBODY, SECCOMP_RET_ERRNO | EXDEV, 0);
-	HEAT(pair(SELF));
+	warm_up();
 	count_results("from the start");
 	/* No tracer: ENOSYS. */
 	install(NOBODY_ELSE, SECCOMP_RET_TRACE | 1, 0);
@@ -110,17 +122,17 @@ static void trapped(void)
 
 	MUST(sigaction(SIGSYS, &action, NULL));
 	install(NOBODY, SECCOMP_RET_TRAP | 77, 0);
-	HEAT(pair(SELF));
+	warm_up();
 	count_results("trapped");
 	printf("trapped: %d signals\n", traps);
 }
 
-static void *ends_here(void *heated)
+static void *ends_here(void *warm)
 {
-	HEAT(pair(SELF));
-	*(volatile int *)heated = 1;
+	WARM_UP_ALL(2, pair(SELF));
+	*(volatile int *)warm = 1;
 	pair(NOBODY);
-	*(volatile int *)heated = 2;
+	*(volatile int *)warm = 2;
 	return NULL;
 }
 
@@ -129,13 +141,13 @@ static void thread_killed(void)
 {
 	install(NOBODY, SECCOMP_RET_KILL_THREAD, 0);
 	for (int i = 0; i < 3; i++) {
-		volatile int heated = 0;
+		volatile int warm = 0;
 		pthread_t thread;
 
-		if (pthread_create(&thread, NULL, ends_here, (void *)&heated))
+		if (pthread_create(&thread, NULL, ends_here, (void *)&warm))
 			die("pthread_create");
 		pthread_join(thread, NULL);
-		printf("thread %d: %s\n", i, heated == 1 ? "ended by its filter" : "NOT ended");
+		printf("thread %d: %s\n", i, warm == 1 ? "ended by its filter" : "NOT ended");
 	}
 	for (int i = 0; i < 1000; i++)
 		MUST(pair(SELF));
@@ -155,7 +167,7 @@ static void child_killed(const char *what, unsigned int verdict)
 		MUST(setrlimit(RLIMIT_CORE, &none));
 		if (verdict != STRICT_MODE)
 			install(NOBODY, verdict, 0);
-		HEAT(pair(SELF));
+		WARM_UP_ALL(2, pair(SELF));
 		if (verdict == STRICT_MODE)
 			MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT));
 		pair(NOBODY);
@@ -204,7 +216,7 @@ static void listened_to(void)
 	listener.fd = install(NOBODY, SECCOMP_RET_USER_NOTIF, SECCOMP_FILTER_FLAG_NEW_LISTENER);
 	if (pthread_create(&thread, NULL, answer, &listener))
 		die("pthread_create");
-	HEAT(pair(SELF));
+	WARM_UP_ALL(2, pair(SELF));
 	for (int i = 0; i < 200; i++) {
 		long result = pair(NOBODY);
 
@@ -242,7 +254,7 @@ static void for_all_threads(void)
 
 	if (pthread_create(&thread, NULL, call_on, &together))
 		die("pthread_create");
-	await_heat();
+	AWAIT_RIDES(2000);
 	install(NOBODY, SECCOMP_RET_ERRNO | EXDEV, SECCOMP_FILTER_FLAG_TSYNC);
 	together.filtered = 1;
 	pthread_join(thread, NULL);

@@ -1,7 +1,7 @@
 /*
  * What the guest programs share. Each program runs natively and in a session;
  * its output must be the same, so it prints nothing that depends on time,
- * process ids or how long it was heated.
+ * process ids or how long it took to get hot.
  */
 #ifndef GUEST_H
 #define GUEST_H
@@ -62,18 +62,6 @@ static inline double seconds(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec + now.tv_nsec * 1e-9;
-}
-
-/*
- * How long hot code is repeated at least, so that it can be translated.
- * HEAT_MS is set by whoever starts the program; natively there is nothing
- * to wait for.
- */
-static inline double heat_seconds(void)
-{
-	const char *text = getenv("HEAT_MS");
-
-	return text ? atoi(text) / 1000.0 : 0.05;
 }
 
 /* One step of a sequence that shows any lost or repeated iteration. */

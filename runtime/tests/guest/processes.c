@@ -25,7 +25,7 @@ static void short_lived(void)
 {
 	long sum = 0;
 
-	HEAT(checksum(20, 1));
+	WARM_UP_ALL(20, checksum(20, 1));
 	for (int i = 0; i < 200; i++) {
 		pid_t child = MUST(fork());
 
@@ -36,12 +36,12 @@ static void short_lived(void)
 	printf("short-lived: %lx\n", sum);
 }
 
-/* A child that outlives its heat, beside its parent. */
+/* A child that outlives its warm-up, beside its parent. */
 static void long_lived(void)
 {
 	pid_t child = MUST(fork());
 
-	HEAT(checksum(20, 2));
+	WARM_UP_ALL(20, checksum(20, 2));
 	if (child == 0)
 		_exit(checksum(5000, 3) & 0x7f);
 	printf("long-lived: parent %lx", checksum(5000, 4));
@@ -71,7 +71,7 @@ static void executed(char *self)
 
 static void *thread(void *seed)
 {
-	HEAT(checksum(20, 5));
+	WARM_UP_ALL(20, checksum(20, 5));
 	return (void *)checksum(20000, (uint64_t)seed);
 }
 
@@ -98,7 +98,7 @@ static void threads(void)
 int main(int argc, char **argv)
 {
 	if (argc > 1 && !strcmp(argv[1], "exec-child")) {
-		HEAT(checksum(20, 6));
+		WARM_UP_ALL(20, checksum(20, 6));
 		return checksum(3000, 7) & 0x7f;
 	}
 	short_lived();

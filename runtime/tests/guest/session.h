@@ -12,10 +12,7 @@ pid_t session_supervisor(void);
 /* System calls of the whole session so far that rode; 0 without a session. */
 uint64_t session_ridden(void);
 
-/* Whether there is a session to wait for. */
-bool in_session(void);
-
-/* Warms code up until it rides: see WARM_UP(). */
+/* Waits for code to ride: see WARM_UP(). */
 struct warming {
 	uint64_t ridden;
 	uint64_t needed;	/* rides from one look to the next */
@@ -23,49 +20,37 @@ struct warming {
 	double until;
 };
 
-struct warming warming_begin(void);
-bool warming_done(struct warming *warming);
+struct warming warming_begin(uint64_t needed);
+/* Natively at once. The last two say who waits, for the message if it was in vain. */
+bool warming_done(struct warming *warming, const char *function, int line);
 
 #define WARM_UP_BATCH 60
 
 /*
- * Repeats the statement until at least half of its repetitions ride (natively:
- * one batch). Gives up, silently, after some seconds: a scenario that did
- * not ride fails by the count.
+ * Repeats the statement until so many calls of a batch ride (natively: one
+ * batch). However long that takes on this machine, what follows it rides, if
+ * it is the same code: functions are what is warmed up here and then looked at.
+ * Whoever waits in vain says so on standard error, where natively nothing is,
+ * and goes on.
  */
-#define WARM_UP(statement)                                                     \
+#define WARM_UP_UNTIL(needed, statement)                                       \
 	do {                                                                   \
-		struct warming warming_ = warming_begin();                     \
+		struct warming warming_ = warming_begin(needed);               \
 		do {                                                           \
 			for (int warming_i = 0; warming_i < WARM_UP_BATCH; warming_i++) \
 				statement;                                     \
-		} while (!warming_done(&warming_));                            \
+		} while (!warming_done(&warming_, __func__, __LINE__));        \
 	} while (0)
 
-/*
- * As WARM_UP(), for programs that are run natively and in a session as a
- * whole: the code runs for heat_seconds() at least, so that some of what
- * follows is translated, too, and then until it rides. A time alone would be too
- * short on one machine or another.
- */
-struct heat {
-	double begun;
-	struct warming warming;
-};
+/* Until one call in every second repetition rides. */
+#define WARM_UP(statement) WARM_UP_UNTIL(WARM_UP_BATCH / 2, statement)
 
-/* For the usual time multiplied by `factor`, and until `calls` ride from one look to the next. */
-struct heat heat_begin(double factor, uint64_t calls);
-bool heat_done(struct heat *heat);
-/* The same for code that another thread or process repeats. */
-void await_heat(void);
+/* For a statement of `calls` calls in a row: until nearly all of them ride. */
+#define WARM_UP_ALL(calls, statement)                                          \
+	WARM_UP_UNTIL(WARM_UP_BATCH * (calls) * 3 / 4, statement)
 
-#define HEAT(statement)                                                        \
-	do {                                                                   \
-		struct heat heat_ = heat_begin(1, 50);                         \
-		do {                                                           \
-			for (int heat_i = 0; heat_i < 100; heat_i++)           \
-				statement;                                     \
-		} while (!heat_done(&heat_));                                  \
-	} while (0)
+/* For code that another thread or process repeats: until so many more calls rode. */
+#define AWAIT_RIDES(calls) await_rides(calls, __func__, __LINE__)
+void await_rides(uint64_t calls, const char *function, int line);
 
 #endif

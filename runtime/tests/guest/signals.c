@@ -30,6 +30,16 @@ static void set_timer(long microseconds, bool repeat)
 	MUST(setitimer(ITIMER_REAL, &timer, NULL));
 }
 
+static __attribute__((noinline)) int steps(uint64_t *x)
+{
+	for (int i = 0; i < 50; i++) {
+		if (call0(SYS_getuid) != 0)
+			die("getuid");
+		*x = step(*x);
+	}
+	return 50;
+}
+
 /* 1000 signals a second while a loop rides: every iteration counts once. */
 static void timer(void)
 {
@@ -38,19 +48,13 @@ static void timer(void)
 
 	handle(SIGALRM, SA_RESTART);
 	set_timer(1000, true);
-	struct heat heat = heat_begin(2, 100);
-	while (ticks < 100 || !heat_done(&heat)) {
-		for (int i = 0; i < 200; i++) {
-			if (call0(SYS_getuid) != 0)
-				die("getuid");
-			x = step(x);
-			count++;
-		}
-	}
+	WARM_UP_ALL(50, count += steps(&x));
+	for (ticks = 0; ticks < 200;)
+		count += steps(&x);
 	set_timer(0, false);
 	for (long i = 0; i < count; i++)
 		again = step(again);
-	printf("timer: sequence %s, 100 ticks\n", x == again ? "intact" : "BROKEN");
+	printf("timer: sequence %s, 200 ticks\n", x == again ? "intact" : "BROKEN");
 }
 
 /* Writes `count` bytes and reads one: with none to read, it waits for one. */
@@ -71,7 +75,7 @@ static void interrupted(int flags)
 
 	MUST(pipe(ends));
 	handle(SIGALRM, flags);
-	HEAT(exchange(ends, &byte, 1));
+	WARM_UP_ALL(2, exchange(ends, &byte, 1));
 	child = MUST(fork());
 	if (child == 0) {
 		usleep(300 * 1000);
@@ -104,7 +108,7 @@ static void stopped(int unused)
 
 	(void)unused;
 
-	HEAT(sleep_for(&moment, &moment));
+	WARM_UP_ALL(2, sleep_for(&moment, &moment));
 	child = MUST(fork());
 	if (child == 0) {
 		usleep(100 * 1000);
@@ -154,7 +158,7 @@ static void endless(int signal)
 		struct sigaction action = { .sa_handler = stop_spinning };
 
 		MUST(sigaction(SIGUSR1, &action, NULL));
-		HEAT(spin_gaps(100));
+		WARM_UP_ALL(100, spin_gaps(100));
 		MUST(write(ready[1], &byte, 1));
 		spinning = 1;
 		spin_gaps(1);

@@ -5,7 +5,7 @@
 #ifndef VERSIONS_H
 #define VERSIONS_H
 
-#include "guest.h"
+#include "session.h"
 
 #include <fcntl.h>
 
@@ -56,6 +56,21 @@ static inline int version_file(int version)
 
 	write_version(image, version);
 	return code_file(image, sizeof(image));
+}
+
+/* How often another version was run than the one that was there. */
+static long stale;
+
+static inline void expect(version_fn *code, int version, int calls)
+{
+	stale += code(calls) != (long)calls * version;
+}
+
+/* Runs it until it rides. */
+static inline void settle(version_fn *code, int version)
+{
+	WARM_UP(expect(code, version, 1));
+	expect(code, version, 200);
 }
 
 #endif

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 use ub_vm_lab::Outcome;
 
-use super::{AWAIT_REPORT, RESULTS, difference, result};
+use super::{RESULTS, RUN_FUNCTIONS, difference, result, supervisor_failures};
 
 /// A program run twice in a guest.
 #[derive(Debug, Clone, Copy)]
@@ -23,24 +23,18 @@ pub struct Comparison {
 
 /// The shell function `compare NAME COMMAND...`.
 const COMPARE: &str = r#"
-once() { # NAME HEAT_MS COMMAND...
-	local run=$1 status=0
-	export HEAT_MS=$2; shift 2
-	timeout --foreground --kill-after=2 60 "$@" >$run.out 2>$run.err </dev/null || status=$?
-	echo $status >$run.status
-}
 compare() {
 	local name=$1; shift
 	echo "ub test: $name" >/dev/kmsg
-	once $name.native 0020 "$@"
-	once $name.ridden 1200 ub run --require --eager --report $name.json --log $name.log -v -- "$@"
+	once $name.native "$@"
+	once $name.ridden ub run --require --eager --report $name.json --log $name.log -v -- "$@"
 	await_report $name.json
 }
 "#;
 
 /// A script that runs all comparisons.
 pub fn script(comparisons: &[Comparison]) -> String {
-    let mut script = format!("cd {RESULTS}\n{AWAIT_REPORT}{COMPARE}");
+    let mut script = format!("cd {RESULTS}\n{RUN_FUNCTIONS}{COMPARE}");
     for Comparison { name, command, .. } in comparisons {
         writeln!(script, "compare {name} {command}").expect("strings take any text");
     }
@@ -86,12 +80,7 @@ impl Comparison {
                 wrong.push(format!("{count} rides ended by {reason}, wanted {least}"));
             }
         }
-        for failure in ["translator_bug", "verifier_refused", "panic", "module_refused"] {
-            let count = report["translations"]["failed"][failure].as_u64().unwrap_or(0);
-            if count != 0 {
-                wrong.push(format!("supervisor: {count} times {failure}"));
-            }
-        }
+        wrong.extend(supervisor_failures(report));
         wrong
     }
 }

@@ -25,8 +25,15 @@ const TOOLS: [&str; 6] = ["cat", "cp", "grep", "rm", "sleep", "timeout"];
 pub const EAGER: &str = "sample_interval=1 min_rate=1 hot_count=64 gap_short_ns=1000000000 \
                          gap_max_ns=1000000000 native_interval=4294967295";
 
-/// The shell function `await_report FILE`.
-pub const AWAIT_REPORT: &str = r#"
+/// The shell functions `once NAME COMMAND...`, which leaves what a program printed and its
+/// exit status in files of that name, and `await_report FILE`.
+pub const RUN_FUNCTIONS: &str = r#"
+once() {
+	local run=$1 status=0
+	shift
+	timeout --foreground --kill-after=2 280 "$@" >$run.out 2>$run.err </dev/null || status=$?
+	echo $status >$run.status
+}
 # The supervisor outlives the program by a moment.
 await_report() {
 	for i in 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9; do
@@ -192,6 +199,17 @@ pub fn assert_ridden(outcome: &Outcome, report: &str) {
     let json: serde_json::Value = serde_json::from_str(&result(outcome, report))
         .unwrap_or_else(|error| panic!("{report}: {error}"));
     assert!(json["ridden"].as_u64() > Some(0), "{report}: nothing rode: {json}");
+}
+
+/// What a session report tells of translations that must not happen, as text.
+pub fn supervisor_failures(report: &serde_json::Value) -> Vec<String> {
+    ["translator_bug", "verifier_refused", "panic", "module_refused"]
+        .into_iter()
+        .filter_map(|failure| {
+            let count = report["translations"]["failed"][failure].as_u64().unwrap_or(0);
+            (count != 0).then(|| format!("supervisor: {count} times {failure}"))
+        })
+        .collect()
 }
 
 /// Adds a compiled library as `/usr/lib/NAME`.

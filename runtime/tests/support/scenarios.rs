@@ -8,7 +8,8 @@ use serde_json::Value;
 use ub_vm_lab::{Job, Kernel, Outcome};
 
 use super::{
-    AWAIT_REPORT, RESULTS, difference, result, with_library, with_modules_without, with_program,
+    RESULTS, RUN_FUNCTIONS, difference, result, supervisor_failures, with_library,
+    with_modules_without, with_program,
 };
 
 /// A program of `tests/guest/scenarios` and which of its scenarios to run.
@@ -28,12 +29,6 @@ impl Program {
 
 /// The shell function `scenarios NAME ARGUMENTS...`.
 const SCENARIOS: &str = r#"
-once() { # NAME COMMAND...
-	local run=$1 status=0
-	shift
-	timeout --foreground --kill-after=2 280 "$@" >$run.out 2>$run.err </dev/null || status=$?
-	echo $status >$run.status
-}
 scenarios() {
 	local name=$1; shift
 	echo "ub test: $name natively" >/dev/kmsg
@@ -80,7 +75,7 @@ control() {
 
 /// Adds the programs and the script that runs each of them twice.
 pub fn with_scenarios(job: Job, programs: &[Program]) -> Job {
-    let mut script = format!("cd {RESULTS}\n{AWAIT_REPORT}{SCENARIOS}");
+    let mut script = format!("cd {RESULTS}\n{RUN_FUNCTIONS}{SCENARIOS}");
     for Program { name, arguments } in programs {
         writeln!(script, "scenarios {name} {arguments}").expect("strings take any text");
     }
@@ -89,7 +84,7 @@ pub fn with_scenarios(job: Job, programs: &[Program]) -> Job {
 
 /// Adds the modules without the protections, the programs and the script.
 pub fn with_controls(job: Job, kernel: &Kernel, controls: &[Control]) -> Job {
-    let mut script = format!("cd {RESULTS}\n{AWAIT_REPORT}{SCENARIOS}{CONTROL}");
+    let mut script = format!("cd {RESULTS}\n{RUN_FUNCTIONS}{SCENARIOS}{CONTROL}");
     let mut job = with_program(job, "module", &["module.c"]).program("mkdir");
     for Control { protection, program: Program { name, arguments }, .. } in controls {
         job = with_modules_without(job, kernel, protection);
@@ -275,13 +270,11 @@ fn of_program(read: &impl Fn(&str) -> String, scenarios: usize) -> Vec<String> {
         }
     }
     let report: Value = serde_json::from_str(&read("json")).unwrap_or(Value::Null);
-    for failure in ["translator_bug", "verifier_refused", "panic", "module_refused"] {
-        let count = report["translations"]["failed"][failure].as_u64().unwrap_or(0);
-        if count != 0 {
-            let log = read("log");
-            let log: Vec<_> = log.lines().rev().take(5).collect();
-            wrong.push(format!("supervisor: {count} times {failure}; log {log:?}"));
-        }
+    let failures = supervisor_failures(&report);
+    if !failures.is_empty() {
+        let log = read("log");
+        let log: Vec<_> = log.lines().rev().take(5).collect();
+        wrong.push(format!("{}; log {log:?}", failures.join(", ")));
     }
     wrong
 }

@@ -15,20 +15,6 @@
 #define CODE ((version_fn *)0x40000000)
 #define AT ((char *)CODE)
 
-static long stale;
-
-static inline void expect(version_fn *code, int version, int calls)
-{
-	stale += code(calls) != (long)calls * version;
-}
-
-/* Runs it until it rides. */
-static inline void settle(version_fn *code, int version)
-{
-	WARM_UP(expect(code, version, 1));
-	expect(code, version, 200);
-}
-
 static inline void map_file(int file, int flags)
 {
 	if (mmap(AT, PAGE, PROT_READ | PROT_EXEC, flags | MAP_FIXED, file, 0) != AT)

@@ -246,22 +246,6 @@ static void map_page(int page, int file)
 	close(file);
 }
 
-#define PATIENCE_SECONDS 10
-
-/* Runs it until at least half of its calls ride. */
-static void expect_rides(version_fn *code, int version)
-{
-	double until = seconds() + PATIENCE_SECONDS;
-	uint64_t before;
-
-	do {
-		before = session_ridden();
-		expect(code, version, 200);
-	} while (session_ridden() - before < 100 && in_session() && seconds() < until);
-	if (seconds() >= until)
-		printf("version %d does not ride: FAILED\n", version);
-}
-
 /* So much of the code lies on the first page: the lower half of its version is the last. */
 #define ON_FIRST_PAGE (VERSION_OFFSET + 2)
 
@@ -280,12 +264,12 @@ static void across_two(void)
 
 	map_half(0, 1);
 	map_half(1, 1 << 16);
-	expect_rides(code, (1 << 16) + 1);
+	settle(code, (1 << 16) + 1);
 	for (int version = 2; version < 5; version++) {
 		map_half(1, version << 16);
-		expect_rides(code, (version << 16) + version - 1);
+		settle(code, (version << 16) + version - 1);
 		map_half(0, version);
-		expect_rides(code, (version << 16) + version);
+		settle(code, (version << 16) + version);
 	}
 	report();
 }
@@ -303,22 +287,22 @@ static void mapped_over_in_part(void)
 	if (mmap(AT, sizeof(image), PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, file, 0) != AT)
 		die("mmap");
 	close(file);
-	expect_rides(CODE, 1);
+	settle(CODE, 1);
 	unlink(LIBRARY);
 	publish_version(LIBRARY, 2);
 	map_page(1, MUST(open(LIBRARY, O_RDONLY)));
 	for (int version = 2; version < 5; version++) {
-		expect_rides(behind, version);
+		settle(behind, version);
 		write_to_library(version + 1);
 		expect(behind, version + 1, 200);
 	}
 	/* Both ends of what was there are what they were, and go on being seen. */
-	expect_rides(CODE, 1);
-	expect_rides((version_fn *)(AT + 2 * PAGE), 1);
+	settle(CODE, 1);
+	settle((version_fn *)(AT + 2 * PAGE), 1);
 	map_page(2, version_file(6));
-	expect_rides((version_fn *)(AT + 2 * PAGE), 6);
+	settle((version_fn *)(AT + 2 * PAGE), 6);
 	map_page(0, version_file(7));
-	expect_rides(CODE, 7);
+	settle(CODE, 7);
 	report();
 }
 

@@ -410,13 +410,11 @@ static void cancel_rider(void)
 	WARM_UP(call0(SYS_getuid));
 	for (int i = 0; i < 5; i++) {
 		pthread_t thread = start_thread(ride_cancelled, NULL);
-		uint64_t before = session_ridden();
 
 		while (!ready)
 			usleep(1000);
 		ready = 0;
-		for (int j = 0; j < 100 && in_session() && session_ridden() - before < 1000; j++)
-			usleep(10 * 1000);
+		AWAIT_RIDES(1000);
 		pthread_cancel(thread);
 		expect_equal("cancelled", join_thread(thread) == PTHREAD_CANCELED, 1);
 	}
