@@ -2,15 +2,12 @@
 //! work natively and in a session of its own.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, alarm, fork};
+use nix::unistd::{ForkResult, alarm, fork};
 use serde::{Deserialize, Serialize};
 use tracing::Level;
 use ub_ebpf_fallback::costs::exercise::{Exercise, Times, Work, Workbench};
@@ -71,72 +68,20 @@ enum Answer {
     Not(String),
 }
 
-/// A measurement that goes on in a process of its own, which ends with this
-/// value.
-#[derive(Debug)]
-pub struct Running {
-    /// Readable when it is over.
-    stream: UnixStream,
-    child: Pid,
-}
-
-impl AsFd for Running {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-}
-
-impl Running {
-    /// Waits for the result.
-    ///
-    /// # Errors
-    /// See [`NotMeasured`].
-    pub fn finish(mut self) -> Result<Exercise, NotMeasured> {
-        let mut bytes = Vec::new();
-        self.stream.read_to_end(&mut bytes)?;
-        match serde_json::from_slice(&bytes) {
-            Ok(Answer::Measured(exercise)) => Ok(exercise),
-            Ok(Answer::Not(reason)) => Err(NotMeasured::Other(reason)),
-            Err(error) => Err(NotMeasured::Other(format!("no answer: {error}"))),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Not waited for so far, so the number is still its own.
-        let _ = kill(self.child, Signal::SIGKILL);
-        // With SIGCHLD ignored there is nothing to wait for.
-        let _ = waitpid(self.child, None);
-    }
-}
-
 /// Measures it, in one to several seconds. The caller has a single thread.
 ///
 /// # Errors
 /// See [`NotMeasured`].
 pub fn measure() -> Result<Exercise, NotMeasured> {
-    start()?.finish()
-}
-
-/// Begins to measure it. The caller has a single thread.
-///
-/// # Errors
-/// See [`NotMeasured`].
-pub fn start() -> Result<Running, NotMeasured> {
     // Before a process is made for nothing.
     if Device::open()?.info().refusals != 0 {
         return Err(NotMeasured::Refused);
     }
-    let (ours, mut theirs) = UnixStream::pair()?;
+    let (mut ours, mut theirs) = UnixStream::pair()?;
     // SAFETY: this process has one thread, so the child may do anything.
-    match unsafe { fork() }.map_err(io::Error::from)? {
-        ForkResult::Parent { child } => Ok(Running { stream: ours, child }),
+    let child = match unsafe { fork() }.map_err(io::Error::from)? {
+        ForkResult::Parent { child } => child,
         ForkResult::Child => {
-            // A supervisor that is killed must not leave it behind, and its
-            // session must end with it: no descriptor of that is kept here.
-            let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-            launch::close_all_but(&[0, 1, 2, theirs.as_raw_fd()]);
             alarm::set(LIMIT_S);
             // A panic must not unwind into the caller's frames, which this
             // process has a copy of.
@@ -144,6 +89,17 @@ pub fn start() -> Result<Running, NotMeasured> {
             // SAFETY: _exit has no preconditions.
             unsafe { libc::_exit(i32::from(!matches!(told, Ok(Ok(()))))) }
         }
+    };
+    drop(theirs);
+    let mut bytes = Vec::new();
+    let read = ours.read_to_end(&mut bytes);
+    // With SIGCHLD ignored there is nothing to wait for.
+    let _ = waitpid(child, None);
+    read?;
+    match serde_json::from_slice(&bytes) {
+        Ok(Answer::Measured(exercise)) => Ok(exercise),
+        Ok(Answer::Not(reason)) => Err(NotMeasured::Other(reason)),
+        Err(error) => Err(NotMeasured::Other(format!("no answer: {error}"))),
     }
 }
 

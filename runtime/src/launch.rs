@@ -237,8 +237,8 @@ fn detach(keep: &[RawFd]) {
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
-/// Closes every descriptor but those in `keep`, in a process that uses no other.
-pub(crate) fn close_all_but(keep: &[RawFd]) {
+/// Closes every descriptor but those in `keep`.
+fn close_all_but(keep: &[RawFd]) {
     let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
     keep.sort_unstable();
     let mut first = 0;

@@ -8,13 +8,17 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use ub_ebpf_fallback::costs::exercise::Exercise;
 
-use crate::exercise::{self, NotMeasured, Running};
+use crate::exercise::{self, NotMeasured};
 use crate::host::read_line;
 use crate::inspect;
 
@@ -99,6 +103,40 @@ pub fn why_native(exercise: &Exercise) -> String {
     )
 }
 
+/// A process of `ub doctor --measure`, which remembers what it measures. It ends
+/// with this value.
+#[derive(Debug)]
+struct Measuring(Child, ChildStdout);
+
+impl Measuring {
+    /// A process of its own, started anew: whoever has a session to supervise must
+    /// not wait, and what it has open must not be shared.
+    fn start() -> io::Result<Self> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["doctor", "--measure"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        // A supervisor that is killed must not leave it behind.
+        let die_with_parent = || prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
+        // SAFETY: prctl is a system call and safe behind fork.
+        let mut child = unsafe { command.pre_exec(die_with_parent) }.spawn()?;
+        let output = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Self(child, output))
+    }
+
+    /// Waits for its end.
+    fn finish(mut self) -> io::Result<()> {
+        io::copy(&mut self.1, &mut io::sink()).map(drop)
+    }
+}
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        // With SIGCHLD ignored there is nothing to wait for.
+        let _ = self.0.wait();
+    }
+}
+
 /// What a session knows about its machine.
 #[derive(Debug)]
 pub struct Machine(State);
@@ -106,7 +144,7 @@ pub struct Machine(State);
 #[derive(Debug)]
 enum State {
     Unknown,
-    Measuring(Running),
+    Measuring(Measuring),
     Known(Exercise),
     /// It could not be measured: the gaps tell.
     Unmeasured,
@@ -119,13 +157,15 @@ impl Machine {
         Self(remembered().map_or(State::Unknown, State::Known))
     }
 
-    /// There are gaps worth riding: begins to measure, unless that was done. The
-    /// caller has a single thread.
+    /// There are gaps worth riding: begins to measure, unless that was done.
     pub fn is_needed(&mut self) {
         if matches!(self.0, State::Unknown) {
-            self.0 = match exercise::start() {
-                Ok(running) => State::Measuring(running),
-                Err(reason) => not_measured(&reason),
+            self.0 = match Measuring::start() {
+                Ok(measuring) => State::Measuring(measuring),
+                Err(error) => {
+                    warn!(%error, "cannot measure what rides cost here");
+                    State::Unmeasured
+                }
             };
         }
     }
@@ -134,24 +174,24 @@ impl Machine {
     #[must_use]
     pub fn pending(&self) -> Option<BorrowedFd<'_>> {
         match &self.0 {
-            State::Measuring(running) => Some(running.as_fd()),
+            State::Measuring(Measuring(_, output)) => Some(output.as_fd()),
             _ => None,
         }
     }
 
     /// Takes over the result of the measurement, waiting for it if necessary.
     pub fn finish(&mut self) {
-        let State::Measuring(running) = std::mem::replace(&mut self.0, State::Unmeasured) else {
+        let State::Measuring(measuring) = std::mem::replace(&mut self.0, State::Unmeasured) else {
             return;
         };
-        self.0 = match running.finish() {
-            Ok(exercise) => {
-                info!(?exercise, gain = exercise.is_gain(), "measured what rides cost here");
-                remember(exercise);
-                State::Known(exercise)
-            }
-            Err(reason) => not_measured(&reason),
-        };
+        let _ = measuring.finish();
+        let exercise = remembered();
+        info!(
+            ?exercise,
+            gain = exercise.map(|exercise| exercise.is_gain()),
+            "what rides cost here"
+        );
+        self.0 = exercise.map_or(State::Unmeasured, State::Known);
     }
 
     /// Why everything is to run natively, if that is known.
@@ -162,11 +202,6 @@ impl Machine {
             _ => None,
         }
     }
-}
-
-fn not_measured(reason: &NotMeasured) -> State {
-    info!(%reason, "what rides cost here was not measured");
-    State::Unmeasured
 }
 
 #[cfg(test)]
@@ -205,17 +240,5 @@ mod tests {
         assert!(Machine(State::Known(loss)).why_native().unwrap().contains("120 ns in a ride"));
         let gain = Exercise { native: loss.ridden, ridden: loss.native };
         assert_eq!(Machine(State::Known(gain)).why_native(), None);
-    }
-
-    #[test]
-    fn without_the_module_nothing_is_measured() {
-        let mut machine = Machine(State::Unknown);
-        if Path::new("/dev/ub").exists() {
-            return;
-        }
-        machine.is_needed();
-        assert!(matches!(machine.0, State::Unmeasured), "{machine:?}");
-        assert!(machine.pending().is_none());
-        machine.finish();
     }
 }
