@@ -13,6 +13,8 @@ use ub_ebpf_fallback::packet_filter::{Counts, News, Protection, Watcher};
 /// Ports of the packets; nothing else distinguishes them.
 const PORTS: [u16; 4] = [WANTED_PORT, 5000, 6000, 7000];
 const HEADERS: usize = 14 + 20 + 8;
+/// Bursts, each to a program of its own, in which the judgement changes.
+const BURSTS: usize = 10;
 /// Enough sleeps between two looks of the watcher.
 const UNWANTED: usize = 30;
 
@@ -51,8 +53,10 @@ impl Filtered {
             }
         }
         // The gate is armed once the program has come by.
-        cable.send_udp(WANTED_PORT + 1, UNWANTED);
-        assert!(filtered.watcher.counts().dropped > 0, "nothing is dropped");
+        while filtered.watcher.counts().dropped == 0 {
+            assert!(Instant::now() < deadline, "nothing is dropped");
+            cable.send_udp(WANTED_PORT + 1, UNWANTED);
+        }
         filtered
     }
 
@@ -162,7 +166,7 @@ fn packets_behind_one_that_announces_them_are_lost_without_the_gate() {
 #[test]
 fn packets_behind_one_that_changes_the_judgement_are_judged_by_the_new_one() {
     let mut random = Random(0x1234_5678_9abc_def1);
-    for _ in 0..10 {
+    for _ in 0..BURSTS {
         let Some((expected, said)) = learn(&mut random, None) else { return };
         assert_eq!(said, expected);
     }
@@ -172,7 +176,15 @@ fn packets_behind_one_that_changes_the_judgement_are_judged_by_the_new_one() {
 fn the_old_judgement_stays_without_the_protections() {
     for protection in [Protection::Gate, Protection::Comparison] {
         let mut random = Random(0x1234_5678_9abc_def1);
-        let Some((expected, said)) = learn(&mut random, Some(protection)) else { return };
-        assert_ne!(said, expected, "the test does not notice the lack of {protection:?}");
+        let mut noticed = false;
+        // On a busy host a burst may arrive one packet at a time.
+        for _ in 0..BURSTS {
+            let Some((expected, said)) = learn(&mut random, Some(protection)) else { return };
+            noticed |= said != expected;
+            if noticed {
+                break;
+            }
+        }
+        assert!(noticed, "the test does not notice the lack of {protection:?}");
     }
 }
