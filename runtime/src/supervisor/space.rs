@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use ub_translator::Predictions;
-use ub_translator::fragment::{ExitKind, Parts};
+use ub_translator::fragment::{Exit, ExitKind, Parts};
 
 use super::code::CodeCache;
 use super::pipeline::Reach;
@@ -188,6 +188,7 @@ impl AddressSpace {
         // Straight on from where programs were seen to go.
         if reach == Reach::Near && self.predicted.executed.len() < EXECUTED {
             self.predicted.executed.extend(parts.map.iter().map(|(address, _)| *address));
+            self.predicted.executed.extend(stops(parts));
         }
         let installed = Installed {
             parts: parts.clone(),
@@ -345,6 +346,14 @@ fn leads_on(parts: &Parts) -> bool {
     parts.exits.iter().any(|exit| matches!(exit.kind, ExitKind::Branch | ExitKind::Indirect))
 }
 
+/// The instructions that end the ways through the fragment of `parts` and are
+/// not translated. Left out like what is not run, they would need a fragment of
+/// their own, and a link to it on each way to a system call.
+fn stops(parts: &Parts) -> impl Iterator<Item = u64> {
+    let stop = |exit: &&Exit| matches!(exit.kind, ExitKind::Syscall | ExitKind::Unsupported);
+    parts.exits.iter().filter(stop).map(|exit| exit.user_ip)
+}
+
 /// Where direct branches leave the fragment of `parts`.
 fn direct_exits(parts: &Parts) -> impl Iterator<Item = u64> {
     parts.exits.iter().filter(|exit| exit.kind == ExitKind::Branch).map(|exit| exit.user_ip)
@@ -352,7 +361,7 @@ fn direct_exits(parts: &Parts) -> impl Iterator<Item = u64> {
 
 #[cfg(test)]
 mod tests {
-    use ub_translator::fragment::{Exit, Unsupported};
+    use ub_translator::fragment::Unsupported;
 
     use super::*;
 
@@ -417,6 +426,17 @@ mod tests {
         space.learn(0x10, 6);
         assert!(space.unpredicting(0x10, 6, 4 * HOT_EDGE - 1).is_empty());
         assert_eq!(space.unpredicting(0x10, 6, 4 * HOT_EDGE), [(1, 1)]);
+    }
+
+    #[test]
+    fn a_fragment_with_much_code_leads_up_to_the_next_call() {
+        let mut space = AddressSpace::default();
+        let mut look = parts(1, &[(1, 9)], 0x10);
+        look.map = vec![(1, 0), (4, 8)];
+        look.exits.push(Exit { user_ip: 7, kind: ExitKind::Syscall, reason: Unsupported::None });
+        look.exits.push(Exit { user_ip: 0x20, kind: ExitKind::Branch, reason: Unsupported::None });
+        space.installed(&look, Reach::Near);
+        assert_eq!(space.predicted.executed, HashSet::from([1, 4, 7]));
     }
 
     #[test]
