@@ -47,6 +47,20 @@ pub(crate) struct Item {
     pub landing: Option<Label>,
 }
 
+impl Item {
+    /// Instructions that executing it takes, repetitions counted.
+    fn work(&self) -> u32 {
+        match &self.operation {
+            Operation::Plain(instruction)
+                if instruction.has_rep_prefix() || instruction.has_repne_prefix() =>
+            {
+                REP_LIMIT.unsigned_abs()
+            }
+            _ => 1,
+        }
+    }
+}
+
 /// Collects instructions; [`assemble`](crate::assemble::assemble) turns them
 /// into bytes.
 #[derive(Debug)]
@@ -129,19 +143,44 @@ impl Emitter {
         self.sections[self.current as usize].push(Item { operation, landing });
     }
 
-    /// Instructions that executing everything once takes, repetitions counted.
-    pub(crate) fn work(&self) -> u32 {
+    /// Whether some path from the entry or a poll to the next poll, or out, may
+    /// have more than `limit` instructions, repetitions counted.
+    pub(crate) fn exceeds(&self, limit: u32) -> bool {
+        // A path cannot be longer than all of it: mostly no need to look for
+        // the longest.
+        let all: u32 = self.sections.iter().flatten().map(Item::work).sum();
+        all > limit && self.longest_path() > limit
+    }
+
+    /// The most instructions of such a path. Jumps backward end a poll, so what
+    /// is left has no loops.
+    fn longest_path(&self) -> u32 {
+        let mut starts = [0; SECTIONS];
+        let mut count = 0;
+        for (start, items) in starts.iter_mut().zip(&self.sections) {
+            *start = count;
+            count += items.len();
+        }
+        // Of what is behind each item, from the last to the first.
+        let mut behind = vec![0_u32; count + 1];
+        let mut longest = 0;
         let items = self.sections.iter().flatten();
-        items
-            .map(|item| match &item.operation {
-                Operation::Plain(instruction)
-                    if instruction.has_rep_prefix() || instruction.has_repne_prefix() =>
-                {
-                    REP_LIMIT.unsigned_abs()
-                }
-                _ => 1,
-            })
-            .sum()
+        for (at, item) in (0..count).rev().zip(items.rev()) {
+            let there = |label: Label| {
+                let place = self.place_of(label);
+                let target = place.map_or(0, |(section, index)| starts[section as usize] + index);
+                if target > at { behind[target] } else { 0 }
+            };
+            let onward = match item.operation {
+                Operation::Plain(_) => behind[at + 1],
+                Operation::Branch(Branch::Always, target) => there(target),
+                Operation::Branch(_, target) => there(target).max(behind[at + 1]),
+                Operation::Leave => 0,
+            };
+            behind[at] = onward.max(item.landing.map_or(0, there)) + item.work();
+            longest = longest.max(behind[at]);
+        }
+        longest
     }
 
     /// The section and index in it that `label` is bound to.
@@ -200,5 +239,53 @@ impl Emitter {
 
     pub(crate) fn bit_set63(&mut self, register: Register) {
         self.push(Instruction::with2(Code::Bts_rm64_imm8, register, 63).expect("bts"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_path_is_that_between_polls() {
+        let mut emit = Emitter::new(16);
+        let mov = |emit: &mut Emitter, count: usize| {
+            for _ in 0..count {
+                emit.mov(Register::RAX, Register::RCX);
+            }
+        };
+        let top = emit.here();
+        let (aside, landing) = (emit.label(), emit.label());
+        mov(&mut emit, 3);
+        emit.branch(Code::Jne_rel32_64, aside);
+        mov(&mut emit, 5);
+        emit.leave();
+        emit.select(Section::Polls);
+        emit.bind(aside);
+        mov(&mut emit, 2);
+        // Back: a path of its own begins there.
+        emit.jmp(top);
+        assert_eq!(emit.longest_path(), 3 + 1 + 5 + 1);
+        emit.select(Section::Undo);
+        emit.bind(landing);
+        mov(&mut emit, 20);
+        emit.leave();
+        assert_eq!(emit.longest_path(), 21);
+        emit.select(Section::Polls);
+        let fault = Instruction::with2(Code::Mov_r64_rm64, Register::RAX, memory(Register::RCX, 0));
+        emit.faulting(fault.expect("mov r,m"), landing);
+        // Behind the jump, so nothing leads there but itself.
+        assert_eq!(emit.longest_path(), 22);
+        assert!(emit.exceeds(21) && !emit.exceeds(22));
+        // All of it is 35, and no path is.
+        assert!(!emit.exceeds(30) && emit.exceeds(1));
+    }
+
+    #[test]
+    fn repetitions_count() {
+        let mut emit = Emitter::new(1);
+        let copy = Instruction::with_rep_movsb(64).expect("rep movsb");
+        emit.push(copy);
+        assert_eq!(emit.longest_path(), REP_LIMIT.unsigned_abs());
     }
 }

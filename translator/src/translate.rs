@@ -155,9 +155,8 @@ pub fn translate_predicted(
         if sources.len() > options.max_sources {
             sources = joined_on_pages(sources);
         }
-        // A path cannot be longer than all of it: no need to look for the longest.
         if assembled.code.len() > options.max_code_bytes
-            || emitter.work() > WORK_LIMIT
+            || emitter.exceeds(WORK_LIMIT)
             || sources.len() > options.max_sources
             || exits.len().max(assembled.fixups.len()) > options.max_exits
         {
