@@ -158,6 +158,10 @@ struct Context {
     depth: u32,
     /// No other context runs this function.
     sole: bool,
+    /// Calls a function that is not copied, itself or further down. That returns
+    /// to the first of the contexts that call it from the same place, so returns
+    /// may come here that belong to other contexts of the same function.
+    mixed: bool,
     /// Where it returns to: address and context, most likely first.
     sites: Vec<(u64, u32)>,
 }
@@ -196,6 +200,7 @@ pub(crate) fn build(region: &Region, steps: &Steps, budget: usize) -> Graph {
             callee: region.entry,
             depth: 0,
             sole: true,
+            mixed: false,
             sites: vec![],
         }],
         shared: AddressMap::default(),
@@ -206,7 +211,7 @@ pub(crate) fn build(region: &Region, steps: &Steps, budget: usize) -> Graph {
     while let Some((id, key)) = builder.queue.pop() {
         builder.fill(id, key);
     }
-    builder.link_shared_returns();
+    builder.link_returns();
     Graph { blocks: builder.blocks }
 }
 
@@ -293,7 +298,14 @@ impl Builder<'_, '_> {
         }
         let Context { depth, sole, .. } = self.contexts[context as usize];
         let sites = vec![(site, context)];
-        let mut new = Context { parent: None, callee: to, depth: depth + 1, sole: false, sites };
+        let mut new = Context {
+            parent: None,
+            callee: to,
+            depth: depth + 1,
+            sole: false,
+            mixed: false,
+            sites,
+        };
         let recursive = depth == MAX_NESTING || self.is_active(to, context);
         new.sole = sole && !recursive && self.region.calls_of(to) == 1;
         let callee = if new.sole || (!recursive && self.is_worth(to)) {
@@ -301,18 +313,32 @@ impl Builder<'_, '_> {
             self.contexts.push(new);
             self.contexts.len() as u32 - 1
         } else if let Some(&shared) = self.shared.get(&to) {
+            self.mix(context);
             let sites = &mut self.contexts[shared as usize].sites;
             if !sites.contains(&(site, context)) {
                 sites.push((site, context));
             }
             shared
         } else {
+            self.mix(context);
             self.contexts.push(new);
             let shared = self.contexts.len() as u32 - 1;
             self.shared.insert(to, shared);
             shared
         };
         self.target(to, callee)
+    }
+
+    /// A function that is not copied is called in `context`.
+    fn mix(&mut self, context: u32) {
+        let mut at = Some(context);
+        while let Some(context) = at {
+            let context = &mut self.contexts[context as usize];
+            if std::mem::replace(&mut context.mixed, true) {
+                return;
+            }
+            at = context.parent;
+        }
     }
 
     /// Whether `callee` is running already in `context` or around it.
@@ -396,59 +422,81 @@ impl Builder<'_, '_> {
         targets
     }
 
-    /// Gives the returns of shared functions their sites, when all are known.
-    /// Sites are new blocks themselves, with calls that add more.
-    fn link_shared_returns(&mut self) {
-        let mut linked = vec![0; self.contexts.len()];
+    /// Gives the returns of functions that are not copied, or call such ones,
+    /// the sites of all their calls. Sites are new blocks themselves, with calls
+    /// that add more.
+    fn link_returns(&mut self) {
         loop {
-            let mut news = false;
-            for context in 0..self.contexts.len() as u32 {
-                linked.resize(self.contexts.len(), 0);
-                let known = &self.contexts[context as usize];
-                if known.parent.is_some() || known.sites.len() == linked[context as usize] {
-                    continue;
-                }
-                let sites: Vec<Key> = known.sites.iter().copied().take(MAX_TARGETS).collect();
-                linked[context as usize] = known.sites.len();
-                news = true;
-                for (site, caller) in sites {
-                    self.target(site, caller);
-                }
-                while let Some((id, key)) = self.queue.pop() {
-                    self.fill(id, key);
-                }
+            let (blocks, calls) = (self.blocks.len(), self.calls());
+            let sites = self.sites_by_callee();
+            for (id, context) in self.open_returns() {
+                let targets = self.all_returns(id, context, &sites);
+                self.blocks[id.index()].end = End::Return(targets);
             }
-            if !news {
-                break;
+            while let Some((id, key)) = self.queue.pop() {
+                self.fill(id, key);
+            }
+            if (self.blocks.len(), self.calls()) == (blocks, calls) {
+                return;
             }
         }
-        let returns: Vec<(BlockId, u32)> = self
-            .known
-            .iter()
-            .filter(|((_, context), id)| {
-                let context = &self.contexts[*context as usize];
-                context.parent.is_none()
-                    && !context.sites.is_empty()
-                    && matches!(self.blocks[id.index()].end, End::Return(_))
-            })
-            .map(|((_, context), &id)| (id, *context))
-            .collect();
-        for (id, context) in returns {
-            let sites = self.contexts[context as usize].sites.clone();
-            let targets: Vec<Target> = sites
-                .iter()
-                .take(MAX_TARGETS)
-                .map(|&(site, caller)| self.target(site, caller))
-                .filter(|target| target.block.is_some())
-                .collect();
-            let End::Return(known) = &mut self.blocks[id.index()].end else { continue };
-            for target in targets {
-                if !known.iter().any(|other| other.address == target.address) {
-                    known.push(target);
+    }
+
+    /// How many calls are known.
+    fn calls(&self) -> usize {
+        self.contexts.iter().map(|context| context.sites.len()).sum()
+    }
+
+    /// Where calls of each function return to, each address once.
+    fn sites_by_callee(&self) -> AddressMap<Vec<Key>> {
+        let mut sites: AddressMap<Vec<Key>> = AddressMap::default();
+        for context in &self.contexts {
+            let known = sites.entry(context.callee).or_default();
+            for &site in &context.sites {
+                if !known.iter().any(|other| other.0 == site.0) {
+                    known.push(site);
                 }
             }
-            known.truncate(MAX_TARGETS);
         }
-        debug_assert!(self.queue.is_empty(), "sites beyond the ones compared with");
+        sites
+    }
+
+    /// The blocks that end in a return and may be reached from several calls,
+    /// with their contexts.
+    fn open_returns(&self) -> Vec<(BlockId, u32)> {
+        let is_open = |&(&(_, context), id): &(&Key, &BlockId)| {
+            let known = &self.contexts[context as usize];
+            (known.parent.is_none() || known.mixed)
+                && !known.sites.is_empty()
+                && matches!(self.blocks[id.index()].end, End::Return(_))
+        };
+        let mut open: Vec<(BlockId, u32)> =
+            self.known.iter().filter(is_open).map(|(&(_, context), &id)| (id, context)).collect();
+        open.sort_unstable();
+        open
+    }
+
+    /// Where the return of block `id` leads in `context`: of a copy its own call
+    /// first, then what was seen there, then the other calls.
+    fn all_returns(
+        &mut self,
+        id: BlockId,
+        context: u32,
+        sites: &AddressMap<Vec<Key>>,
+    ) -> Vec<Target> {
+        let known = &self.contexts[context as usize];
+        let all = sites.get(&known.callee).map_or(&[][..], Vec::as_slice);
+        let own = if known.parent.is_some() { known.sites.clone() } else { Vec::new() };
+        let ip = self.blocks[id.index()].terminator.map(|number| self.steps.address(number));
+        let seen = ip.map_or(&[][..], |ip| self.region.predicted(ip));
+        let seen = seen.iter().filter_map(|&to| all.iter().find(|site| site.0 == to));
+        let mut chosen: Vec<Key> = Vec::with_capacity(MAX_TARGETS);
+        for &site in own.iter().chain(seen).chain(all) {
+            if chosen.len() < MAX_TARGETS && !chosen.iter().any(|other| other.0 == site.0) {
+                chosen.push(site);
+            }
+        }
+        let targets = chosen.into_iter().map(|(site, caller)| self.target(site, caller));
+        targets.filter(|target| target.block.is_some()).collect()
     }
 }

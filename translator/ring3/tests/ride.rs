@@ -12,9 +12,21 @@ use ub_translator::{CpuFeatures, Options, SliceSource, translate};
 /// Where no fragment is: a canonical address without a mapping.
 const OUTSIDE: u64 = 0x1000;
 
-/// Assembles at the start of the guest's code and translates from each of
-/// the instructions `entries` (by number).
+/// Assembles at the start of the guest's code and translates each of the
+/// instructions `entries` (by number).
 fn fragments(
+    memory: &mut GuestMemory,
+    entries: &[usize],
+    assemble: impl FnOnce(&mut CodeAssembler),
+) -> Vec<Rc<Loaded>> {
+    let mut options = Options::new(CpuFeatures::host());
+    options.max_instructions = 1;
+    fragments_with(&options, memory, entries, assemble)
+}
+
+/// As [`fragments`], of as many instructions as `options` allow.
+fn fragments_with(
+    options: &Options,
     memory: &mut GuestMemory,
     entries: &[usize],
     assemble: impl FnOnce(&mut CodeAssembler),
@@ -26,14 +38,12 @@ fn fragments(
     memory.write_code(0, &code).unwrap();
     let addresses: Vec<u64> =
         iced_x86::Decoder::with_ip(64, &code, base, 0).iter().map(|i| i.ip()).collect();
-    let mut options = Options::new(CpuFeatures::host());
-    options.max_instructions = 1;
     let policy = Policy::new(Features::host());
     entries
         .iter()
         .map(|&entry| {
             let mut source = SliceSource { address: base, bytes: &code };
-            let fragment = translate(addresses[entry], &mut source, &options).unwrap();
+            let fragment = translate(addresses[entry], &mut source, options).unwrap();
             Rc::new(Loaded::new(&verify(fragment, &policy).unwrap()).unwrap())
         })
         .collect()
@@ -77,6 +87,40 @@ fn registers_vectors_and_stack_pass_from_fragment_to_fragment() {
     expected.gpr[gpr::R15] = u64::MAX; // the carry of the addition
     expected.gpr[gpr::R14] = OUTSIDE;
     assert_eq!(after.differences(&expected, 0), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_called_by_copies_returns_to_each_of_them() {
+    // As many as a return is compared with.
+    const CALLS: u64 = 16;
+    let mut memory = GuestMemory::new().unwrap();
+    let options = Options::new(CpuFeatures::host());
+    let loaded = fragments_with(&options, &mut memory, &[0], |a| {
+        let (mut small, mut large) = (a.create_label(), a.create_label());
+        for _ in 0..CALLS {
+            a.call(small).unwrap();
+        }
+        a.syscall().unwrap();
+        // Copied to each call of it.
+        a.set_label(&mut small).unwrap();
+        a.call(large).unwrap();
+        a.inc(rcx).unwrap();
+        a.ret().unwrap();
+        // Too large for that.
+        a.set_label(&mut large).unwrap();
+        for _ in 0..50 {
+            a.inc(rbx).unwrap();
+        }
+        a.ret().unwrap();
+    });
+    let mut runner = Runner::new().unwrap();
+    let mut state = state(&memory);
+    state.gpr[gpr::RBX] = 0;
+    state.gpr[gpr::RCX] = 0;
+    // SAFETY: verified, and only the guest's stack is used.
+    let left = unsafe { runner.enter(&loaded[0], &mut state) }.unwrap();
+    assert_eq!(left.exit.kind, ExitKind::Syscall);
+    assert_eq!((state.gpr[gpr::RBX], state.gpr[gpr::RCX]), (50 * CALLS, CALLS));
 }
 
 #[test]
