@@ -13,7 +13,7 @@
 struct ub_session;
 struct ub_space;
 
-#define UB_MAX_CODE_BYTES	(64u << 10)
+#define UB_MAX_CODE_BYTES	(128u << 10)
 #define UB_MAX_EXITS		4096u
 #define UB_MAX_FIXUPS		4096u
 #define UB_MAX_SOURCES		256u

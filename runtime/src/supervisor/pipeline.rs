@@ -44,12 +44,14 @@ impl Reach {
 /// They count as run from then on. Where a branch in them is always taken,
 /// those behind it are not.
 const NEAR: usize = 32;
-/// Most user instructions of a fragment otherwise. Between two of redis's
-/// system calls about two thousand different ones are run, and going on from
-/// one fragment to another takes some sixty instructions (`make bench-regions`).
-const FAR: usize = 2048;
-/// Most bytes of a fragment's code, if the module allows it.
-const CODE_BYTES: usize = 64 << 10;
+/// Most user instructions of a fragment otherwise. Between two system calls up to
+/// three thousand different ones are run by redis and nginx, and going on from
+/// one fragment to another takes some forty instructions. Larger fragments do
+/// not take more translations: fewer are needed (`make bench-regions`).
+const FAR: usize = 4096;
+/// Most bytes of a fragment's code, if the module allows it: what so many
+/// instructions take and a third more.
+const CODE_BYTES: usize = 128 << 10;
 
 /// `mov rax,[rbx]; add rax,1; syscall`
 const SAMPLE: &[u8] = &[0x48, 0x8b, 0x03, 0x48, 0x83, 0xc0, 0x01, 0x0f, 0x05];
