@@ -213,8 +213,13 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 }
             }
             Some(ReportKind::Linked) => {
-                if self.space(btc).learn_link(report.from, report.address) {
-                    self.rebuilds.ask_for_more(btc, report.address, report.pid, Instant::now());
+                let now = Instant::now();
+                let linked = self.space(btc).learn_link(report.from, report.address);
+                if linked.more {
+                    self.rebuilds.ask_for_more(btc, report.address, report.pid, now);
+                }
+                if let Some(before) = linked.rebuild {
+                    self.rebuilds.ask(btc, report.from, report.pid, before, now);
                 }
             }
             Some(ReportKind::Guard) => self.guarded(btc, report.address, report.pid),
@@ -412,7 +417,11 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             Ok(()) => {
                 let now = Instant::now();
                 if space.installed(parts, reach) {
-                    self.rebuilds.ask_for_more(btc, address, pid, now);
+                    if space.is_gap(address) {
+                        self.rebuilds.ask(btc, address, pid, 0, now);
+                    } else {
+                        self.rebuilds.ask_for_more(btc, address, pid, now);
+                    }
                 }
                 if let Some(judging) = &mut self.judging {
                     judging.installed(btc, address, now);

@@ -6,6 +6,7 @@
 //! until no more is learned about it for a while, the longer the more often it
 //! was translated before.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ use crate::kernel::Btc;
 /// How long nothing new must have been learned about an entry that was
 /// translated once. Doubled for each further time.
 const QUIET: Duration = Duration::from_millis(100);
+/// The same of an entry that fragments with much code go on to. Longer: what is
+/// learned meanwhile mostly makes it part of those.
+const QUIET_WAY_ON: Duration = Duration::from_millis(300);
 /// As many times as this an entry may be put off by new targets.
 const PATIENCE: u32 = 5;
 
@@ -61,7 +65,7 @@ impl Rebuilds {
 
     /// Fragments with much code go on at `entry`.
     pub(super) fn ask_for_more(&mut self, btc: Btc, entry: u64, pid: u32, now: Instant) {
-        self.wait(Due { btc, entry, pid, why: Why::WayOn }, QUIET, now);
+        self.wait(Due { btc, entry, pid, why: Why::WayOn }, QUIET_WAY_ON, now);
     }
 
     fn wait(&mut self, due: Due, quiet: Duration, now: Instant) {
@@ -90,9 +94,11 @@ impl Rebuilds {
         self.waiting.values().map(|waiting| waiting.due).min()
     }
 
-    /// Takes an entry that is due at `now`.
+    /// Takes an entry that is due at `now`: what others go on to last, as
+    /// translating those may make it part of them; then by time.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
-        let (key, _) = self.waiting.iter().find(|(_, waiting)| waiting.due <= now)?;
+        let due = self.waiting.iter().filter(|(_, waiting)| waiting.due <= now);
+        let (key, _) = due.max_by_key(|(_, waiting)| (waiting.why, Reverse(waiting.due)))?;
         let (btc, entry) = *key;
         let waiting = self.waiting.remove(&(btc, entry))?;
         Some(Due { btc, entry, pid: waiting.pid, why: waiting.why })
@@ -111,11 +117,23 @@ mod tests {
         let mut rebuilds = Rebuilds::default();
         rebuilds.ask_for_more(Btc(1), 7, 41, start);
         let way_on = Due { why: Why::WayOn, ..LEARNED };
-        assert_eq!(rebuilds.take_due(start + QUIET), Some(way_on));
+        assert_eq!(rebuilds.take_due(start + QUIET), None);
+        assert_eq!(rebuilds.take_due(start + QUIET_WAY_ON), Some(way_on));
         rebuilds.ask_for_more(Btc(1), 7, 41, start);
         rebuilds.ask(Btc(1), 7, 41, 0, start);
         rebuilds.ask_for_more(Btc(1), 7, 41, start);
-        assert_eq!(rebuilds.take_due(start + 2 * QUIET), Some(LEARNED));
+        assert_eq!(rebuilds.take_due(start + QUIET_WAY_ON), Some(LEARNED));
+    }
+
+    #[test]
+    fn what_others_go_on_to_comes_last() {
+        let start = Instant::now();
+        let mut rebuilds = Rebuilds::default();
+        rebuilds.ask_for_more(Btc(1), 1, 41, start);
+        rebuilds.ask(Btc(1), 7, 41, 1, start);
+        rebuilds.ask(Btc(1), 8, 41, 0, start);
+        let mut take = || rebuilds.take_due(start + 10 * QUIET).map(|due| due.entry);
+        assert_eq!([take(), take(), take(), take()], [Some(8), Some(7), Some(1), None]);
     }
 
     #[test]

@@ -73,6 +73,18 @@ struct Installed {
     rebuilds: u32,
 }
 
+/// What is worth a translation, now that riders go on from one fragment to
+/// another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Linked {
+    /// The fragment that they go on to: it is worth more code than it has.
+    pub(super) more: bool,
+    /// The one that they leave, as it does not predict an indirect branch that
+    /// leads there: how often it was translated again before. Linked branches are
+    /// not counted any more, so this is the last to be heard of them.
+    pub(super) rebuild: Option<u32>,
+}
+
 /// What to do about a reported address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
@@ -100,14 +112,25 @@ impl AddressSpace {
         }
     }
 
+    /// Whether gaps begin at `entry`.
+    pub(super) fn is_gap(&self, entry: u64) -> bool {
+        self.gaps.contains(&entry)
+    }
+
     /// Remembers that riders go on from the fragment at `from` to that at `to`.
-    /// True if the latter is worth more code than it has.
-    pub(super) fn learn_link(&mut self, from: u64, to: u64) -> bool {
-        match self.installed.get_mut(&from) {
-            Some(known) if known.reach == Reach::Far => known.ways_on.insert(to),
-            _ => return false,
+    pub(super) fn learn_link(&mut self, from: u64, to: u64) -> Linked {
+        let Some(known) = self.installed.get_mut(&from).filter(|known| known.reach == Reach::Far)
+        else {
+            return Linked::default();
         };
-        self.may_have_more(to)
+        known.ways_on.insert(to);
+        let targets = &self.predicted.targets;
+        let is_news = |(site, known): (&u64, &Vec<u64>)| {
+            !known.contains(&to) && targets.get(site).is_some_and(|targets| targets.contains(&to))
+        };
+        let rebuild = known.rebuilds < REBUILDS && known.sites.iter().any(is_news);
+        let rebuild = rebuild.then_some(known.rebuilds);
+        Linked { more: self.may_have_more(to), rebuild }
     }
 
     /// Remembers that what a fragment assumes of the instruction at `address`
@@ -476,13 +499,13 @@ mod tests {
         assert_eq!((space.reach(0x10), space.is_worth_more(0x10)), (Reach::Far, true));
         // Gone to from one with little code: that may become part of another.
         space.installed(&look(0x20, &[0x40]), Reach::Near);
-        assert!(!space.learn_link(0x10, 0x20));
+        assert!(!space.learn_link(0x10, 0x20).more);
         assert!(!space.installed(&cut(0x10, &[0x20, 0x30]), Reach::Far));
-        assert!(space.learn_link(0x10, 0x20));
+        assert!(space.learn_link(0x10, 0x20).more);
         assert_eq!((space.reach(0x20), space.reach(0x30)), (Reach::Far, Reach::Near));
         // All there is.
         space.installed(&cut(0x50, &[]), Reach::Near);
-        assert!(!space.learn_link(0x10, 0x50));
+        assert!(!space.learn_link(0x10, 0x50).more);
     }
 
     #[test]
@@ -491,10 +514,35 @@ mod tests {
         space.learn_gap(0x10);
         space.installed(&look(0x20, &[0x40]), Reach::Near);
         space.installed(&cut(0x10, &[0x20]), Reach::Far);
-        assert!(space.learn_link(0x10, 0x20));
+        assert!(space.learn_link(0x10, 0x20).more);
         assert!(space.is_worth_more(0x20));
         space.installed(&cut(0x10, &[0x40]), Reach::Far);
         assert!(!space.is_worth_more(0x20));
+    }
+
+    #[test]
+    fn an_indirect_branch_that_is_linked_is_predicted() {
+        let mut space = AddressSpace::default();
+        space.learn(0x18, 0x40);
+        space.installed(&parts(0x10, &[(0x10, 0x20)], 0x18), Reach::Far);
+        // Predicted, or not known to come from an indirect branch of this fragment.
+        assert_eq!(space.learn_link(0x10, 0x40).rebuild, None);
+        space.learn(0x28, 0x50);
+        assert_eq!(space.learn_link(0x10, 0x50).rebuild, None);
+        space.learn(0x18, 0x50);
+        assert_eq!(space.learn_link(0x10, 0x50).rebuild, Some(0));
+        space.installed(&parts(0x10, &[(0x10, 0x20)], 0x18), Reach::Far);
+        assert_eq!(space.learn_link(0x10, 0x50).rebuild, None);
+        for target in 0x60.. {
+            space.learn(0x18, target);
+            let Some(before) = space.learn_link(0x10, target).rebuild else { break };
+            assert!(before < REBUILDS);
+            space.installed(&parts(0x10, &[(0x10, 0x20)], 0x18), Reach::Far);
+        }
+        // One with little code shows what is run.
+        space.installed(&parts(0x20, &[(0x20, 0x30)], 0x28), Reach::Near);
+        space.learn(0x28, 0x60);
+        assert_eq!(space.learn_link(0x20, 0x60), Linked::default());
     }
 
     #[test]
