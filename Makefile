@@ -143,8 +143,8 @@ bench: ## micro-benchmarks of the translator and of translated code, on this CPU
 bench-code: deps ## translated against native code on this CPU, kernel by kernel
 	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench kernels
 
-bench-regions: deps ## how the code of a running redis-server comes to be cut into fragments
-	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench regions
+bench-regions: deps ## how the code of running servers comes to be cut into fragments
+	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench regions -- $(ARGS)
 
 bench-translate: deps ## how long translation and verification take on this CPU
 	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench translation

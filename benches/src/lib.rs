@@ -8,7 +8,8 @@
 //! * `make bench-translate` (`benches/translation.rs`): the cost of translating
 //!   and verifying the functions of the C library and of redis-server.
 //! * `make bench-regions` (`benches/regions.rs`): into which fragments the code of
-//!   redis-server comes to be cut, from what it runs under load.
+//!   redis-server, nginx and a loop of null calls comes to be cut, from what they
+//!   run, and why riders go from one to another. `ARGS=nginx` for one of them.
 //! * `benches/syscall.rs`: the system call that a ride saves.
 //!
 //! `make bench` runs all of them.

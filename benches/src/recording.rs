@@ -2,8 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::Path;
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +13,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 /// Steps before anything is recorded: what the attaching disturbed.
 const PASSED_OVER: usize = 20_000;
+/// How long a program runs before it is recorded.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Room for one answer of a server.
+const ANSWER_BYTES: usize = 64 << 10;
 /// How long a server may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A redis-server under load; killed when dropped.
+/// A running program, perhaps a server under load; killed when dropped.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -25,31 +28,47 @@ pub struct Server {
     stop: Arc<AtomicBool>,
 }
 
+/// What is asked of a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Load<'a> {
+    /// Where it listens on the loopback interface.
+    pub port: u16,
+    /// How many clients there are.
+    pub connections: usize,
+    /// What each of them sends again and again.
+    pub request: &'a [u8],
+}
+
 impl Server {
-    /// Starts `program` on `port` with `connections` clients, each of which
-    /// sends `request` again and again.
+    /// Starts `program`, which makes its system calls on its own.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(program: &mut Command) -> Result<Self> {
+        let child = program.stdout(Stdio::null()).spawn();
+        let child = child.with_context(|| format!("starting {:?}", program.get_program()))?;
+        let server = Self { child, clients: Vec::new(), stop: Arc::default() };
+        thread::sleep(WARM_UP);
+        Ok(server)
+    }
+
+    /// Starts `program`, a server, and puts `load` on it.
     ///
     /// # Errors
     /// If it cannot be started or does not answer.
-    pub fn start(program: &Path, port: u16, connections: usize, request: &[u8]) -> Result<Self> {
-        let child = Command::new(program)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            // Stepping is slow: its clockwork would be most of what is recorded.
-            .args(["--save", "", "--appendonly", "no", "--hz", "1"])
-            .stdout(Stdio::null())
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let mut server = Self { child, clients: Vec::new(), stop: Arc::default() };
+    pub fn start_loaded(program: &mut Command, load: &Load<'_>) -> Result<Self> {
+        let mut server = Self::start(program)?;
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            ensure!(Instant::now() < deadline, "{} does not answer", program.display());
+        let address = (Ipv4Addr::LOCALHOST, load.port);
+        while TcpStream::connect(address).is_err() {
+            ensure!(Instant::now() < deadline, "{:?} does not answer", program.get_program());
             thread::sleep(Duration::from_millis(20));
         }
-        for _ in 0..connections {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).context("connecting")?;
-            let (stop, request) = (Arc::clone(&server.stop), request.to_vec());
+        for _ in 0..load.connections {
+            let mut stream = TcpStream::connect(address).context("connecting")?;
+            let (stop, request) = (Arc::clone(&server.stop), load.request.to_vec());
             server.clients.push(thread::spawn(move || {
-                let mut answer = [0; 4096];
+                let mut answer = vec![0; ANSWER_BYTES];
                 while !stop.load(Ordering::Relaxed) {
                     if stream.write_all(&request).is_err() || stream.read(&mut answer).is_err() {
                         return;
@@ -57,7 +76,7 @@ impl Server {
                 }
             }));
         }
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(WARM_UP);
         Ok(server)
     }
 

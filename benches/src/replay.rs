@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -38,7 +39,7 @@ const LINK_AFTER_DIRECT: u32 = 4;
 const INSTRUCTION_BYTES: usize = 15;
 
 /// What happened when the recorded instructions passed once.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub struct Pass {
     /// System calls.
     pub calls: u64,
@@ -52,6 +53,70 @@ pub struct Pass {
     pub links: u64,
     /// Times that the next fragment was looked up.
     pub lookups: u64,
+    /// Where fragments were left for others, and how often.
+    pub ways: BTreeMap<Way, u64>,
+    /// Instructions that are not translated and where rides ended, and how often.
+    pub ends: BTreeMap<u64, u64>,
+}
+
+/// From one fragment to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Way {
+    /// The entry of the fragment that is left.
+    pub fragment: u64,
+    /// The instruction that leads out of it.
+    pub site: u64,
+    /// Where that leads.
+    pub target: u64,
+    /// Why it leads out.
+    pub because: Because,
+}
+
+/// Why control goes from one fragment to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Because {
+    /// The target, of a direct branch, is not part of the fragment.
+    LeftOut,
+    /// The same of an indirect jump.
+    JumpLeftOut,
+    /// The same of an indirect call.
+    CallLeftOut,
+    /// The same of a return.
+    ReturnLeftOut,
+    /// It is part of it, but an indirect jump is not compared with it.
+    JumpUnpredicted,
+    /// The same of an indirect call.
+    CallUnpredicted,
+    /// The same of a return.
+    ReturnUnpredicted,
+}
+
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LeftOut => "the target is left out",
+            Self::JumpLeftOut => "the target of an indirect jump is left out",
+            Self::CallLeftOut => "the target of an indirect call is left out",
+            Self::ReturnLeftOut => "where it returns to is left out",
+            Self::JumpUnpredicted => "an indirect jump is not predicted",
+            Self::CallUnpredicted => "an indirect call is not predicted",
+            Self::ReturnUnpredicted => "a return is not predicted",
+        })
+    }
+}
+
+impl Because {
+    fn of(kind: Kind, there: bool) -> Self {
+        match (kind, there) {
+            (Kind::Plain | Kind::Call | Kind::Syscall, _) => Self::LeftOut,
+            (Kind::IndirectJump, false) => Self::JumpLeftOut,
+            (Kind::IndirectCall, false) => Self::CallLeftOut,
+            (Kind::Return, false) => Self::ReturnLeftOut,
+            (Kind::IndirectJump, true) => Self::JumpUnpredicted,
+            (Kind::IndirectCall, true) => Self::CallUnpredicted,
+            (Kind::Return, true) => Self::ReturnUnpredicted,
+        }
+    }
 }
 
 /// How control leaves an instruction.
@@ -68,11 +133,20 @@ enum Kind {
 /// Targets of indirect branches by the branch, as in [`Predictions::targets`].
 type Targets = BTreeMap<u64, Vec<u64>>;
 
+/// What the supervisor asked of a translation.
+#[derive(Debug, Clone)]
+struct Asked {
+    targets: Rc<Targets>,
+    reach: Reach,
+}
+
 /// What is installed for one entry.
 #[derive(Debug)]
 struct Installed {
     instructions: HashSet<u64>,
     targets: Rc<Targets>,
+    reach: Reach,
+    code_bytes: usize,
     direct_exits: HashSet<u64>,
     calls: HashSet<u64>,
     /// Where exits are linked to, by target, or by the branch of an indirect one.
@@ -81,12 +155,16 @@ struct Installed {
 }
 
 impl Installed {
+    /// Whether the instruction at `address` is part of it.
+    fn holds(&self, address: u64) -> bool {
+        self.instructions.contains(&address) || self.calls.contains(&address)
+    }
+
     /// Whether control stays inside when it goes from `site` to `next`;
     /// `depth` counts the calls in it that have not returned.
     fn contains(&self, kind: Kind, site: u64, next: u64, depth: u32) -> bool {
         let predicted = || self.targets.get(&site).is_none_or(|known| known.contains(&next));
-        let there = self.instructions.contains(&next) || self.calls.contains(&next);
-        there
+        self.holds(next)
             && match kind {
                 Kind::Plain | Kind::Syscall | Kind::Call => true,
                 Kind::Return => depth > 0 || predicted(),
@@ -107,20 +185,21 @@ struct State {
 #[derive(Debug)]
 pub struct Replay {
     memory: File,
+    mappings: String,
     executable: Vec<Range<u64>>,
     instructions: Vec<u64>,
     kinds: HashMap<u64, Kind>,
     pid: u32,
     state: RefCell<State>,
-    /// What the translation under way was told.
-    targets: Rc<RefCell<Rc<Targets>>>,
+    /// Of the translation under way.
+    asked: Rc<RefCell<Asked>>,
 }
 
 /// The translator, for a [`Replay`] that is to know what it predicted.
 #[derive(Debug)]
 pub struct Told {
     translator: Translator,
-    targets: Rc<RefCell<Rc<Targets>>>,
+    asked: Rc<RefCell<Asked>>,
 }
 
 impl Pipeline for Told {
@@ -131,7 +210,7 @@ impl Pipeline for Told {
         source: &mut dyn CodeSource,
         predicted: &Predictions,
     ) -> Result<Fragment<Verified>, Refused> {
-        *self.targets.borrow_mut() = Rc::new(predicted.targets.clone());
+        *self.asked.borrow_mut() = Asked { targets: Rc::new(predicted.targets.clone()), reach };
         self.translator.run(entry, reach, source, predicted)
     }
 }
@@ -146,20 +225,43 @@ impl Replay {
         for &address in &instructions {
             kinds.entry(address).or_insert_with(|| kind_of(&memory, address));
         }
-        let (state, targets) = (RefCell::default(), Rc::default());
-        Self { memory, executable, instructions, kinds, pid, state, targets }
+        let state = RefCell::default();
+        let asked = Asked { targets: Rc::default(), reach: Reach::Near };
+        let asked = Rc::new(RefCell::new(asked));
+        Self { memory, mappings, executable, instructions, kinds, pid, state, asked }
     }
 
     /// What translates for this kernel.
     #[must_use]
     pub fn pipeline(&self) -> Told {
-        Told { translator: Translator::default(), targets: Rc::clone(&self.targets) }
+        Told { translator: Translator::default(), asked: Rc::clone(&self.asked) }
     }
 
     /// How many different instructions were recorded.
     #[must_use]
     pub fn distinct(&self) -> usize {
         self.kinds.len()
+    }
+
+    /// The name of the mapped file that `address` is in, and the offset in it.
+    #[must_use]
+    pub fn place(&self, address: u64) -> String {
+        let place = self.mappings.lines().find_map(|line| file_offset(line, address));
+        place.unwrap_or_else(|| format!("{address:#x}"))
+    }
+
+    /// How many instructions the fragment for `entry` is made of, and how far it
+    /// was to reach.
+    #[must_use]
+    pub fn size(&self, entry: u64) -> Option<(usize, Reach)> {
+        let state = self.state.borrow();
+        state.fragments.get(&entry).map(|known| (known.instructions.len(), known.reach))
+    }
+
+    /// Bytes of code of all fragments.
+    #[must_use]
+    pub fn code_bytes(&self) -> usize {
+        self.state.borrow().fragments.values().map(|known| known.code_bytes).sum()
     }
 
     /// How many fragments there are.
@@ -204,9 +306,13 @@ impl Replay {
             let indirect = !matches!(kind, Kind::Plain | Kind::Call);
             if !indirect && !fragment.direct_exits.contains(&next) {
                 // The instruction there is not translated.
+                *pass.ends.entry(next).or_default() += 1;
                 current = None;
                 continue;
             }
+            let because = Because::of(kind, fragment.holds(next));
+            let way = Way { fragment: entry, site: address, target: next, because };
+            *pass.ways.entry(way).or_default() += 1;
             current = self.go_on(state, &mut pass, entry, (address, next), indirect);
         }
         pass
@@ -280,6 +386,15 @@ impl Replay {
     }
 }
 
+/// What [`Replay::place`] says, if `line` of `/proc/PID/maps` is about `address`.
+fn file_offset(line: &str, address: u64) -> Option<String> {
+    let range = executable_range(line).filter(|range| range.contains(&address))?;
+    let mut fields = line.split_whitespace().skip(2);
+    let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let name = fields.nth(2)?.rsplit('/').next()?;
+    Some(format!("{name}+{:#x}", address - range.start + offset))
+}
+
 /// Reads as many bytes as there are.
 fn read(memory: &File, address: u64, buffer: &mut [u8]) -> usize {
     memory.read_at(buffer, address).unwrap_or(0)
@@ -321,7 +436,9 @@ impl Kernel for Replay {
         };
         let installed = Installed {
             instructions: parts.map.iter().map(|(address, _)| *address).collect(),
-            targets: Rc::clone(&self.targets.borrow()),
+            targets: Rc::clone(&self.asked.borrow().targets),
+            reach: self.asked.borrow().reach,
+            code_bytes: parts.code.len(),
             direct_exits: exits(ExitKind::Branch),
             calls: exits(ExitKind::Syscall),
             links: HashMap::new(),
