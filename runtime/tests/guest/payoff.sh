@@ -22,7 +22,7 @@ cell cold ub run --require $never -- pace sparse 100 400
 
 # What a machine decides on which rides are measured first.
 ub doctor --measure >doctor || true
-cell machine ub run --require --report machine.json -- pace short 1000 400
+cell machine ub run --require --report machine.json -- pace short 3000 400
 # The others are decided gap by gap, also where this machine would not ride at all.
 both() { # RHYTHM WARM_MS TIMED_MS
 	cell native pace "$@"
