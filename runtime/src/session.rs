@@ -286,6 +286,10 @@ impl Supervision {
     }
 
     fn write_report(&mut self) {
+        // Nobody can ask any more either, and symbol tables take long to read.
+        if self.ended && self.report.is_none() {
+            return;
+        }
         let lull = self.lull.has_come(self.supervisor.counters().reports, Instant::now());
         let recorded = if lull || self.ended { self.record_with_names() } else { self.record() };
         let Some(path) = &self.report else { return };

@@ -16,9 +16,6 @@ use ub_vm_lab::{Job, Lab};
 const ICOUNT: u8 = 0;
 /// Least throughput in a session, as a share of the native one.
 const PROMISED: f64 = 0.98;
-/// The same of a loop of null calls in which nothing is hot, or what was hot is
-/// retired: 3 % of what is nothing but system calls.
-const IDLE_PROMISED: f64 = 0.97;
 /// Most by which a gap's saving may be measured wrongly, as a share of a native call.
 const BIAS: f64 = 0.3;
 /// A null call of a process that is not in a session: instructions that the
@@ -116,24 +113,23 @@ fn is_never_slower(machine: Machine) {
     };
     let mut failures = Vec::new();
     println!("{machine:?}, TCG with -icount: rates by instructions, emulated");
-    // Where calls are ridden, counted instructions say little: neither the switch
-    // nor what a CPU's mitigations add to it has any. So those are shown, and the
-    // others are judged.
-    for (cell, name, judged) in [
-        ("cold", "short", Some(IDLE_PROMISED)),
-        ("slowed", "short", Some(IDLE_PROMISED)),
-        ("ub", "short", None),
-        ("ub", "phases-short", None),
-        ("cold", "sparse", Some(PROMISED)),
-        ("ub", "long", Some(PROMISED)),
-        ("ub", "sparse", Some(PROMISED)),
-        ("ub", "compute", Some(PROMISED)),
-        ("ub", "phases-compute", Some(PROMISED)),
+    // Instructions are all that this clock knows: neither the switch nor what a CPU's
+    // mitigations add to it takes any, so loops of null calls lose by riding here, too,
+    // and that has to be noticed.
+    for (cell, name) in [
+        ("cold", "short"),
+        ("slowed", "short"),
+        ("ub", "short"),
+        ("ub", "phases-short"),
+        ("cold", "sparse"),
+        ("ub", "long"),
+        ("ub", "sparse"),
+        ("ub", "compute"),
+        ("ub", "phases-compute"),
     ] {
         let ratio = rate(cell, name) / rate("native", name);
-        let shown = if judged.is_some() { "" } else { ", not judged" };
-        println!("{cell:8} {name:15} {:12.0}/s, {ratio:.3} of native{shown}", rate(cell, name));
-        if judged.is_some_and(|least| ratio < least) {
+        println!("{cell:8} {name:15} {:12.0}/s, {ratio:.3} of native", rate(cell, name));
+        if ratio < PROMISED {
             failures.push(format!("{cell} {name}: {ratio:.3}"));
         }
     }
@@ -142,7 +138,7 @@ fn is_never_slower(machine: Machine) {
     let ratio = rate("machine", "short") / rate("native", "short");
     let reason = report["native_reason"].as_str();
     println!("{:8} {:15} {ratio:.3} of native, {}", "machine", "short", reason.unwrap_or("rides"));
-    if reason.is_some() && ratio < IDLE_PROMISED {
+    if reason.is_some() && ratio < PROMISED {
         failures.push(format!("left alone: {ratio:.3}"));
     }
     assert_eq!(reason.is_none(), ratio > 1.0, "{}", result(&outcome, "doctor"));
