@@ -181,7 +181,7 @@ fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> Predicted
     let instruction_ns = profile.costs.instruction_ns;
     let slower_ns = ride.slower_ns(user_ns - refill_user_ns, instruction_ns);
     let ride_ns = ride.call_ns(instruction_ns);
-    let saved_ns = switch_ns + refill_ns - ride_ns - slower_ns;
+    let saved_ns = ride.switch_ns(switch_ns) + refill_ns - ride_ns - slower_ns;
     // A ride begins after a call that it could have made as well.
     let can_ride =
         is_allowed(&gap.next) && gap.call.as_deref().is_some_and(is_allowed) && gap.resume != 0;
@@ -194,7 +194,7 @@ fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> Predicted
         bound: switch_ns / (user_ns + call_ns + switch_ns).max(1e-9),
         refill_ns,
         saved_ns,
-        rides: can_ride && saved_ns > 0.0,
+        rides: can_ride && saved_ns > 0.0 && ride.may_pay(),
     }
 }
 
@@ -319,6 +319,9 @@ impl Prediction {
             Verdict::NotBound => {
                 let waits = if self.busy_share < MOSTLY_WAITS { " It mostly waits." } else { "" };
                 format!("This program is not bound by system calls; expect nothing.{waits}")
+            }
+            Verdict::DoesNotPay if !self.ride.may_pay() => {
+                "Rides cost more than system calls on this machine; expect nothing.".to_owned()
             }
             Verdict::DoesNotPay => {
                 "Its gaps are too long for what a switch costs here; expect nothing.".to_owned()
@@ -497,6 +500,16 @@ mod tests {
         assert!(close(gap.saved_ns, 100.0 + 150.0 - 30.0 - 25.0), "{gap:?}");
         assert!(prediction.text(5).contains("Measured in rides"));
         assert!(!assumed.text(5).contains("Measured in rides"));
+    }
+
+    #[test]
+    fn where_rides_cost_more_than_calls_nothing_is_promised() {
+        let times = |ns| Times::of([ns, 2.0 * ns, 3.0 * ns]);
+        let measured = Some(Exercise { native: times(100.0), ridden: times(110.0) });
+        let gaps = vec![gap("read", "write", 1000, 10, 250)];
+        let prediction = predict(&profile(gaps, 1_000_000), RideCosts { measured, ..SOME_COST });
+        assert_eq!((prediction.gain, prediction.ridden_share), (0.0, 0.0));
+        assert!(prediction.text(5).contains("Rides cost more than system calls on this machine"));
     }
 
     #[test]

@@ -25,14 +25,14 @@ pub struct RideCosts {
 
 impl Default for RideCosts {
     /// Within a fragment: `make bench-code` on a Xeon, in the geometric mean.
-    /// Linked: the user side of redis-get, `ub-demo --user-cost`. The call:
-    /// `docs/results/in-tree.md`, a loop of null calls that rides.
+    /// Linked: the user side of redis-get, and the call: a loop of null calls that
+    /// rides, `ub-demo --user-cost`.
     fn default() -> Self {
         Self {
             translated: 1.10,
             linked: 1.6,
             fragment_instructions: 128.0,
-            call_instructions: 538.0,
+            call_instructions: 477.0,
             measured: None,
         }
     }
@@ -43,6 +43,17 @@ impl RideCosts {
     pub(super) fn call_ns(&self, instruction_ns: f64) -> f64 {
         let estimate = || self.call_instructions * instruction_ns;
         self.measured.map_or_else(estimate, |measured| measured.ridden.null_call_ns)
+    }
+
+    /// What a call costs that does nothing, in nanoseconds: where rides were
+    /// measured, as these were, or the difference would be that of two methods.
+    pub(super) fn switch_ns(&self, profiled_ns: f64) -> f64 {
+        self.measured.map_or(profiled_ns, |measured| measured.native.null_call_ns)
+    }
+
+    /// Whether any gap can be faster ridden on this machine, as far as is known.
+    pub(super) fn may_pay(&self) -> bool {
+        self.measured.is_none_or(|measured| measured.is_gain())
     }
 
     /// What calls that do something pay for the crossing besides the switch.
