@@ -181,7 +181,7 @@ fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> Predicted
     let instruction_ns = profile.costs.instruction_ns;
     let slower_ns = ride.slower_ns(user_ns - refill_user_ns, instruction_ns);
     let ride_ns = ride.call_ns(instruction_ns);
-    let saved_ns = ride.switch_ns(switch_ns) + refill_ns - ride_ns - slower_ns;
+    let saved_ns = switch_ns + refill_ns - ride_ns - slower_ns;
     // A ride begins after a call that it could have made as well.
     let can_ride =
         is_allowed(&gap.next) && gap.call.as_deref().is_some_and(is_allowed) && gap.resume != 0;

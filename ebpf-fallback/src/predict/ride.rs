@@ -45,12 +45,6 @@ impl RideCosts {
         self.measured.map_or_else(estimate, |measured| measured.ridden.null_call_ns)
     }
 
-    /// What a call costs that does nothing, in nanoseconds: where rides were
-    /// measured, as these were, or the difference would be that of two methods.
-    pub(super) fn switch_ns(&self, profiled_ns: f64) -> f64 {
-        self.measured.map_or(profiled_ns, |measured| measured.native.null_call_ns)
-    }
-
     /// Whether any gap can be faster ridden on this machine, as far as is known.
     pub(super) fn may_pay(&self) -> bool {
         self.measured.is_none_or(|measured| measured.is_gain())
