@@ -99,7 +99,8 @@ pub(crate) fn cpu_ns() -> f64 {
 }
 
 /// The value in the middle; 0 of none.
-pub(crate) fn median(values: &mut [f64]) -> f64 {
+#[must_use]
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

@@ -401,7 +401,7 @@ mod tests {
                 let help = option.and_then(|option| option.get_help()).map(ToString::to_string);
                 match (name.as_str(), value) {
                     ("log", value) => assert_eq!(value, None),
-                    ("disable" | "require" | "time_gaps", value) => {
+                    ("disable" | "require" | "ride_anyway" | "time_gaps", value) => {
                         assert_eq!(value.as_deref(), Some("false"), "{name}");
                     }
                     (_, value) => {

@@ -11,6 +11,7 @@ use nix::unistd::{ForkResult, alarm, fork};
 use serde::{Deserialize, Serialize};
 use tracing::Level;
 use ub_ebpf_fallback::costs::exercise::{Exercise, Times, Work, Workbench};
+use ub_ebpf_fallback::costs::median;
 
 use crate::abi::{ABI_VERSION, NATIVE_NEVER, SessionConfig};
 use crate::device::{Device, OpenError, Session};
@@ -155,18 +156,18 @@ fn join() -> Result<Session, NotMeasured> {
 /// times are slow, and that must not pass for a gain.
 fn time_native(bench: &Workbench, work: Work) -> io::Result<f64> {
     let start = Instant::now();
-    let mut fastest = f64::INFINITY;
+    let mut times = Vec::new();
     while start.elapsed() < SETTLED {
-        fastest = bench.time(work)?.min(fastest);
+        times.push(bench.time(work)?);
     }
-    Ok(fastest)
+    Ok(median(&mut times))
 }
 
 /// The time of `work` once it rides, and once no code is added to it any more:
 /// fragments are made anew as more is learned of what they lead to.
 fn time_ridden(bench: &Workbench, session: &Session, work: Work) -> Result<f64, NotMeasured> {
     let start = Instant::now();
-    let (mut fragments, mut since, mut fastest) = (0, start, f64::INFINITY);
+    let (mut fragments, mut since, mut times) = (0, start, Vec::new());
     loop {
         let before = session.stats()?;
         let ns = bench.time(work)?;
@@ -175,13 +176,14 @@ fn time_ridden(bench: &Workbench, session: &Session, work: Work) -> Result<f64, 
         let rides = after.ridden.saturating_sub(before.ridden) as f64 >= RIDDEN * calls as f64;
         let now = Instant::now();
         if !rides || after.fragments_installed != fragments {
-            (fragments, since, fastest) = (after.fragments_installed, now, f64::INFINITY);
+            (fragments, since) = (after.fragments_installed, now);
+            times.clear();
         }
         if rides {
-            fastest = fastest.min(ns);
+            times.push(ns);
         }
         if now - since >= SETTLED || (rides && now - start >= PATIENCE) {
-            return Ok(fastest);
+            return Ok(median(&mut times));
         }
         if now - start >= PATIENCE {
             return Err(NotMeasured::Native(work));

@@ -9,9 +9,9 @@ use std::os::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 use super::refill::{self, Refill};
-use super::{cpu_ns, null_calls, speed};
+use super::{cpu_ns, median, null_calls, speed};
 
-/// Batches of which the fastest counts: whatever else runs makes others slower.
+/// Batches of which the median counts.
 const BATCHES: usize = 15;
 /// Least share of a call's time that riding must save to be called a gain. There is
 /// next to no code between the calls that are measured, and less than this is lost
@@ -75,16 +75,16 @@ impl Workbench {
         Ok((cpu_ns() - start) / f64::from(CALLS))
     }
 
-    /// The fastest of many batches.
+    /// The median of many batches.
     ///
     /// # Errors
     /// What a call answers.
     pub fn time(&self, work: Work) -> io::Result<f64> {
-        let mut fastest = f64::INFINITY;
-        for _ in 0..BATCHES {
-            fastest = self.batch(work)?.min(fastest);
+        let mut batches = [0.0; BATCHES];
+        for batch in &mut batches {
+            *batch = self.batch(work)?;
         }
-        Ok(fastest)
+        Ok(median(&mut batches))
     }
 }
 

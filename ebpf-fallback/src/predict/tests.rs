@@ -1,0 +1,181 @@
+use super::*;
+use crate::costs::Refill;
+use crate::costs::exercise::{Exercise, Times};
+use crate::profile::tests::gap;
+
+const NO_COST: RideCosts = RideCosts {
+    translated: 1.0,
+    linked: 1.0,
+    fragment_instructions: 128.0,
+    call_instructions: 0.0,
+    measured: None,
+};
+/// 20 ns for a ride, and code that takes half as long again.
+const SOME_COST: RideCosts = RideCosts {
+    translated: 1.5,
+    linked: 1.5,
+    fragment_instructions: 128.0,
+    call_instructions: 20.0,
+    measured: None,
+};
+
+/// Costs of 100 ns for each switch; the profiler sees 150 ns of an empty
+/// gap and 50 ns of an empty call, and adds 100 ns.
+fn profile(gaps: Vec<ProfiledGap>, cpu_ns: u64) -> Profile {
+    Profile {
+        elapsed_ns: cpu_ns,
+        cpu_ns,
+        costs: Costs {
+            switch_ns: 100.0,
+            empty_gap_ns: 150.0,
+            empty_call_ns: 50.0,
+            overhead_ns: 100.0,
+            instruction_ns: 1.0,
+            copied_byte_ns: 0.0,
+            refill: Refill::default(),
+        },
+        gaps,
+        ..Profile::default()
+    }
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() < 1e-9
+}
+
+#[test]
+fn without_costs_of_its_own_a_ride_saves_every_switch() {
+    // 1000 passages: 100 ns of user time, 200 ns of call, 100 ns switch,
+    // 100 ns of profiler.
+    let prediction =
+        predict(&profile(vec![gap("read", "write", 1000, 250, 250)], 500_000), NO_COST);
+    let only = &prediction.gaps[0];
+    assert!(close(only.user_ns, 100.0) && close(only.call_ns, 200.0), "{only:?}");
+    assert!(close(only.bound, 0.25) && close(prediction.bound, 0.25), "{prediction:?}");
+    assert!(close(prediction.saved, 0.25) && close(prediction.gain, 1.0 / 3.0));
+    assert_eq!(prediction.verdict, Verdict::Pays);
+    assert!(prediction.text(5).contains("33 % more work"), "{}", prediction.text(5));
+}
+
+#[test]
+fn slower_code_and_the_ride_itself_are_subtracted() {
+    let costs = SOME_COST;
+    let prediction = predict(&profile(vec![gap("read", "write", 1000, 250, 250)], 500_000), costs);
+    assert!(close(prediction.gaps[0].saved_ns, 30.0));
+    assert!(close(prediction.saved, 30.0 / 400.0));
+}
+
+#[test]
+fn what_is_beyond_a_fragment_is_linked() {
+    let costs = RideCosts { translated: 1.0, linked: 2.0, ..NO_COST };
+    // 150 ns of user time at 1 ns each: 22 more than a fragment has.
+    let prediction = predict(&profile(vec![gap("read", "write", 1000, 300, 250)], 500_000), costs);
+    assert!(close(prediction.gaps[0].saved_ns, 100.0 - 22.0), "{prediction:?}");
+}
+
+#[test]
+fn code_that_was_left_saves_what_it_pays_for_that() {
+    let mut profile = profile(vec![gap("read", "write", 1000, 250, 250)], 500_000);
+    // Half of what the call (200 ns) and the gap (100 ns) take.
+    profile.costs.refill = Refill { most_ns: 500.0, within_ns: 1000.0 };
+    let prediction = predict(&profile, NO_COST);
+    assert!(close(prediction.gaps[0].saved_ns, 250.0), "{prediction:?}");
+    assert!(close(prediction.bound, 0.25) && close(prediction.crossing, 0.625));
+    assert!(close(prediction.saved, 0.625), "{prediction:?}");
+    // Of a call that copies half of the time, half pays.
+    profile.gaps[0].bytes = 100 * profile.gaps[0].count;
+    profile.costs.copied_byte_ns = 1.0;
+    let copying = predict(&profile, NO_COST);
+    assert!(close(copying.gaps[0].saved_ns, 200.0), "{copying:?}");
+    profile.costs.copied_byte_ns = 0.0;
+    // That is then no user time any more that translation makes slower.
+    let prediction = predict(&profile, SOME_COST);
+    assert!(close(prediction.gaps[0].saved_ns, 250.0 - 20.0 - 25.0), "{prediction:?}");
+}
+
+#[test]
+fn long_gaps_stay_native_and_cost_nothing() {
+    let costs = SOME_COST;
+    let gaps = vec![gap("read", "write", 1000, 250, 250), gap("write", "read", 1000, 10_000, 250)];
+    let prediction = predict(&profile(gaps, 20_000_000), costs);
+    assert!(prediction.gaps[0].rides && !prediction.gaps[1].rides);
+    assert!(close(prediction.ridden_share, 0.5));
+    assert!(prediction.saved > 0.0);
+    let only_long =
+        predict(&profile(vec![gap("write", "read", 1000, 3000, 250)], 3_000_000), costs);
+    assert_eq!(only_long.verdict, Verdict::DoesNotPay);
+}
+
+#[test]
+fn a_program_that_computes_is_told_to_expect_nothing() {
+    let prediction =
+        predict(&profile(vec![gap("read", "write", 10, 1 << 20, 250)], 1_000_000_000), NO_COST);
+    assert_eq!(prediction.verdict, Verdict::NotBound);
+    assert!(prediction.text(5).contains("not bound by system calls; expect nothing"));
+    let once =
+        predict(&profile(vec![gap("read", "write", 1, 1 << 29, 250)], 1_000_000_000), NO_COST);
+    assert_eq!(once.verdict, Verdict::NotBound);
+    assert_eq!(predict(&Profile::default(), NO_COST).verdict, Verdict::Nothing);
+}
+
+#[test]
+fn calls_that_never_ride_save_nothing() {
+    let gaps = vec![gap("read", "clone", 1000, 250, 250), gap("clone", "write", 1000, 250, 250)];
+    let prediction = predict(&profile(gaps, 1_000_000), NO_COST);
+    assert!(prediction.gaps.iter().all(|gap| !gap.rides));
+    assert_eq!(prediction.verdict, Verdict::DoesNotPay);
+}
+
+#[test]
+fn being_taken_off_the_cpu_is_not_user_time() {
+    let mut mixed = gap("read", "write", 1000, 256, 250);
+    let preempted = 1 << 20;
+    mixed.count += 10;
+    mixed.gap_log2[20] = 10;
+    mixed.gap_ns += 10 * preempted + 10 * preempted * 41 / 100;
+    let predicted = &predict(&profile(vec![mixed.clone()], 500_000), NO_COST).gaps[0];
+    assert!(predicted.user_ns < 300.0, "{predicted:?}");
+    // As the plain mean, they would dominate.
+    assert!(mixed.gap_ns / mixed.count > 10_000);
+}
+
+#[test]
+fn what_was_measured_in_rides_replaces_what_is_assumed() {
+    let measured = Exercise {
+        native: Times::of([100.0, 200.0, 300.0]),
+        ridden: Times::of([30.0, 180.0, 130.0]),
+    };
+    let gaps = || profile(vec![gap("read", "write", 1000, 250, 250)], 1_000_000);
+    let assumed = predict(&gaps(), SOME_COST);
+    let prediction = predict(&gaps(), RideCosts { measured: Some(measured), ..SOME_COST });
+    assert!(close(assumed.ride_ns, 20.0) && close(prediction.ride_ns, 30.0));
+    // Of the 300 ns, 100 are left without a crossing: besides the switch it
+    // costs 100 ns, which is half of what the message takes without it, and
+    // of the 100 ns of user time as well as of the 200 ns of the call.
+    let gap = &prediction.gaps[0];
+    assert!(close(gap.refill_ns, 150.0), "{gap:?}");
+    // Half of the user time is the program's: it takes 1.5 times as long.
+    assert!(close(gap.saved_ns, 100.0 + 150.0 - 30.0 - 25.0), "{gap:?}");
+    assert!(prediction.text(5).contains("Measured in rides"));
+    assert!(!assumed.text(5).contains("Measured in rides"));
+}
+
+#[test]
+fn where_rides_cost_more_than_calls_nothing_is_promised() {
+    let times = |ns| Times::of([ns, 2.0 * ns, 3.0 * ns]);
+    let measured = Some(Exercise { native: times(100.0), ridden: times(110.0) });
+    let gaps = vec![gap("read", "write", 1000, 10, 250)];
+    let prediction = predict(&profile(gaps, 1_000_000), RideCosts { measured, ..SOME_COST });
+    assert_eq!((prediction.gain, prediction.ridden_share), (0.0, 0.0));
+    assert!(prediction.text(5).contains("Rides cost more than system calls on this machine"));
+}
+
+#[test]
+fn threads_count_together() {
+    let mut second = gap("read", "write", 3000, 550, 250);
+    second.thread = 9;
+    let gaps = vec![gap("read", "write", 1000, 250, 250), second];
+    let prediction = predict(&profile(gaps, 2_000_000), NO_COST);
+    assert_eq!(prediction.gaps.len(), 1);
+    assert!(close(prediction.gaps[0].user_ns, 325.0), "{prediction:?}");
+}
