@@ -158,7 +158,7 @@ impl Machine {
     }
 
     /// There are gaps worth riding: begins to measure, unless that was done.
-    pub fn is_needed(&mut self) {
+    pub fn measure_once(&mut self) {
         if matches!(self.0, State::Unknown) {
             self.0 = match Measuring::start() {
                 Ok(measuring) => State::Measuring(measuring),

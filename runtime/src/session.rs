@@ -217,7 +217,7 @@ impl Supervision {
                     machine.finish();
                     self.heed_machine();
                 } else {
-                    machine.is_needed();
+                    machine.measure_once();
                 }
             }
             if client_ready {
