@@ -323,7 +323,7 @@ impl Prediction {
                 format!("This program is not bound by system calls; expect nothing.{waits}")
             }
             Verdict::DoesNotPay if !self.ride.may_pay() => {
-                "Rides cost more than system calls on this machine; expect nothing.".to_owned()
+                "Rides do not pay on this machine; expect nothing.".to_owned()
             }
             Verdict::DoesNotPay => {
                 "Its gaps are too long for what a switch costs here; expect nothing.".to_owned()

@@ -97,7 +97,7 @@ pub fn measure() -> Result<Exercise, NotMeasured> {
 #[must_use]
 pub fn why_native(exercise: &Exercise) -> String {
     format!(
-        "rides cost more than system calls on this machine: one that does nothing takes {:.0} ns in \
+        "rides do not pay on this machine: a call that does nothing takes {:.0} ns in \
          a ride, {:.0} ns natively (--ride-anyway rides all the same)",
         exercise.ridden.null_call_ns, exercise.native.null_call_ns
     )

@@ -82,7 +82,7 @@ fn explain(reason: GapReason, info: &GapInfo) -> String {
         GapReason::Pays => "saves time, with confidence".to_owned(),
         GapReason::Slower => format!("cost time, with confidence{}", held()),
         GapReason::NoGain => format!("no saving could be shown{}", held()),
-        GapReason::Machine => "rides cost more than system calls on this machine".to_owned(),
+        GapReason::Machine => "rides do not pay on this machine".to_owned(),
         GapReason::Unmeasured => "not judged in this session".to_owned(),
     }
 }
