@@ -11,6 +11,7 @@
 //! | `packet_filter` | the same loop for packet filters, without the module |
 //! | [`inspect`] | asking a running supervisor |
 //! | `exercise`, `machine` | what rides cost on this machine, and whether they can pay |
+//! | `runtime_folder` | where supervisors listen and what was measured is kept until the next boot |
 //! | `launch`, [`exec`] | starting a supervisor, becoming the program |
 //! | `host`, `doctor` | what kind of machine this is and whether it can ride |
 //! | `config` | settings and where they come from |
@@ -33,6 +34,7 @@ mod logging;
 mod machine;
 mod packet_filter;
 mod report;
+mod runtime_folder;
 mod session;
 pub mod supervisor;
 

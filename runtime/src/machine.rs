@@ -4,12 +4,10 @@
 //! out gap by gap takes each program seconds in which it is slower. So it is
 //! measured once, by an [`exercise`], and remembered until the next boot.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use nix::sys::prctl;
@@ -20,9 +18,9 @@ use ub_ebpf_fallback::costs::exercise::Exercise;
 
 use crate::exercise::{self, NotMeasured};
 use crate::host::read_line;
-use crate::inspect;
+use crate::runtime_folder::RuntimeFolder;
 
-/// The file in which it is remembered, in a folder that no boot survives.
+/// The file in which it is remembered.
 const FILE: &str = "machine.json";
 
 /// What a measurement holds for.
@@ -55,29 +53,26 @@ struct Remembered {
 /// anything was.
 #[must_use]
 pub fn remembered() -> Option<Exercise> {
-    let mut folders = inspect::directories().into_iter();
-    folders.find_map(|folder| remembered_in(&folder, &Validity::now()))
+    RuntimeFolder::existing().find_map(|folder| remembered_in(&folder, &Validity::now()))
 }
 
-fn remembered_in(folder: &Path, validity: &Validity) -> Option<Exercise> {
-    let bytes = fs::read(folder.join(FILE)).ok()?;
+fn remembered_in(folder: &RuntimeFolder, validity: &Validity) -> Option<Exercise> {
+    let bytes = folder.read(FILE).ok()?;
     let remembered: Remembered = serde_json::from_slice(&bytes).ok()?;
     (remembered.validity == *validity).then_some(remembered.exercise)
 }
 
 /// Keeps `exercise` until the next boot, in the first folder that can be had.
 fn remember(exercise: Exercise) {
-    let folders = inspect::directories();
-    let kept = |folder: &PathBuf| remember_in(folder, &Validity::now(), exercise).is_ok();
-    if !folders.iter().any(kept) {
+    let kept = |folder| remember_in(&folder, &Validity::now(), exercise).is_ok();
+    if !RuntimeFolder::usable().any(kept) {
         warn!("no folder to remember in what rides cost; it will be measured again");
     }
 }
 
-fn remember_in(folder: &Path, validity: &Validity, exercise: Exercise) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+fn remember_in(folder: &RuntimeFolder, validity: &Validity, exercise: Exercise) -> io::Result<()> {
     let remembered = Remembered { validity: validity.clone(), exercise };
-    ub_report::write(&folder.join(FILE), &serde_json::to_vec(&remembered)?)
+    folder.write(FILE, &serde_json::to_vec(&remembered)?)
 }
 
 /// Measures now, unless it is known. The caller has a single thread.
@@ -217,8 +212,8 @@ mod tests {
 
     #[test]
     fn it_is_remembered_until_the_next_boot() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = folder.path().join("ub");
+        let parent = tempfile::tempdir().unwrap();
+        let place = RuntimeFolder::make_in(parent.path()).unwrap();
         let now = Validity::now();
         assert!(now.boot.is_some());
         assert_eq!(remembered_in(&place, &now), None);
@@ -228,7 +223,7 @@ mod tests {
         assert_eq!(remembered_in(&place, &rebooted), None);
         let rebuilt = Validity { module: Some(vec![1]), ..now.clone() };
         assert_eq!(remembered_in(&place, &rebuilt), None);
-        fs::write(place.join(FILE), "{").unwrap();
+        place.write(FILE, b"{").unwrap();
         assert_eq!(remembered_in(&place, &now), None);
     }
 

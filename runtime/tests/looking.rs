@@ -25,7 +25,9 @@ impl Session {
     /// One whose program is this process.
     fn start() -> Self {
         let runtime_dir = tempfile::tempdir().unwrap();
-        let server = Server::start_in(&runtime_dir.path().join("ub")).unwrap();
+        let folder = runtime_dir.path().join("ub");
+        std::fs::create_dir(&folder).unwrap();
+        let server = Server::start_in(&folder).unwrap();
         let end = Arc::new(AtomicBool::new(false));
         let ended = end.clone();
         let thread = std::thread::spawn(move || {

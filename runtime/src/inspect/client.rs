@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ub_report::Report;
 
-use super::{Answer, FragmentDump, PROTOCOL, Question, Request, directories};
+use super::{Answer, FragmentDump, PROTOCOL, Question, Request};
+use crate::runtime_folder::RuntimeFolder;
 
 /// A supervisor may be in the middle of a batch of translations, and slow where
 /// it is emulated.
@@ -137,8 +138,8 @@ impl Sessions {
 /// Every session that this user may look into.
 #[must_use]
 pub fn all() -> Sessions {
-    let directories = directories();
-    in_directories(directories.iter().map(PathBuf::as_path), PATIENCE)
+    let folders: Vec<_> = RuntimeFolder::existing().collect();
+    in_directories(folders.iter().map(RuntimeFolder::path), PATIENCE)
 }
 
 /// Asks all supervisors that listen there at once: one that is stuck keeps nobody

@@ -1,14 +1,13 @@
 //! Looking into running sessions.
 //!
 //! Every supervisor listens on a socket in a folder for them. A client sends one
-//! [`Request`] as a line of JSON and gets one [`Answer`]. Only the user who
-//! runs the supervisor (and root) can reach the socket: the folder is theirs.
+//! [`Request`] as a line of JSON and gets one [`Answer`]. The folder is that of
+//! the user who runs the supervisor, so that others cannot reach the socket, and
+//! nobody looks into folders of others.
 //! Asking costs the watched program nothing: it is the supervisor that works.
 
 mod client;
 mod server;
-
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use ub_report::Report;
@@ -18,9 +17,6 @@ pub use server::Server;
 
 /// Version of what is said over the socket.
 pub const PROTOCOL: u32 = 1;
-
-/// Where a supervisor of root listens.
-const SYSTEM: &str = "/run/ub";
 
 /// What a client wants to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,15 +77,6 @@ pub struct ExitDump {
     pub address: u64,
     /// Why it is left there, for people.
     pub why: String,
-}
-
-/// Folders in which supervisors listen, the first usable one in front.
-pub(crate) fn directories() -> Vec<PathBuf> {
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    [Some(PathBuf::from(SYSTEM)), own.map(|dir| PathBuf::from(dir).join("ub"))]
-        .into_iter()
-        .flatten()
-        .collect()
 }
 
 #[cfg(test)]

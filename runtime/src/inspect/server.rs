@@ -1,14 +1,14 @@
 //! The supervisor's side.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Answer, PROTOCOL, Question, Request, directories};
+use super::{Answer, PROTOCOL, Question, Request};
+use crate::runtime_folder::RuntimeFolder;
 
 /// How long one client may keep the supervisor waiting, for each of reading
 /// and writing.
@@ -30,8 +30,8 @@ impl Server {
     /// When there is none.
     pub fn start() -> io::Result<Self> {
         let mut result = Err(io::ErrorKind::NotFound.into());
-        for directory in directories() {
-            result = Self::start_in(&directory);
+        for folder in RuntimeFolder::usable() {
+            result = Self::start_in(folder.path());
             if result.is_ok() {
                 break;
             }
@@ -39,12 +39,11 @@ impl Server {
         result
     }
 
-    /// Listens in `directory`, which is made if necessary.
+    /// Listens in `directory`.
     ///
     /// # Errors
     /// What the file system answers.
     pub fn start_in(directory: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let path = directory.join(format!("{}.sock", std::process::id()));
         // Of an earlier process with this number that was killed.
         match fs::remove_file(&path) {
