@@ -89,7 +89,7 @@ pub fn notes(report: &Report) -> String {
 /// Whether wall-clock figures of `report` come from an emulated CPU.
 #[must_use]
 pub fn is_emulated(report: &Report) -> bool {
-    report.environment.accelerator == "tcg"
+    report.environment.accelerator == ub_report::host::EMULATED
 }
 
 /// The lines above the table: the facts that label every figure.

@@ -149,7 +149,7 @@ fn accelerator() -> &'static str {
     }
     match &signature {
         b"KVMKVMKVM\0\0\0" => "kvm",
-        b"TCGTCGTCGTCG" => "tcg",
+        b"TCGTCGTCGTCG" => EMULATED,
         b"XenVMMXenVMM" => "xen",
         b"Microsoft Hv" => "hyperv",
         b"VMwareVMware" => "vmware",

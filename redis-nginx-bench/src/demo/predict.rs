@@ -47,7 +47,7 @@ pub(super) fn run(options: &Options) -> Result<Verdict> {
         fs::write(&path, serde_json::to_vec_pretty(outcome)?)
             .with_context(|| format!("writing {}", path.display()))?;
         println!("{guest}, {}, accelerator {}", outcome.machine.cpu, booted.accelerator);
-        if booted.accelerator == "tcg" {
+        if booted.accelerator == ub_report::host::EMULATED {
             println!("emulated: gains are not those of real hardware, errors may be");
         }
         println!("{}", table(outcome));

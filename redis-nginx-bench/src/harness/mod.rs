@@ -166,7 +166,7 @@ fn begin(options: &RunOptions) -> Result<(Record, Place, PathBuf)> {
     let provisional = options.settings(false, with_ub);
     let place = Place::prepare(&targets, &provisional, options.bin_dir.as_deref())?;
     let first = targets.first().context("no machine was asked for")?;
-    let emulated = place.accelerator(first)? == "tcg";
+    let emulated = place.accelerator(first)? == ub_report::host::EMULATED;
     let record = Record::new(options.settings(emulated, with_ub), &targets);
     Ok((record, place, folder))
 }

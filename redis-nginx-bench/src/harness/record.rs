@@ -129,7 +129,7 @@ impl Environment {
     /// Whether wall-clock figures are emulated.
     #[must_use]
     pub fn is_emulated(&self) -> bool {
-        self.accelerator == "tcg"
+        self.accelerator == ub_report::host::EMULATED
     }
 }
 
