@@ -2,6 +2,7 @@
 
 mod calls;
 mod cost;
+mod cpu_time;
 mod launch;
 mod machine;
 mod memcached;
