@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/atomic.h>
 #include <linux/hash.h>
+#include <linux/jiffies.h>
 #include <linux/log2.h>
 
 #include "misses.h"
@@ -55,15 +56,19 @@ static struct ub_miss_slot *find(struct ub_misses *misses, u64 key)
 	return NULL;
 }
 
-u32 ub_misses_count(struct ub_misses *misses, u64 key, u32 threshold)
+u32 ub_misses_count(struct ub_misses *misses, u64 key, u32 threshold, u32 window)
 {
 	struct ub_miss_slot *slot = find(misses, key) ?: claim(misses, key);
-	u32 count;
+	u32 now = jiffies, count;
 
 	if (!slot)
 		return 0;
 	/* Threads may lose each other's increments: these are heuristics. */
 	count = READ_ONCE(slot->count) + 1;
+	if (count <= threshold && now - READ_ONCE(slot->since) > window) {
+		WRITE_ONCE(slot->since, now);
+		count = 1;
+	}
 	WRITE_ONCE(slot->count, count);
 	/* A count that wrapped to zero is not a report. */
 	if (!count || count < threshold || count % threshold || !is_power_of_2(count / threshold))

@@ -13,7 +13,7 @@
 struct ub_miss_slot {
 	u64 key;
 	u32 count;
-	u32 unused;
+	u32 since;	/* jiffies: the start of its window */
 };
 
 struct ub_misses {
@@ -21,11 +21,12 @@ struct ub_misses {
 };
 
 /*
- * Counts one. Returns the count each time it reaches threshold or threshold
- * times a power of two (a report may have been lost, or the translation may
+ * Counts one. Returns the count each time it reaches threshold, the first time
+ * within a window of so many jiffies: what is rare is not worth a report. And
+ * each time it reaches threshold times a power of two (a report may have been lost, or the translation may
  * have failed for a reason that has gone), else 0: a value of this moment, as
  * another thread may start the slot over at any time.
  */
-u32 ub_misses_count(struct ub_misses *misses, u64 key, u32 threshold);
+u32 ub_misses_count(struct ub_misses *misses, u64 key, u32 threshold, u32 window);
 
 #endif

@@ -43,6 +43,14 @@ static unsigned int miss_count = 4;
 module_param(miss_count, uint, 0644);
 MODULE_PARM_DESC(miss_count, "times that a fragment is left for an address before it is reported");
 
+/*
+ * Some thirty times a second: translating it takes about as long as a thousand
+ * exits, so what is left for less often would not pay within half a minute.
+ */
+static unsigned int miss_window_ms = 125;
+module_param(miss_window_ms, uint, 0644);
+MODULE_PARM_DESC(miss_window_ms, "milliseconds within which it must be left so often, the first time");
+
 #define DEFAULT_MAX_FRAGMENTS 4096
 /* Three quarters of what all sessions share. */
 #define DEFAULT_MAX_ARENA_BYTES (6u << 20)
@@ -71,7 +79,7 @@ static int fill_in(struct ub_session_config *config)
 {
 	if (config->abi_version != UB_ABI_VERSION)
 		return -EPROTO;
-	if (config->flags & ~UB_SESSION_TIME_GAPS || config->reserved ||
+	if (config->flags & ~UB_SESSION_TIME_GAPS ||
 	    config->max_fragments > LIMIT_MAX_FRAGMENTS)
 		return -EINVAL;
 	config->sample_interval = or_default(config->sample_interval, READ_ONCE(sample_interval));
@@ -82,6 +90,7 @@ static int fill_in(struct ub_session_config *config)
 	config->gap_max_ns = config->gap_max_ns ?: READ_ONCE(gap_max_ns);
 	config->native_interval = or_default(config->native_interval, READ_ONCE(native_interval));
 	config->miss_count = or_default(config->miss_count, READ_ONCE(miss_count));
+	config->miss_window_ms = or_default(config->miss_window_ms, READ_ONCE(miss_window_ms));
 	config->max_fragments = config->max_fragments ?: DEFAULT_MAX_FRAGMENTS;
 	config->max_arena_bytes = config->max_arena_bytes ?: DEFAULT_MAX_ARENA_BYTES;
 	if (config->native_interval < LIMIT_NATIVE_INTERVAL ||
@@ -104,6 +113,7 @@ struct ub_session *ub_session_create(struct ub_session_config *config)
 	session->config = *config;
 	session->gap_short_cycles = to_cycles(config->gap_short_ns);
 	session->gap_max_cycles = to_cycles(config->gap_max_ns);
+	session->miss_window = msecs_to_jiffies(config->miss_window_ms);
 	session->pid_namespace = get_pid_ns(task_active_pid_ns(current));
 	mutex_init(&session->install_lock);
 	spin_lock_init(&session->lock);

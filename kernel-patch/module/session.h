@@ -33,6 +33,7 @@ struct ub_session {
 	struct kref ref;
 	struct ub_session_config config;
 	u64 gap_short_cycles;
+	unsigned long miss_window;	/* in jiffies */
 	u64 gap_max_cycles;
 	struct pid_namespace *pid_namespace;
 	/* Of its own: by its address a memory's notifiers are told apart. */

@@ -64,6 +64,11 @@ pub struct Settings {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub miss_count: Option<u32>,
+    /// Within how many milliseconds it must be left so often the first time:
+    /// translating rare ways would take longer than it saves [module's default: 125]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub miss_window_ms: Option<u32>,
     /// Let one passage of a translated gap in N go natively, to compare
     /// [module's default: 128]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
@@ -257,6 +262,7 @@ impl Settings {
             ("gap_short_us", self.gap_short_us, 1, LONGEST_GAP_US),
             ("gap_max_us", self.gap_max_us, 1, LONGEST_GAP_US),
             ("miss_count", count(self.miss_count), 1, u64::MAX),
+            ("miss_window_ms", count(self.miss_window_ms), 1, u64::MAX),
             ("native_interval", count(self.native_interval), 100, u64::MAX),
             ("max_fragments", count(self.max_fragments), 1, MOST_FRAGMENTS as u64),
             ("max_code_kib", self.max_code_kib, *CODE_KIB.start(), *CODE_KIB.end()),
@@ -360,6 +366,7 @@ mod tests {
             ("gap_short_us", "gap_short_ns = 4 * 1000;", 4),
             ("gap_max_us", "gap_max_ns = 32 * 1000;", 32),
             ("miss_count", "miss_count = 4;", 4),
+            ("miss_window_ms", "miss_window_ms = 125;", 125),
             ("native_interval", "native_interval = 128;", 128),
             ("max_fragments", "DEFAULT_MAX_FRAGMENTS 4096\n", 4096),
             ("max_code_kib", "DEFAULT_MAX_ARENA_BYTES (6u << 20)\n", 6 << 10),
@@ -459,6 +466,7 @@ mod tests {
             gap_short_us: Some(1),
             gap_max_us: Some(1),
             miss_count: Some(1),
+            miss_window_ms: Some(1),
             native_interval: Some(100),
             max_fragments: Some(1),
             max_code_kib: Some(64),

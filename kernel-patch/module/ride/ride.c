@@ -235,7 +235,7 @@ static void count_exit(struct ub_rider *rider, enum ub_report_kind kind, u64 add
 	/* One counter for each of them; that two share one is unlikely and harmless. */
 	count = ub_misses_count(&rider->space->misses,
 				address ^ rol64(from, 23) ^ ((u64)kind << 56),
-				session->config.miss_count);
+				session->config.miss_count, session->miss_window);
 	if (count) {
 		struct ub_report report = {
 			.kind = kind,

@@ -115,7 +115,7 @@ struct ub_session_config {
 	__u32 native_interval;		/* >= 100 or UB_NATIVE_NEVER: no measuring, no judging */
 	__u32 miss_count;		/* times a fragment is left for an address before that is reported */
 	__u32 max_fragments;
-	__u32 reserved;			/* zero */
+	__u32 miss_window_ms;		/* within which it must be left so often */
 	__u64 max_arena_bytes;
 };
 

@@ -166,8 +166,8 @@ uapi_struct! {
         miss_count: u32,
         /// Most fragments of the session.
         max_fragments: u32,
-        /// Zero.
-        reserved: u32,
+        /// Within which so many misses must be seen, in milliseconds.
+        miss_window_ms: u32,
         /// Most bytes of arena for the session.
         max_arena_bytes: u64,
     }

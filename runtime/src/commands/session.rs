@@ -70,6 +70,8 @@ fn slowed(text: &str) -> Result<Slowed, String> {
 
 /// Passages that make a gap hot with `--eager`.
 const EAGER_COUNT: u32 = 64;
+/// Time within which a fragment must be left so often with `--eager`: any.
+const EAGER_WINDOW_MS: u32 = 3_600_000;
 /// Longest gap with `--eager`.
 const EAGER_GAP_NS: u64 = 1_000_000_000;
 
@@ -90,9 +92,9 @@ fn session_config(settings: &Settings, eager: bool) -> SessionConfig {
         gap_max_ns: ns(settings.gap_max_us),
         native_interval: settings.native_interval.unwrap_or(default(NATIVE_NEVER)),
         miss_count: settings.miss_count.unwrap_or(0),
+        miss_window_ms: settings.miss_window_ms.unwrap_or(default(EAGER_WINDOW_MS)),
         max_fragments: settings.max_fragments.unwrap_or(0),
         max_arena_bytes: settings.max_code_kib.unwrap_or(0) << 10,
-        ..Default::default()
     }
 }
 

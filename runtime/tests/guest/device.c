@@ -29,9 +29,6 @@ static void without_session(void)
 	config.flags = UB_SESSION_TIME_GAPS << 1;
 	EXPECT(EINVAL, "create with flags", ioctl(device, UB_IOC_SESSION_CREATE, &config));
 	config.flags = 0;
-	config.reserved = 1;
-	EXPECT(EINVAL, "create with reserved", ioctl(device, UB_IOC_SESSION_CREATE, &config));
-	config.reserved = 0;
 	config.native_interval = 99;
 	EXPECT(EINVAL, "create to measure too much",
 	       ioctl(device, UB_IOC_SESSION_CREATE, &config));

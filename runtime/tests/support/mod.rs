@@ -22,8 +22,8 @@ const TOOLS: [&str; 6] = ["cat", "cp", "grep", "rm", "sleep", "timeout"];
 /// Parameters of ub.ko for tests of the ride itself: whatever is seen a few
 /// times rides and goes on riding, also where an emulator makes it slower. `module`
 /// takes them from the environment.
-pub const EAGER: &str = "sample_interval=1 min_rate=1 hot_count=64 gap_short_ns=1000000000 \
-                         gap_max_ns=1000000000 native_interval=4294967295";
+pub const EAGER: &str = "sample_interval=1 min_rate=1 hot_count=64 miss_window_ms=3600000 \
+                         gap_short_ns=1000000000 gap_max_ns=1000000000 native_interval=4294967295";
 
 /// The shell functions `once NAME COMMAND...`, which leaves what a program printed and its
 /// exit status in files of that name, and `await_report FILE`.
