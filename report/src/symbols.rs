@@ -28,6 +28,8 @@ pub struct Mapping {
     pub path: PathBuf,
     /// Its inode, to tell it from one that replaced it.
     pub inode: u64,
+    /// The device that the inode is on, as `/proc/PID/maps` writes it: `fe:00`.
+    pub device: String,
 }
 
 impl Mapping {
@@ -48,6 +50,7 @@ impl Mapping {
 pub struct Mappings {
     pid: u32,
     code: Vec<Mapping>,
+    vdso: Option<Range<u64>>,
 }
 
 impl Mappings {
@@ -59,14 +62,33 @@ impl Mappings {
         Ok(Self::parse(pid, &fs::read_to_string(format!("/proc/{pid}/maps"))?))
     }
 
-    fn parse(pid: u32, maps: &str) -> Self {
-        Self { pid, code: maps.lines().filter_map(mapping).collect() }
+    /// Those that `maps` tells of the process `pid`, the text of `/proc/PID/maps`.
+    /// Lines that are no code of a file, or no lines of it, tell of none.
+    #[must_use]
+    pub fn parse(pid: u32, maps: &str) -> Self {
+        Self {
+            pid,
+            code: maps.lines().filter_map(mapping).collect(),
+            vdso: maps.lines().find(|line| line.ends_with(" [vdso]")).and_then(range),
+        }
+    }
+
+    /// Where the kernel has put its own code for programs (vdso(7)), which is the
+    /// same in all of them.
+    #[must_use]
+    pub fn vdso(&self) -> Option<&Range<u64>> {
+        self.vdso.as_ref()
     }
 
     /// The mapping that contains `address`.
     #[must_use]
     pub fn find(&self, address: u64) -> Option<&Mapping> {
         self.code.iter().find(|mapping| mapping.range.contains(&address))
+    }
+
+    /// All of them, by address.
+    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
+        self.code.iter()
     }
 
     /// The first of them: as a rule, the program itself.
@@ -76,24 +98,31 @@ impl Mappings {
     }
 }
 
+/// The addresses of a line of `/proc/PID/maps`.
+fn range(line: &str) -> Option<Range<u64>> {
+    let (start, end) = line.split(' ').next()?.split_once('-')?;
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    Some(hex(start)?..hex(end)?)
+}
+
 /// A line of `/proc/PID/maps` if it is code of a file.
 fn mapping(line: &str) -> Option<Mapping> {
-    let mut fields = line.splitn(6, ' ');
-    let (start, end) = fields.next()?.split_once('-')?;
+    let mut fields = line.splitn(6, ' ').skip(1);
     let executable = fields.next()?.as_bytes().get(2) == Some(&b'x');
     let offset = fields.next()?;
-    let inode = fields.nth(1)?;
+    let device = fields.next()?;
+    let inode = fields.next()?;
     let path = fields.next()?.trim_start();
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     if !executable || !path.starts_with('/') {
         return None;
     }
-    let hex = |text| u64::from_str_radix(text, 16).ok();
     Some(Mapping {
-        range: hex(start)?..hex(end)?,
-        offset: hex(offset)?,
+        range: range(line)?,
+        offset: u64::from_str_radix(offset, 16).ok()?,
         path: path.into(),
         inode: inode.parse().ok()?,
+        device: device.to_owned(),
     })
 }
 
@@ -185,11 +214,17 @@ mod tests {
              4000-5000 r-xp 00000000 00:00 0 \n\
              6000-7000 r-xp 00000000 00:00 0                          [vdso]\n",
         );
-        let code =
-            Mapping { range: 0x2000..0x3000, offset: 0x1000, path: "/bin/a b".into(), inode: 7 };
+        let code = Mapping {
+            range: 0x2000..0x3000,
+            offset: 0x1000,
+            path: "/bin/a b".into(),
+            inode: 7,
+            device: "fe:00".to_owned(),
+        };
         assert_eq!(maps.code, std::slice::from_ref(&code));
         assert_eq!(maps.find(0x2fff), Some(&code));
         assert_eq!(maps.find(0x3000), None);
+        assert_eq!(maps.vdso(), Some(&(0x6000..0x7000)));
     }
 
     #[test]

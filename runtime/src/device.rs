@@ -36,6 +36,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
+use ub_report::symbols::Mappings;
 use ub_translator::fragment::{Fragment, Verified};
 
 use crate::abi::{self, Refusal, raw};
@@ -428,6 +429,10 @@ impl Kernel for Session {
         let remote = RemoteIoVec { base: usize::try_from(address).ok()?, len: word.len() };
         let read = process_vm_readv(pid, &mut [IoSliceMut::new(&mut word)], &[remote]).ok()?;
         (read == word.len()).then(|| u64::from_le_bytes(word))
+    }
+
+    fn mappings(&self, pid: u32) -> io::Result<Mappings> {
+        Mappings::of(pid)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::io;
 
 use nix::errno::Errno;
+use ub_report::symbols::Mappings;
 use ub_translator::fragment::{Fragment, Verified};
 
 use crate::abi;
@@ -128,6 +129,13 @@ pub trait Kernel {
     /// The 64-bit word at `address` of process `pid`, if it can be read. It
     /// only guides predictions: a wrong value costs time and nothing else.
     fn read_pointer(&self, pid: u32, address: u64) -> Option<u64>;
+
+    /// What process `pid` has mapped as code. Like the above it only guides
+    /// predictions.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    fn mappings(&self, pid: u32) -> io::Result<Mappings>;
 }
 
 impl<K: Kernel + ?Sized> Kernel for &K {
@@ -166,5 +174,9 @@ impl<K: Kernel + ?Sized> Kernel for &K {
 
     fn read_pointer(&self, pid: u32, address: u64) -> Option<u64> {
         (**self).read_pointer(pid, address)
+    }
+
+    fn mappings(&self, pid: u32) -> io::Result<Mappings> {
+        (**self).mappings(pid)
     }
 }

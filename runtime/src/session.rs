@@ -123,6 +123,17 @@ impl Supervision {
         self
     }
 
+    /// Has programs go where they were seen to go in earlier sessions, and leaves
+    /// what this one sees to later ones. Without effect on sessions that keep what
+    /// does not pay.
+    #[must_use]
+    pub fn remember_programs(mut self) -> Self {
+        if self.supervisor.judges() {
+            self.supervisor = self.supervisor.remember_programs();
+        }
+        self
+    }
+
     fn heed_machine(&mut self) {
         if let Some(reason) = self.machine.as_ref().and_then(Machine::why_native) {
             self.supervisor.stay_native();
@@ -286,11 +297,14 @@ impl Supervision {
     }
 
     fn write_report(&mut self) {
+        let lull = self.lull.has_come(self.supervisor.counters().reports, Instant::now());
+        if lull || self.ended {
+            self.supervisor.keep_programs();
+        }
         // Nobody can ask any more either, and symbol tables take long to read.
         if self.ended && self.report.is_none() {
             return;
         }
-        let lull = self.lull.has_come(self.supervisor.counters().reports, Instant::now());
         let recorded = if lull || self.ended { self.record_with_names() } else { self.record() };
         let Some(path) = &self.report else { return };
         if let Err(error) = recorded.and_then(|()| self.recorder.write(path)) {

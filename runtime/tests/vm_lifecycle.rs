@@ -4,7 +4,9 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Machine, assert_ridden, assert_steps, lab, run, scripted, with_debian_program};
+use support::{
+    Machine, assert_ridden, assert_steps, lab, result, run, scripted, with_debian_program,
+};
 use ub_vm_lab::{Job, Lab};
 
 const REDIS_CYCLES: u32 = 3;
@@ -79,6 +81,29 @@ fn redis_survives_the_module(machine: Machine) {
     ]);
     assert_steps(&outcome, &steps);
     assert_ridden(&outcome, "redis.json");
+}
+
+/// What the first process of a program showed is known when it is started again,
+/// by another supervisor.
+#[test]
+fn vm_programs_started_again_are_known_on_6_12_without_kpti() {
+    let lab = lab();
+    let machine = Machine::V6_12_KPTI_OFF;
+    let job = scripted(machine.job(&lab, "started_again", true), "started_again", &["pace"]);
+    let outcome = run(&lab, &job);
+    let stdout = outcome.stdout_text();
+    assert_steps(&outcome, &["kept: 1".to_owned()]);
+    let first_line = |run: &str, text: &str| {
+        let log = result(&outcome, &format!("{run}.log"));
+        let line = log.lines().find(|line| line.contains(text)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no {text:?} in {log}\n{stdout}"))
+    };
+    let known = |run| first_line(run, "program known");
+    let installed = |run| first_line(run, " installed ");
+    assert!(known("first").ends_with("instructions=0"), "{}", known("first"));
+    assert!(installed("first").ends_with("reach=Near"), "{}", installed("first"));
+    assert!(!known("second").ends_with("instructions=0"), "{}", known("second"));
+    assert!(installed("second").ends_with("reach=Far"), "{}", installed("second"));
 }
 
 #[test]

@@ -122,7 +122,7 @@ mod tests {
             Err(error) => return not_tested(format_args!("no FUSE: {error}")),
         };
         let path = folder.path().join("library");
-        let mapping = Mapping { range: 0..1, offset: 0, path, inode: 1 };
+        let mapping = Mapping { range: 0..1, offset: 0, path, inode: 1, device: String::new() };
         let result = mapping.read(std::process::id());
         // Who waits for an answer gets an error.
         drop(device);
@@ -135,7 +135,8 @@ mod tests {
         let path = folder.path().join("library");
         fs::write(&path, "content").unwrap();
         let inode = fs::metadata(&path).unwrap().ino();
-        let mapping = Mapping { range: 0..1, offset: 0, path: path.clone(), inode };
+        let mapping =
+            Mapping { range: 0..1, offset: 0, path: path.clone(), inode, device: String::new() };
         assert_eq!(mapping.read(std::process::id()).unwrap(), b"content");
         // Opening a pipe would not come back, opening a device may do something.
         fs::remove_file(&path).unwrap();

@@ -264,6 +264,7 @@ impl Plan {
         let recorder = Recorder::new(&self.command, &self.environment);
         let watched = Watched { recorder, report: self.report.clone() };
         let supervision = Supervision::new(session, &info, &config, self.slowed, watched);
+        let supervision = supervision.remember_programs();
         Ok(if self.ride_anyway { supervision } else { supervision.heed_costs() })
     }
 }

@@ -144,6 +144,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             self.tell_why(btc, address, GapReason::Waits);
             return;
         }
+        self.recall_program(btc, report.pid);
         self.space(btc).learn_gap(address);
         self.extend(btc, address, report.pid);
         if self.spaces.get(&btc).is_some_and(|space| space.is_useless(address)) {

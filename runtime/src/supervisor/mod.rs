@@ -11,6 +11,7 @@ mod judging;
 mod lost;
 mod payoff;
 mod pipeline;
+mod programs;
 mod rebuilds;
 mod space;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use counters::{Counters, Failure, RefusedEntry};
 use judging::Judging;
 use lost::Lost;
 pub use pipeline::{Pipeline, Reach, Refused, Slowed, Translator};
+use programs::Programs;
 use rebuilds::{Due, Rebuilds, Why};
 use space::{AddressSpace, Decision};
 
@@ -53,6 +55,7 @@ pub struct Supervisor<K, P> {
     counters: Counters,
     room: Room,
     rebuilds: Rebuilds,
+    programs: Programs,
     lost: Lost,
     /// Of sessions that measure whether rides pay.
     judging: Option<Judging>,
@@ -69,6 +72,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             counters: Counters::default(),
             room: Room::default(),
             rebuilds: Rebuilds::default(),
+            programs: Programs::default(),
             lost: Lost::default(),
             judging: None,
         }
@@ -192,6 +196,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 }
             }
             Some(ReportKind::BtcGone) => {
+                self.learn_program(btc);
                 self.spaces.remove(&btc);
                 if let Some(judging) = &mut self.judging {
                     judging.forget(btc);
@@ -298,7 +303,8 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 return;
             }
         }
-        self.translate(Wanted { btc, address, reach: Reach::Near, pid });
+        let reach = self.space(btc).first_reach(address);
+        self.translate(Wanted { btc, address, reach, pid });
     }
 
     /// Translates and installs the code at `address`, if there is room.

@@ -6,6 +6,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
+use ub_report::symbols::Mappings;
 use ub_translator::Predictions;
 use ub_translator::fragment::{Exit, ExitKind, Parts};
 
@@ -57,6 +58,12 @@ pub(super) struct AddressSpace {
     pub(super) last_used: u64,
     /// The first thread that a report about it named.
     pub(super) thread: Option<u32>,
+    /// What was mapped when its first hot gap was reported.
+    pub(super) mappings: Option<Mappings>,
+    /// Something was learned of it since [`news`](Self::news).
+    has_news: bool,
+    /// Earlier processes of the program showed where it goes.
+    has_recalled: bool,
 }
 
 #[derive(Debug)]
@@ -69,6 +76,9 @@ struct Installed {
     guards: BTreeSet<u64>,
     /// The entries of the fragments that riders go on to from it.
     ways_on: BTreeSet<u64>,
+    /// Times that it was found to be left by a direct branch for code without a
+    /// fragment.
+    ways_found: u32,
     /// [`AddressSpace::caught_up`] when it was installed.
     since: u64,
     reach: Reach,
@@ -99,6 +109,7 @@ pub(super) enum Decision {
 impl AddressSpace {
     /// Remembers that the branch at `site` went to `target`.
     pub(super) fn learn(&mut self, site: u64, target: u64) {
+        self.has_news = true;
         if !self.predicted.targets.contains_key(&site) && self.predicted.targets.len() >= SITES {
             self.predicted.targets.pop_first();
         }
@@ -143,11 +154,38 @@ impl AddressSpace {
         if known.len() >= GUARDS || !known.insert(address) {
             return Vec::new();
         }
+        self.has_news = true;
         self.installed
             .iter()
             .filter(|(_, known)| known.guards.contains(&address))
             .map(|(entry, _)| *entry)
             .collect()
+    }
+
+    /// Whether something was learned of it since [`news`](Self::news).
+    pub(super) fn has_news(&self) -> bool {
+        self.has_news
+    }
+
+    /// What was learned of it.
+    pub(super) fn news(&mut self) -> &Predictions {
+        self.has_news = false;
+        &self.predicted
+    }
+
+    /// Takes over what is known of the program that runs in it.
+    pub(super) fn recall(&mut self, known: Predictions) {
+        let Predictions { targets, executed, wide_indexes, .. } = known;
+        self.has_recalled = !executed.is_empty();
+        let room = EXECUTED.saturating_sub(self.predicted.executed.len());
+        self.predicted.executed.extend(executed.into_iter().take(room));
+        let room = GUARDS.saturating_sub(self.predicted.wide_indexes.len());
+        self.predicted.wide_indexes.extend(wide_indexes.into_iter().take(room));
+        for (site, targets) in targets {
+            if self.predicted.targets.len() < SITES {
+                self.predicted.targets.entry(site).or_insert(targets);
+            }
+        }
     }
 
     /// The code cache, and what was learned in the form the translator takes.
@@ -187,6 +225,13 @@ impl AddressSpace {
         self.installed.get(&entry).map_or(Reach::Near, |known| known.reach)
     }
 
+    /// How much code the first fragment at `entry` is to be made of: where an
+    /// earlier process of the program went, nothing is to be found out.
+    pub(super) fn first_reach(&self, entry: u64) -> Reach {
+        let is_known = self.has_recalled && self.predicted.executed.contains(&entry);
+        if is_known { Reach::Far } else { Reach::Near }
+    }
+
     /// Whether gaps begin at `entry`, or fragments with much code go on there.
     pub(super) fn is_worth_more(&self, entry: u64) -> bool {
         let goes_on = |known: &Installed| known.ways_on.contains(&entry);
@@ -213,6 +258,7 @@ impl AddressSpace {
         self.predicted.entries.insert(parts.entry);
         // Straight on from where programs were seen to go.
         if reach == Reach::Near && self.predicted.executed.len() < EXECUTED {
+            self.has_news = true;
             self.predicted.executed.extend(parts.map.iter().map(|(address, _)| *address));
             self.predicted.executed.extend(stops(parts));
         }
@@ -221,6 +267,7 @@ impl AddressSpace {
             sites,
             guards,
             ways_on: BTreeSet::new(),
+            ways_found: 0,
             since: self.caught_up,
             reach,
             repeats: 0,
@@ -239,18 +286,24 @@ impl AddressSpace {
             && self.is_worth_more(entry)
     }
 
-    /// Entries of fragments with much code that are left for `target` by a
-    /// direct branch, with how often they were translated again before.
-    pub(super) fn leading_to(&self, target: u64) -> Vec<(u64, u32)> {
-        self.installed
-            .iter()
-            .filter(|(_, known)| {
-                known.reach == Reach::Far
-                    && known.rebuilds < REBUILDS
-                    && direct_exits(&known.parts).any(|exit| exit == target)
-            })
-            .map(|(entry, known)| (*entry, known.rebuilds))
-            .collect()
+    /// Remembers that fragments are left for `target`, which has none. Entries of
+    /// those with much code from which a direct branch leads there and that are to
+    /// be translated again, with how often they were before: each time more
+    /// such ways must be found, as the first are those that are gone most.
+    pub(super) fn leading_to(&mut self, target: u64) -> Vec<(u64, u32)> {
+        let mut rebuild = Vec::new();
+        for (entry, known) in &mut self.installed {
+            if known.reach == Reach::Far
+                && known.rebuilds < REBUILDS
+                && direct_exits(&known.parts).any(|exit| exit == target)
+            {
+                known.ways_found += 1;
+                if known.ways_found >= 1 << known.rebuilds {
+                    rebuild.push((*entry, known.rebuilds));
+                }
+            }
+        }
+        rebuild
     }
 
     /// No report is waiting: those to come were made later than this.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use nix::errno::Errno;
+use ub_report::symbols::Mappings;
 use ub_translator::fragment::{Fragment, Parts, Verified};
 use ub_translator::{CodeSource, Predictions};
 
@@ -16,6 +17,8 @@ use crate::abi::{GapInfo, GapReason, GapState, Stats, Verdict};
 use crate::kernel::{CodeRead, Sequence};
 
 const BTC: Btc = Btc(7);
+/// Of another process of the program.
+const NEXT: Btc = Btc(8);
 /// Where the fake program's code is.
 const CODE: u64 = 0x40_1000;
 /// `mov eax,39; syscall`: a gap of one instruction.
@@ -42,6 +45,8 @@ struct State {
     gaps: Vec<GapInfo>,
     /// What was decided about it.
     verdicts: Vec<Verdict>,
+    /// What every process has mapped.
+    mappings: Mappings,
     reports: VecDeque<Vec<Report>>,
     reports_dropped: u64,
     ended: bool,
@@ -60,7 +65,7 @@ impl FakeKernel {
 
 impl Kernel for FakeKernel {
     fn read_code(&self, btc: Btc, address: u64, buffer: &mut [u8]) -> io::Result<CodeRead> {
-        assert_eq!(btc, BTC);
+        assert!([BTC, NEXT].contains(&btc));
         let mut state = self.0.borrow_mut();
         state.reads += 1;
         if let Some(errno) = state.read_errors.pop_front() {
@@ -127,6 +132,10 @@ impl Kernel for FakeKernel {
     fn read_pointer(&self, _pid: u32, _address: u64) -> Option<u64> {
         None
     }
+
+    fn mappings(&self, _pid: u32) -> io::Result<Mappings> {
+        Ok(self.0.borrow().mappings.clone())
+    }
 }
 
 /// A pipeline that does what a test says and remembers what it was given.
@@ -169,6 +178,16 @@ fn retired(address: u64, from: u64) -> Report {
     Report { kind: ReportKind::Retired as u32, btc: BTC.0, address, from, ..Default::default() }
 }
 
+/// Works until it is done, however many turns that takes.
+fn work<K: Kernel, P: Pipeline>(supervisor: &mut Supervisor<K, P>) -> Reading {
+    loop {
+        let reading = supervisor.work().unwrap();
+        if reading != Reading::Some {
+            return reading;
+        }
+    }
+}
+
 fn failures<K: Kernel, P: Pipeline>(supervisor: &Supervisor<K, P>) -> Vec<(Failure, u64)> {
     supervisor.counters().failures.iter().map(|(failure, count)| (*failure, *count)).collect()
 }
@@ -185,6 +204,32 @@ fn a_hot_gap_becomes_a_verified_fragment() {
     assert!(failures(&supervisor).is_empty());
     assert_eq!(supervisor.counters().installed, 1);
     assert_eq!(supervisor.counters().code_bytes, parts.code.len() as u64);
+}
+
+#[test]
+fn what_one_process_showed_is_translated_at_once_for_the_next() {
+    // je 4; syscall; 4: mov eax,39; syscall
+    let kernel = FakeKernel::with_code(&[(CODE, &[&[0x74, 2, 0x0f, 0x05], GAP].concat())]);
+    kernel.0.borrow_mut().mappings =
+        Mappings::parse(1, "401000-402000 r-xp 00001000 fe:00 7 /bin/program\n");
+    let instructions = || -> Vec<u32> {
+        let state = kernel.0.borrow();
+        state.installs.iter().map(|(_, _, parts)| parts.guest_instructions).collect()
+    };
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    // One way at a time, as long as nothing is known.
+    supervisor.handle(&hot(CODE));
+    supervisor.handle(&miss(CODE + 4, 0));
+    assert_eq!(instructions(), [1, 1]);
+    supervisor.handle(&Report { btc: NEXT.0, ..hot(CODE) });
+    assert_eq!(instructions(), [1, 1, 2]);
+    // Also when the first has ended, and in an address space that had its number.
+    for ended in [BTC, NEXT] {
+        let kind = ReportKind::BtcGone as u32;
+        supervisor.handle(&Report { kind, btc: ended.0, ..Default::default() });
+    }
+    supervisor.handle(&hot(CODE));
+    assert_eq!(instructions(), [1, 1, 2, 2]);
 }
 
 /// Nothing is told of code that is not watched: it may be another program's by now.
@@ -278,12 +323,12 @@ fn cached_code_is_not_trusted_beyond_a_batch() {
     kernel.0.borrow_mut().reports =
         [vec![hot(CODE), hot(CODE + 0x20)], vec![hot(CODE + 0x40)]].into();
     let mut supervisor = Supervisor::new(&kernel, Translator::default());
-    assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+    assert_eq!(work(&mut supervisor), Reading::Empty);
     assert_eq!(supervisor.counters().installed, 3);
     // One page, read once a batch.
     assert_eq!(kernel.0.borrow().reads, 2);
     kernel.0.borrow_mut().ended = true;
-    assert_eq!(supervisor.work().unwrap(), Reading::Ended);
+    assert_eq!(work(&mut supervisor), Reading::Ended);
 }
 
 #[test]
@@ -354,7 +399,7 @@ fn a_hot_indirect_edge_becomes_part_of_the_fragment_it_leaves() {
     // that concerns code without a fragment and once nothing more is learned.
     kernel.0.borrow_mut().reports = [vec![hot(CODE)], vec![often; 5], vec![often]].into();
     while let Some(next) = {
-        assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+        assert_eq!(work(&mut supervisor), Reading::Empty);
         supervisor.next_work()
     } {
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -374,7 +419,7 @@ fn a_rare_indirect_edge_costs_one_translation() {
     let mut supervisor = Supervisor::new(&kernel, Translator::default());
     let rare = Report { count: HOT_EDGE - 1, ..miss(target, site) };
     kernel.0.borrow_mut().reports = [vec![miss(CODE, 0)], vec![rare; 5]].into();
-    assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+    assert_eq!(work(&mut supervisor), Reading::Empty);
     assert_eq!(supervisor.next_work(), None);
     assert_eq!(kernel.0.borrow().installs.len(), 2);
 }
@@ -445,7 +490,7 @@ fn what_lost_reports_could_have_voided_is_forgotten() {
             state.reports.push_back(reports);
             state.reports_dropped = dropped;
         }
-        assert_eq!(supervisor.work().unwrap(), Reading::Empty);
+        assert_eq!(work(&mut supervisor), Reading::Empty);
         let space = &supervisor.spaces[&BTC];
         (space.has(CODE), space.is_useless(useless))
     };

@@ -167,13 +167,19 @@ fn fragments_with_much_code_are_found_by_where_they_are_left() {
     let mut space = AddressSpace::default();
     space.installed(&cut(0x10, &[0x30]), Reach::Near);
     assert!(space.leading_to(0x30).is_empty());
-    space.installed(&cut(0x10, &[0x30]), Reach::Far);
-    assert_eq!(space.leading_to(0x30), [(0x10, 1)]);
-    assert!(space.leading_to(0x31).is_empty());
-    for _ in 0..REBUILDS {
+    // Each time more such ways must be found.
+    for rebuilds in 1..REBUILDS {
         space.installed(&cut(0x10, &[0x30]), Reach::Far);
+        for _ in 1..1 << rebuilds {
+            assert!(space.leading_to(0x30).is_empty());
+        }
+        assert_eq!(space.leading_to(0x30), [(0x10, rebuilds)]);
+        assert!(space.leading_to(0x31).is_empty());
     }
-    assert!(space.leading_to(0x30).is_empty());
+    space.installed(&cut(0x10, &[0x30]), Reach::Far);
+    for _ in 0..=1 << REBUILDS {
+        assert!(space.leading_to(0x30).is_empty());
+    }
 }
 
 #[test]
