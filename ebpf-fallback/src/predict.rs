@@ -34,6 +34,7 @@ const MOSTLY_WAITS: f64 = 0.2;
 /// Gaps from 2 to this power nanoseconds are the scheduler's work rather
 /// than the program's, and do not count as user time.
 const PREEMPTED_LOG2: usize = 17;
+
 /// What is expected, and from what.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prediction {

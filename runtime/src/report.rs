@@ -189,20 +189,7 @@ impl Recorder {
     }
 }
 
-/// Writes the report of a program that runs natively because of `reason`.
-///
-/// # Errors
-/// What the file system answers.
-pub fn write_inactive(
-    path: &Path,
-    command: &[OsString],
-    environment: &Environment,
-    reason: &str,
-) -> io::Result<()> {
-    let report = Report::inactive(words(command), environment.clone(), reason);
-    ub_report::write(path, &report.to_json())
-}
-
+/// The words of a command, for reports.
 pub(crate) fn words(command: &[OsString]) -> Vec<String> {
     command.iter().map(|word| word.to_string_lossy().into_owned()).collect()
 }
@@ -374,7 +361,5 @@ mod tests {
         let path = dir.path().join("report.json");
         recorder().write(&path).unwrap();
         assert_eq!(ub_report::read(&path).unwrap().totals.syscalls, 10);
-        write_inactive(&path, &["b".into()], &Environment::default(), "why").unwrap();
-        assert_eq!(ub_report::read(&path).unwrap().inactive_reason.as_deref(), Some("why"));
     }
 }

@@ -293,7 +293,8 @@ fn arguments_need_not_be_text() {
 #[test]
 fn the_report_of_a_native_run_says_why() {
     let dir = tempfile::tempdir().unwrap();
-    for (arguments, name) in [(["run", "--report"], "run.json"), (["stat", "--json"], "stat.json")]
+    for (arguments, name) in
+        [(["run", "--report"], "run.json"), (["stat", "--report"], "stat.json")]
     {
         let path = dir.path().join(name);
         // Relative, as a user would name it.
@@ -309,6 +310,50 @@ fn the_report_of_a_native_run_says_why() {
         assert!(report["environment"]["kernel"].is_string());
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn stat_tells_programs_that_nothing_was_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("result.json");
+    let words = ["stat", "--format", "json", "--output", path.to_str().unwrap()];
+    let output = output(ub().args(words).args(["--", "sh", "-c", "exit 3"]));
+    assert_eq!(output.status.code(), Some(3));
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!((&report["schema"], &report["active"]), (&1.into(), &false.into()));
+
+    // A result that goes nowhere is a failure, but the program's is the first.
+    for (program, expected) in [("true", 125), ("false", 1)] {
+        let words = ["stat", "--format", "json", "--output", "/absent/file", "--", program];
+        let output = self::output(ub().args(words));
+        assert_eq!(output.status.code(), Some(expected), "{program}");
+        assert!(text(&output.stderr).contains("cannot write /absent/file: "), "{output:?}");
+    }
+}
+
+/// Every result can be had as JSON with its version, in the same way.
+#[test]
+fn results_have_a_form_for_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("result.json");
+    for (words, expected) in [
+        (&["doctor"][..], 1),
+        (&["doctor", "--unit", "absent.service"], 1),
+        (&["config", "show"], 0),
+        (&["coverage", "/usr/bin/true"], 0),
+    ] {
+        let printed = output(ub().args(words).args(["-f", "json"]));
+        assert_eq!(printed.status.code(), Some(expected), "{words:?}");
+        let json: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
+        assert_eq!(json["schema"], 1, "{words:?}");
+        let file = ["-f", "json", "-o", path.to_str().unwrap()];
+        let written = output(ub().args(words).args(file));
+        assert_eq!((written.status.code(), written.stdout.len()), (Some(expected), 0), "{words:?}");
+        let again: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(again["schema"], 1, "{words:?}");
+        let nowhere = output(ub().args(words).args(["-f", "json", "-o", "/absent/file"]));
+        assert_eq!(nowhere.status.code(), Some(125), "{words:?}");
+    }
 }
 
 #[test]
@@ -380,7 +425,7 @@ fn doctor_says_what_is_missing() {
     let said = text(&plain.stdout);
     assert!(said.contains("kernel module not loaded") && said.contains("ub_gate.ko"), "{said}");
 
-    let json = output(ub().args(["doctor", "--json"]));
+    let json = output(ub().args(["doctor", "--format", "json"]));
     assert_eq!(json.status.code(), Some(1));
     let diagnosis: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(diagnosis["rides_possible"], false);

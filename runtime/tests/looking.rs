@@ -95,6 +95,10 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+fn json(bytes: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(bytes).expect("JSON")
+}
+
 #[test]
 fn stat_shows_a_running_session_to_its_members_only() {
     let session = Session::start();
@@ -120,7 +124,7 @@ fn stat_shows_a_running_session_to_its_members_only() {
 fn json_of_a_running_session_can_be_read_back() {
     let session = Session::start();
     let pid = std::process::id().to_string();
-    let output = run(session.ub().args(["stat", "-p", &pid, "--json", "-"]));
+    let output = run(session.ub().args(["stat", "-p", &pid, "--format", "json"]));
     let file = session.runtime_dir.path().join("report.json");
     std::fs::write(&file, &output.stdout).unwrap();
     assert_eq!(ub_report::read(&file).unwrap(), report());
@@ -183,6 +187,13 @@ fn explain_says_what_is_known_and_what_is_not() {
     let output = run(session.ub().args(["explain", "-p", &pid, "0x2000"]));
     assert_eq!(output.status.code(), Some(125));
     assert!(text(&output.stderr).contains("nothing is known about 0x2000"));
+    for address in [&[][..], &["0x1000"]] {
+        let arguments = ["explain", "--format", "json", "-p", &pid];
+        let json = json(&run(session.ub().args(arguments).args(address)).stdout);
+        assert_eq!(json["schema"], 1);
+        assert_eq!(json["gaps"][0]["reason"], "cost time, with confidence");
+        assert!(json["gaps"][1].is_null() && json["fragment"].is_null(), "{json}");
+    }
 }
 
 #[test]
@@ -192,6 +203,13 @@ fn top_once_is_for_scripts() {
     let said = text(&output.stdout);
     assert!(output.status.success() && said.contains("a-program"), "{said}");
     assert!(!said.contains('\x1b'), "{said}");
+    let json = json(&run(session.ub().args(["top", "-i", "0.1", "--format", "json"])).stdout);
+    assert_eq!((&json["schema"], &json["processes"][0]["name"]), (&1.into(), &"a-program".into()));
+    assert_eq!(json["gaps"][0]["state"], "retired");
+    let file = session.runtime_dir.path().join("top");
+    let output = run(session.ub().args(["top", "-i", "0.1", "--output"]).arg(&file));
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(std::fs::read_to_string(&file).unwrap().contains("a-program"));
     let output = run(session.ub().arg("top"));
     assert_eq!(output.status.code(), Some(125));
     assert!(text(&output.stderr).contains("ub top --once"));

@@ -145,7 +145,7 @@ fn predictions_tell_programs_apart() {
     let verdict = |program: &[&str]| {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("prediction.json");
-        let words = ["predict", "--json", "--output", file.to_str().unwrap(), "--"];
+        let words = ["predict", "--format", "json", "--output", file.to_str().unwrap(), "--"];
         let output = ub(&words).args(program).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let json: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();

@@ -91,7 +91,7 @@ fn every_setting_tells_where_it_comes_from() {
     assert_eq!(line("min_rate")[1..], ["7", "UB_MIN_RATE"]);
     assert_eq!(line("miss_count")[1..], ["9", "command", "line"]);
     assert_eq!(line("hot_window")[1], "-");
-    let json = configured.ub(&[("UB_DISABLE", "1")], &["config", "show", "--json"]);
+    let json = configured.ub(&[("UB_DISABLE", "1")], &["config", "show", "--format", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!((&json["schema"], &json["disabled_by_environment"]), (&1.into(), &true.into()));
 }

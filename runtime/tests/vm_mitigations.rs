@@ -23,9 +23,9 @@ fn policy_is_as_told(machine: Machine, cpu: &str, expected: &[&str]) {
     let mut job = with_program(job, "worker", &["worker.c"]).shell(
         "cd /results
          # Its exit status says whether programs can ride now.
-         ub doctor --json >foretold.json || true
+         ub doctor --format json >foretold.json || true
          module load /ub/modules/ub_gate.ko && module load /ub/modules/ub.ko
-         ub doctor --json >said.json || true
+         ub doctor --format json >said.json || true
          ub run --eager --report report.json -- worker churn 20 >out 2>err
          echo $? >status",
     );

@@ -13,7 +13,7 @@ const REQUESTS: u64 = 1000;
 const SCRIPT: &str = "\
 ub profile --format json --output /results/profile.json -- \
     dd if=/dev/zero of=/dev/null bs=1 count=20000; echo $? >/results/status
-ub predict --json --output /results/prediction.json -- \
+ub predict --format json --output /results/prediction.json -- \
     dd if=/dev/zero of=/dev/null bs=1 count=20000
 # With -D strace is the child, so that the server belongs to ub.
 ub profile --format json --output /results/redis.json -- \
@@ -25,9 +25,9 @@ wait $!
 until grep -q 'exited with' /results/trace; do sleep 0.1; done
 module load /ub/modules/ub_gate.ko
 module load /ub/modules/ub.ko
-ub predict --json --output /results/measured.json -- \
+ub predict --format json --output /results/measured.json -- \
     dd if=/dev/zero of=/dev/null bs=1 count=20000
-ub predict --estimate --json --output /results/estimated.json -- \
+ub predict --estimate --format json --output /results/estimated.json -- \
     dd if=/dev/zero of=/dev/null bs=1 count=20000
 # The supervisor of ub's own rides ends a moment later.
 until [ \"$(module unload ub)\" = ok ]; do sleep 0.1; done

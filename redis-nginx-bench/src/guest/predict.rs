@@ -84,7 +84,7 @@ fn predict(
     let failed = |error| Error::io("running ub predict")(error);
     let mut watcher = Killed(
         Command::new(&plan.programs.ub)
-            .args(["predict", "--json", "--duration", WATCHED, "--output"])
+            .args(["predict", "--format", "json", "--duration", WATCHED, "--output"])
             .arg(&path)
             .arg("--pid")
             .arg(side.worker().to_string())

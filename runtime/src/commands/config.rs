@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 
-use super::{complain, print};
+use super::complain;
+use super::output::{Format, Output, Stream, json};
 use crate::config::{Origin, Places, Settings, disabled_by_environment};
 use crate::exec::EXIT_UB;
 
@@ -25,12 +26,11 @@ enum Command {
 /// Print every setting as `ub run` would find it here and now
 #[derive(Debug, Args)]
 struct Show {
-    /// Also say where each comes from
+    /// Also say where each comes from, as JSON always does
     #[arg(long)]
     origin: bool,
-    /// Print JSON (schema 1), always with origins
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     #[command(flatten)]
     settings: Settings,
 }
@@ -39,26 +39,23 @@ struct Show {
 pub(super) fn main(arguments: &Arguments) -> u8 {
     let Command::Show(show) = &arguments.command;
     let places = Places::default();
-    match places.origins(&show.settings) {
-        Ok(settings) if show.json => {
-            let json = serde_json::json!({
-                "schema": 1,
-                "disabled_by_environment": disabled_by_environment(),
-                "files": places.files,
-                "settings": settings,
-            });
-            print(&format!("{json:#}\n"));
-            0
-        }
-        Ok(settings) => {
-            print(&text(&places, &settings, show.origin));
-            0
-        }
+    let settings = match places.origins(&show.settings) {
+        Ok(settings) => settings,
         Err(error) => {
             complain(error);
-            EXIT_UB
+            return EXIT_UB;
         }
-    }
+    };
+    let shown = match show.output.format {
+        Format::Text => text(&places, &settings, show.origin),
+        Format::Json => json(&serde_json::json!({
+            "schema": 1,
+            "disabled_by_environment": disabled_by_environment(),
+            "files": places.files,
+            "settings": settings,
+        })),
+    };
+    show.output.put(&shown, Stream::Standard)
 }
 
 fn text(places: &Places, settings: &[Origin], origin: bool) -> String {

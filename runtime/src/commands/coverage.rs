@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use serde_json::json;
 use ub_translator::CpuFeatures;
 
-use super::{complain, print};
+use super::complain;
+use super::output::{self, Format, Output, Stream};
 use crate::coverage::{Coverage, measure};
 use crate::exec::EXIT_UB;
 
@@ -25,9 +27,11 @@ pub(super) struct Arguments {
     /// Extensions to translate for: those of this machine, or all
     #[arg(long, value_enum, default_value_t = Cpu::All)]
     cpu: Cpu,
-    /// How many of the missing forms to print
+    /// Missing forms shown in text
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// For which machine.
@@ -59,10 +63,36 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
             }
         }
     }
-    if !rows.is_empty() {
-        print(&text(&rows, arguments.top));
+    if rows.is_empty() {
+        return status;
     }
-    status
+    let shown = match arguments.output.format {
+        Format::Text => text(&rows, arguments.top),
+        Format::Json => output::json(&data(&rows)),
+    };
+    arguments.output.put(&shown, Stream::Standard).max(status)
+}
+
+/// All counts, for programs.
+fn data(rows: &[(String, Coverage)]) -> serde_json::Value {
+    let files = rows.iter().map(|(file, coverage)| {
+        let missing = coverage
+            .top()
+            .into_iter()
+            .map(|(form, count)| json!({"form": form.form, "reason": form.reason, "count": count}));
+        json!({
+            "file": file,
+            "share": coverage.share(),
+            "decoded": coverage.decoded(),
+            "translated": coverage.translated,
+            "system_calls": coverage.system_calls,
+            "traps": coverage.traps,
+            "no_effect": coverage.no_effect,
+            "resyncs": coverage.resyncs,
+            "missing": missing.collect::<Vec<_>>(),
+        })
+    });
+    json!({"schema": 1, "files": files.collect::<Vec<_>>()})
 }
 
 /// The table, and the missing forms of all files together.

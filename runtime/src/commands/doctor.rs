@@ -4,17 +4,17 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use super::print;
+use super::output::{Format, Output, Stream, json};
 use crate::doctor::{Check, Diagnosis, State, Unit};
 
 /// Say what this machine supports and what blocks it
 ///
-/// Exit status: 0 if programs (the unit, where one is named) can ride now, 1 if not.
+/// Exit status: 0 if programs (the unit, where one is named) can ride now, 1 if
+/// not, 125 if ub itself fails.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Measure what rides cost on this machine, unless that was done since it
     /// was booted: takes some seconds
     #[arg(long)]
@@ -29,12 +29,14 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: &Arguments) -> u8 {
     let mut diagnosis = Diagnosis::make(arguments.measure);
     diagnosis.unit = arguments.unit.as_deref().map(Unit::look);
-    let text = if arguments.json {
-        serde_json::to_string_pretty(&diagnosis).unwrap_or_default() + "\n"
-    } else {
-        text(&diagnosis)
+    let shown = match arguments.output.format {
+        Format::Text => text(&diagnosis),
+        Format::Json => json(&diagnosis),
     };
-    print(&text);
+    let failure = arguments.output.put(&shown, Stream::Standard);
+    if failure != 0 {
+        return failure;
+    }
     let unit_rides = diagnosis.unit.as_ref().is_none_or(Unit::rides_possible);
     u8::from(!(diagnosis.rides_possible && unit_rides))
 }

@@ -6,14 +6,16 @@ mod listing;
 use std::fmt::Write;
 
 use clap::Args;
+use serde::Serialize;
 use ub_report::symbols::{Mappings, Symbolizer};
 use ub_report::text::{mean, outcome};
 use ub_report::units::{duration, grouped, percent};
 use ub_report::{GapRow, Report};
 
-use super::{complain, print};
+use super::complain;
+use super::output::{Format, Output, Stream, json};
 use crate::exec::EXIT_UB;
-use crate::inspect::{self, Found};
+use crate::inspect::{self, Found, FragmentDump};
 
 /// Say what became of the gaps of a process, and why
 ///
@@ -28,6 +30,8 @@ pub(super) struct Arguments {
     /// Address of a gap, or of any code in a fragment, like 0x7f0012345678
     #[arg(value_name = "ADDR", value_parser = address)]
     address: Option<u64>,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn address(text: &str) -> Result<u64, String> {
@@ -36,25 +40,60 @@ fn address(text: &str) -> Result<u64, String> {
         .map_err(|_| "expected an address like 0x7f0012345678".to_owned())
 }
 
+/// What is known of a process, or of an address of it.
+#[derive(Debug, Serialize)]
+struct Known {
+    /// Version of this form.
+    schema: u32,
+    gaps: Vec<GapRow>,
+    /// The fragment that stands for the address or contains it.
+    fragment: Option<FragmentDump>,
+}
+
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: &Arguments) -> u8 {
-    let text =
-        inspect::of_process(arguments.pid).map_err(|error| error.to_string()).and_then(|found| {
-            match arguments.address {
-                None => Ok(gaps(&found.report, arguments.pid)),
-                Some(address) => explain(&found, arguments.pid, address),
-            }
-        });
-    match text {
-        Ok(text) => {
-            print(&text);
-            0
+    let Arguments { pid, address, output } = arguments;
+    let known = inspect::of_process(*pid)
+        .map_err(|error| error.to_string())
+        .and_then(|found| known(&found, *pid, *address));
+    match known {
+        Ok(known) => {
+            let shown = match (output.format, address) {
+                (Format::Json, _) => json(&known),
+                (Format::Text, None) => gaps(&known),
+                (Format::Text, Some(_)) => code(&known, *pid),
+            };
+            output.put(&shown, Stream::Standard)
         }
         Err(message) => {
             complain(message);
             EXIT_UB
         }
     }
+}
+
+/// What the supervisor knows.
+fn known(found: &Found, pid: u32, address: Option<u64>) -> Result<Known, String> {
+    let spaces = spaces(&found.report, pid);
+    let is_meant = |gap: &&GapRow| {
+        spaces.contains(&gap.space) && address.is_none_or(|address| gap.address == address)
+    };
+    let gaps: Vec<_> = found.report.hot_gaps.iter().filter(is_meant).cloned().collect();
+    let mut fragment = None;
+    if let Some(address) = address {
+        for space in spaces {
+            fragment = found.peer.fragment(space, address).map_err(|error| error.to_string())?;
+            if fragment.is_some() {
+                break;
+            }
+        }
+        if gaps.is_empty() && fragment.is_none() {
+            return Err(format!(
+                "nothing is known about {address:#x}; `ub explain -p {pid}` lists what is"
+            ));
+        }
+    }
+    Ok(Known { schema: 1, gaps, fragment })
 }
 
 /// Address spaces of the process; all of them for one that the session knows
@@ -66,10 +105,9 @@ fn spaces(report: &Report, pid: u32) -> Vec<u64> {
 }
 
 /// All gaps of the process.
-fn gaps(report: &Report, pid: u32) -> String {
-    let spaces = spaces(report, pid);
+fn gaps(known: &Known) -> String {
     let mut out = String::new();
-    for gap in report.hot_gaps.iter().filter(|gap| spaces.contains(&gap.space)) {
+    for gap in &known.gaps {
         let _ = writeln!(out, "{:#x}  {}", gap.address, gap.label());
         let _ = writeln!(out, "    {}", figures(gap));
         let _ = writeln!(out, "    {}", outcome(gap));
@@ -95,31 +133,19 @@ fn figures(gap: &GapRow) -> String {
     text
 }
 
-/// The gap at `address` and its fragment.
-fn explain(found: &Found, pid: u32, address: u64) -> Result<String, String> {
+/// The gap at an address and its fragment.
+fn code(known: &Known, pid: u32) -> String {
     let mappings = Mappings::of(pid).unwrap_or_default();
     let mut symbols = Symbolizer::default();
     let mut name = |address| symbols.name(&mappings, address).map(|name| name.to_string());
     let mut out = String::new();
-    let mut fragment = None;
-    for space in spaces(&found.report, pid) {
-        let at = |gap: &&GapRow| (gap.space, gap.address) == (space, address);
-        if let Some(gap) = found.report.hot_gaps.iter().find(at) {
-            let _ = writeln!(out, "gap {:#x}  {}", gap.address, gap.label());
-            let _ = writeln!(out, "    {}\n    {}\n", figures(gap), outcome(gap));
-        }
-        if fragment.is_none() {
-            fragment = found.peer.fragment(space, address).map_err(|error| error.to_string())?;
-        }
+    for gap in &known.gaps {
+        let _ = writeln!(out, "gap {:#x}  {}", gap.address, gap.label());
+        let _ = writeln!(out, "    {}\n    {}\n", figures(gap), outcome(gap));
     }
-    match fragment {
-        Some(fragment) => out += &listing::render(&fragment, &mut name),
-        None if out.is_empty() => {
-            return Err(format!(
-                "nothing is known about {address:#x}; `ub explain -p {pid}` lists what is"
-            ));
-        }
+    match &known.fragment {
+        Some(fragment) => out += &listing::render(fragment, &mut name),
         None => out.push_str("there is no fragment for this address\n"),
     }
-    Ok(out)
+    out
 }

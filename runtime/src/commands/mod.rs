@@ -12,6 +12,7 @@ mod explain;
 mod lab;
 mod members;
 mod observe;
+mod output;
 mod predict;
 mod profile;
 mod report;
@@ -113,11 +114,6 @@ fn become_program(command: &[OsString]) -> u8 {
     let error = exec(command);
     complain(&error);
     error.exit_code()
-}
-
-/// Prints text on standard output. A reader that has gone is no reason to fail.
-fn print(text: &str) {
-    let _ = io::stdout().write_all(printable(text).as_bytes());
 }
 
 /// Prints one line on stderr. A closed or full stderr is no reason to fail.

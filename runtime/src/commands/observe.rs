@@ -2,10 +2,10 @@
 //! long, and watching it.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -16,7 +16,8 @@ use ub_ebpf_fallback::packet_filter::open_process;
 use ub_ebpf_fallback::{Profile, Profiler, WatchError};
 
 use super::child::{Child, Event};
-use super::{become_program, complain, printable};
+use super::output::Stream;
+use super::{become_program, complain};
 use crate::config;
 use crate::exec::EXIT_UB;
 
@@ -62,12 +63,18 @@ impl Target {
         }
     }
 
-    /// Watches it and hands the profile to `tell`. Returns the exit status:
-    /// that of the program, if one was run.
-    pub(super) fn observe(&self, tell: impl FnOnce(&Profile) -> io::Result<()>) -> u8 {
+    /// Where the result is printed: if a program was run, standard output belongs
+    /// to it.
+    pub(super) fn stream(&self) -> Stream {
+        if self.command.is_empty() { Stream::Standard } else { Stream::Aside }
+    }
+
+    /// Watches it and hands the profile to `tell`, which returns an exit status.
+    /// Returns that of the program, if one was run, else that one.
+    pub(super) fn observe(&self, tell: impl FnOnce(&Profile) -> u8) -> u8 {
         if self.command.is_empty() {
             return match self.observe_running() {
-                Ok(profile) => told(tell(&profile)),
+                Ok(profile) => tell(&profile),
                 Err(error) => {
                     complain(error);
                     EXIT_UB
@@ -107,11 +114,7 @@ impl Target {
         Ok(profiler.finish())
     }
 
-    fn observe_command(
-        &self,
-        mut profiler: Profiler,
-        tell: impl FnOnce(&Profile) -> io::Result<()>,
-    ) -> u8 {
+    fn observe_command(&self, mut profiler: Profiler, tell: impl FnOnce(&Profile) -> u8) -> u8 {
         // The child waits until it is watched.
         let Ok((mut ours, mut theirs)) = UnixStream::pair() else {
             complain("cannot make a socket; running natively, nothing is counted");
@@ -142,7 +145,7 @@ impl Target {
             }
             status.is_some()
         });
-        let failure = told(tell(&profiler.finish()));
+        let failure = tell(&profiler.finish());
         let status = status.unwrap_or_else(|| child.wait()).imitate();
         if status == 0 { failure } else { status }
     }
@@ -177,26 +180,5 @@ fn watch(
         if ended && is_end() {
             return;
         }
-    }
-}
-
-/// The exit status after telling.
-fn told(result: io::Result<()>) -> u8 {
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            complain(format_args!("cannot write the result: {error}"));
-            EXIT_UB
-        }
-    }
-}
-
-/// Writes `text` to `file`, or to standard error if a program was run, whose
-/// standard output belongs to it, or else to standard output.
-pub(super) fn put(target: &Target, file: Option<&Path>, text: &str) -> io::Result<()> {
-    match file {
-        Some(file) => ub_report::write(file, text.as_bytes()),
-        None if target.command.is_empty() => io::stdout().write_all(printable(text).as_bytes()),
-        None => io::stderr().write_all(printable(text).as_bytes()),
     }
 }

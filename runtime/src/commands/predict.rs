@@ -1,12 +1,11 @@
 //! `ub predict`: what riding would gain, before anything is installed.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use ub_ebpf_fallback::predict::{self, RideCosts};
 use ub_report::text;
 
-use super::observe::{Target, put};
+use super::observe::Target;
+use super::output::{Format, Output, json};
 use crate::{config, machine};
 
 /// Predict what a program would gain on this machine
@@ -19,12 +18,8 @@ use crate::{config, machine};
 /// Exit status: that of the program; 125 if ub itself fails.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// Write the result to FILE
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
     /// Gaps shown in text
     #[arg(long, value_name = "N", default_value_t = text::GAPS)]
     gaps: usize,
@@ -61,12 +56,14 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
     };
     arguments.target.observe(|profile| {
         let prediction = predict::predict(profile, costs);
-        let text = if arguments.json {
-            serde_json::to_string(&prediction)? + "\n"
-        } else {
-            let command = arguments.target.words().join(" ");
-            format!("\n ub: prediction for '{command}':\n\n{}", prediction.text(arguments.gaps))
+        let shown = match arguments.output.format {
+            Format::Text => {
+                let command = arguments.target.words().join(" ");
+                let text = prediction.text(arguments.gaps);
+                format!("\n ub: prediction for '{command}':\n\n{text}")
+            }
+            Format::Json => json(&prediction),
         };
-        put(&arguments.target, arguments.output.as_deref(), &text)
+        arguments.output.put(&shown, arguments.target.stream())
     })
 }

@@ -1,14 +1,12 @@
 //! `ub profile`: the gaps of programs, without the kernel module.
 
-use std::io;
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use ub_ebpf_fallback::Profile;
-use ub_report::{Report, html, text};
+use ub_report::{Report, text};
 
-use super::observe::{Target, put};
+use super::observe::Target;
+use super::output::{Output, ReportFormat, json};
 use crate::host::Environment;
 
 /// Show where a program spends its time between system calls
@@ -21,12 +19,8 @@ use crate::host::Environment;
 /// Exit status: that of the program; 125 if ub itself fails.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Form of the result
-    #[arg(short, long, value_enum, default_value_t)]
-    format: Format,
-    /// Write the result to FILE
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output<Format>,
     /// Gaps shown in text
     #[arg(long, value_name = "N", default_value_t = text::GAPS)]
     gaps: usize,
@@ -37,12 +31,12 @@ pub(super) struct Arguments {
 /// Forms of the result.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum Format {
-    /// For terminals
+    /// For people
     #[default]
     Text,
-    /// The report of `ub stat`, with the gaps of every thread
+    /// For programs: the report of `ub stat`, with the gaps of every thread
     Json,
-    /// One page that needs nothing else
+    /// One page that needs no other file and no network
     Html,
     /// Stacks with nanoseconds, for flame graphs
     Folded,
@@ -60,27 +54,23 @@ struct Detailed<'a> {
 pub(super) fn main(arguments: &Arguments) -> u8 {
     let environment = Environment::detect();
     arguments.target.observe(|profile| {
-        let text = rendered(arguments, profile, environment)?;
-        put(&arguments.target, arguments.output.as_deref(), &text)
+        let shown = rendered(arguments, profile, environment);
+        arguments.output.put(&shown, arguments.target.stream())
     })
 }
 
-fn rendered(
-    arguments: &Arguments,
-    profile: &Profile,
-    environment: Environment,
-) -> io::Result<String> {
+fn rendered(arguments: &Arguments, profile: &Profile, environment: Environment) -> String {
     let report = profile.report(arguments.target.words(), environment);
-    Ok(match arguments.format {
+    match arguments.output.format {
         Format::Text => {
-            let mut text = text::render(&report, arguments.gaps);
+            let mut text = ReportFormat::Text.render(&report, arguments.gaps);
             if !profile.lost.nothing() {
                 text += &format!(" not counted for want of room: {}\n\n", profile.lost);
             }
             text
         }
-        Format::Json => serde_json::to_string(&Detailed { report, profile })? + "\n",
-        Format::Html => html::render(&report),
+        Format::Json => json(&Detailed { report, profile }),
+        Format::Html => ReportFormat::Html.render(&report, arguments.gaps),
         Format::Folded => profile.folded(),
-    })
+    }
 }

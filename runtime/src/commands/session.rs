@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tracing::Level;
+use ub_report::Report;
 
 use crate::abi::{ABI_VERSION, NATIVE_NEVER, SessionConfig, TIME_GAPS};
 use crate::config::{self, Places, Settings};
@@ -15,7 +16,7 @@ use crate::device::{Device, OpenError};
 use crate::host::Environment;
 use crate::logging;
 use crate::packet_filter::FilterRecord;
-use crate::report::{self, Recorder};
+use crate::report::{Recorder, words};
 use crate::session::{Supervision, Watched};
 use crate::supervisor::Slowed;
 
@@ -242,9 +243,14 @@ impl Plan {
     /// What the file system answers.
     pub(super) fn write_inactive(&self, reason: &str) -> io::Result<()> {
         match &self.report {
-            Some(path) => report::write_inactive(path, &self.command, &self.environment, reason),
+            Some(path) => ub_report::write(path, &self.inactive(reason).to_json()),
             None => Ok(()),
         }
+    }
+
+    /// The report of a program that runs natively because of `reason`.
+    pub(super) fn inactive(&self, reason: &str) -> Report {
+        Report::inactive(words(&self.command), self.environment.clone(), reason)
     }
 
     /// The report of a session with packet filters.

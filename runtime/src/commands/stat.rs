@@ -1,13 +1,14 @@
 //! `ub stat`: counters of a program, at its end or while it runs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use ub_report::text;
+use ub_report::{Report, text};
 
 use super::child::{Child, Event};
+use super::output::{Output, ReportFormat, Stream};
 use super::session::{Decision, Options};
-use super::{become_program, complain, print, print_aside};
+use super::{become_program, complain};
 use crate::device::Session;
 use crate::exec::EXIT_UB;
 use crate::inspect;
@@ -17,18 +18,20 @@ use crate::logging;
 ///
 /// With CMD, ub runs it like `ub run`, stays its parent, passes signals on and
 /// ends as the program does. Counting ends with the program even if it leaves
-/// others running. With -p, it prints how the session of a process stands.
+/// others running. With -p, it prints how the session of a process stands. What is
+/// printed of CMD goes to standard error, as standard output is the program's.
 #[derive(Debug, Args)]
 #[command(mut_arg("command", |arg| arg.required(false).required_unless_present("pid")))]
 pub(super) struct Arguments {
     /// Look into the running session of process PID
     #[arg(short, long, value_name = "PID", conflicts_with = "command")]
     pid: Option<u32>,
-    /// Also write the counters to FILE as JSON; with -p and - as FILE, print
-    /// nothing but JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// How many gaps to print
+    /// Also write counters to FILE as JSON, every second and at the end
+    #[arg(long, value_name = "FILE", conflicts_with = "pid")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output<ReportFormat>,
+    /// Gaps shown in text
     #[arg(long, value_name = "N", default_value_t = text::GAPS)]
     gaps: usize,
     #[command(flatten)]
@@ -45,34 +48,25 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
 
 /// How the session of the process `pid` stands.
 fn look(arguments: &Arguments, pid: u32) -> u8 {
-    let report = match inspect::of_process(pid) {
-        Ok(found) => found.report,
+    match inspect::of_process(pid) {
+        Ok(found) => show(arguments, &found.report, Stream::Standard),
         Err(error) => {
             complain(error);
-            return EXIT_UB;
+            EXIT_UB
         }
-    };
-    match arguments.json.as_deref() {
-        Some(path) if path == Path::new("-") => {
-            print(&String::from_utf8_lossy(&report.to_json()));
-            return 0;
-        }
-        Some(path) => {
-            if let Err(error) = ub_report::write(path, &report.to_json()) {
-                complain(format_args!("cannot write {}: {error}", path.display()));
-                return EXIT_UB;
-            }
-        }
-        None => {}
     }
-    print(&text::render(&report, arguments.gaps));
-    0
+}
+
+/// Tells the counters; returns the exit status.
+fn show(arguments: &Arguments, report: &Report, stream: Stream) -> u8 {
+    let shown = arguments.output.format.render(report, arguments.gaps);
+    arguments.output.put(&shown, stream)
 }
 
 /// Runs the program and prints its counters at the end.
 fn run(arguments: &Arguments) -> u8 {
     let command = &arguments.options.command;
-    let mut plan = match arguments.options.decide(arguments.json.as_deref()) {
+    let mut plan = match arguments.options.decide(arguments.report.as_deref()) {
         Ok(Decision::Session(plan)) => plan,
         Ok(Decision::Native(notice)) => {
             if let Some(notice) = notice {
@@ -85,9 +79,13 @@ fn run(arguments: &Arguments) -> u8 {
             return EXIT_UB;
         }
     };
+    // What to tell if nothing is counted, where a line is not all that is wanted.
+    let mut inactive = None;
+    let is_asked_for = arguments.output.is_file() || arguments.output.format != ReportFormat::Text;
     let mut supervision = match plan.open() {
         Ok(supervision) => Some(supervision),
         Err(reason) => {
+            inactive = is_asked_for.then(|| plan.inactive(&reason.to_string()));
             let _ = plan.write_inactive(&reason.to_string());
             if plan.require {
                 complain(reason);
@@ -144,12 +142,18 @@ fn run(arguments: &Arguments) -> u8 {
             break status;
         }
     };
-    if let Some(mut supervision) = supervision {
+    let failure = if let Some(mut supervision) = supervision {
         supervision.finish();
         match supervision.report() {
-            Ok(report) => print_aside(&text::render(report, arguments.gaps)),
-            Err(error) => complain(format_args!("no counters: {error}")),
+            Ok(report) => show(arguments, report, Stream::Aside),
+            Err(error) => {
+                complain(format_args!("no counters: {error}"));
+                0
+            }
         }
-    }
-    status.imitate()
+    } else {
+        inactive.map_or(0, |report| show(arguments, &report, Stream::Aside))
+    };
+    let status = status.imitate();
+    if status == 0 { failure } else { status }
 }

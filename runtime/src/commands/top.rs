@@ -7,15 +7,18 @@ mod terminal;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
-use super::{complain, print};
+use super::complain;
+use super::output::{Format, Output, Stream, json};
 use crate::exec::EXIT_UB;
 use crate::inspect::{self, NotFound};
-use rates::{Column, Rates};
+use rates::{Column, Rates, SCHEMA, View};
 
 /// Show running sessions and their gaps, live
 ///
-/// For scripts, --once prints the same as plain text and ends.
+/// --once prints the same as plain text and ends, and so does a result that is JSON
+/// or written to a file.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Seconds from one screen to the next
@@ -27,6 +30,16 @@ pub(super) struct Arguments {
     /// Column to sort gaps by
     #[arg(short, long, value_enum, default_value_t = Column::Rate)]
     sort: Column,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// One screen for programs.
+#[derive(Debug, Serialize)]
+struct Screen<'a> {
+    schema: u32,
+    #[serde(flatten)]
+    view: &'a View,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -36,24 +49,30 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: &Arguments) -> u8 {
+    let Arguments { interval, sort, output, .. } = arguments;
+    let once = arguments.once || output.is_file() || output.format == Format::Json;
     let sessions = inspect::all();
     if sessions.found.is_empty() {
         let reason = sessions.why_none();
         // A live screen shows what comes, unless nothing can.
-        if arguments.once || matches!(reason, NotFound::NoSession(Some(_))) {
+        if once || matches!(reason, NotFound::NoSession(Some(_))) {
             complain(reason);
             return EXIT_UB;
         }
     }
     let mut rates = Rates::default();
     rates.update(sessions.found);
-    if arguments.once {
-        std::thread::sleep(arguments.interval);
+    if once {
+        std::thread::sleep(*interval);
         rates.update(inspect::all().found);
-        print(&screen::plain(&rates.view(arguments.sort, false)));
-        return 0;
+        let view = rates.view(*sort, false);
+        let shown = match output.format {
+            Format::Text => screen::plain(&view),
+            Format::Json => json(&Screen { schema: SCHEMA, view: &view }),
+        };
+        return output.put(&shown, Stream::Standard);
     }
-    match terminal::run(rates, arguments.sort, arguments.interval) {
+    match terminal::run(rates, *sort, *interval) {
         Ok(()) => 0,
         Err(error) => {
             complain(error);

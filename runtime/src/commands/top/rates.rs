@@ -3,11 +3,15 @@
 use std::cmp::Ordering;
 
 use clap::ValueEnum;
+use serde::Serialize;
 use ub_report::packet_filter::PacketFilters;
 use ub_report::text::outcome;
 use ub_report::{GapRow, GapState, Report};
 
 use crate::inspect::{Found, Peer};
+
+/// Version of the JSON form of [`View`].
+pub(super) const SCHEMA: u32 = 1;
 
 /// What gaps can be sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,13 +54,16 @@ pub(super) struct Rates {
     now: Vec<Found>,
 }
 
-/// One screen.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// One screen. Its JSON form is versioned by [`SCHEMA`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct View {
     /// Machine of the sessions.
+    #[serde(rename = "machine")]
     pub(super) facts: String,
     /// Whether its times are an emulator's.
     pub(super) emulated: bool,
+    /// Sessions in which nothing rides, by the reason.
+    pub(super) native: Vec<NativeLine>,
     pub(super) processes: Vec<ProcessLine>,
     /// Sessions of the packet filters, which have no rides.
     pub(super) filters: Vec<FilterLine>,
@@ -64,56 +71,87 @@ pub(super) struct View {
 }
 
 impl View {
+    /// Remembers why nothing rides in a session, if that is so.
+    fn tell_native(&mut self, report: &Report) {
+        let Some(reason) = &report.native_reason else { return };
+        match self.native.iter_mut().find(|line| line.reason == *reason) {
+            Some(line) => line.pids.extend(report.pid),
+            None => {
+                let pids = report.pid.into_iter().collect();
+                self.native.push(NativeLine { pids, reason: reason.clone() });
+            }
+        }
+    }
+
     /// Sessions, of either kind.
     pub(super) fn sessions(&self) -> usize {
         self.processes.iter().filter(|line| line.is_session).count() + self.filters.len()
     }
 }
 
+/// Sessions in which nothing rides, for the same reason.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct NativeLine {
+    pub(super) pids: Vec<u32>,
+    pub(super) reason: String,
+}
+
 /// A session, or one process of a session that has several.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct ProcessLine {
     pub(super) pid: Option<u32>,
     pub(super) name: String,
     /// Of a session: its other processes are below.
     pub(super) is_session: bool,
     /// System calls a second; of a process, passages of known gaps.
+    #[serde(rename = "calls_per_second")]
     pub(super) calls: f64,
     /// Share of these that rode.
+    #[serde(rename = "ridden_share")]
     pub(super) ridden: f64,
     /// Nanoseconds saved a second.
+    #[serde(rename = "saved_ns_per_second")]
     pub(super) saved: Option<f64>,
     pub(super) fragments: Option<u64>,
     /// The commonest end of rides.
+    #[serde(rename = "top_exit")]
     pub(super) exit: String,
 }
 
 /// A session whose packets are filtered.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct FilterLine {
     pub(super) pid: Option<u32>,
     pub(super) name: String,
     /// Packets a second that came to a filter.
+    #[serde(rename = "packets_per_second")]
     pub(super) packets: f64,
     /// Share of these that were dropped.
+    #[serde(rename = "dropped_share")]
     pub(super) dropped: f64,
     /// Receive calls saved a second, one for each dropped packet.
+    #[serde(rename = "calls_saved_per_second")]
     pub(super) saved: f64,
     /// The latest that happened to a filter.
     pub(super) latest: String,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct GapLine {
     pub(super) pid: Option<u32>,
     pub(super) address: u64,
     pub(super) label: String,
     /// Passages a second.
+    #[serde(rename = "passages_per_second")]
     pub(super) rate: f64,
+    #[serde(rename = "ridden_share")]
     pub(super) ridden: f64,
+    #[serde(rename = "native_ns")]
     pub(super) native: Option<f64>,
+    #[serde(rename = "ride_ns")]
     pub(super) ride: Option<f64>,
     /// Nanoseconds saved a second.
+    #[serde(rename = "saved_ns_per_second")]
     pub(super) saved: Option<f64>,
     pub(super) state: GapState,
     pub(super) outcome: String,
@@ -133,6 +171,7 @@ impl Rates {
             let report = &found.report;
             view.facts = report.environment.facts();
             view.emulated |= report.environment.emulated();
+            view.tell_native(report);
             let before = before(&self.before, &found.peer);
             if let Some(filters) = &report.packet_filters {
                 view.filters.push(filter_line(report, filters, before));
@@ -382,6 +421,26 @@ pub(super) mod tests {
         assert_eq!(view.processes[1].ridden, 0.8);
         assert_eq!((view.gaps[0].rate, view.gaps[1].rate), (50_000.0, 10.0));
         assert_eq!(view.gaps[1].saved, None);
+    }
+
+    #[test]
+    fn sessions_that_stay_native_for_one_reason_are_told_together() {
+        let mut rates = example();
+        let session = rates.now[0].clone();
+        rates.now[0].report.native_reason = Some("rides do not pay".into());
+        for (pid, reason) in [(5, "rides do not pay"), (6, "another")] {
+            let mut other = session.clone();
+            other.report.pid = Some(pid);
+            other.report.native_reason = Some(reason.into());
+            rates.now.push(other);
+        }
+        rates.now.push(session);
+        let line = |pids: &[u32], reason: &str| NativeLine {
+            pids: pids.to_vec(),
+            reason: reason.to_owned(),
+        };
+        let expected = [line(&[4242, 5], "rides do not pay"), line(&[6], "another")];
+        assert_eq!(rates.view(Column::Rate, false).native, expected);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 use ub_report::units::{duration, short};
 
-use super::rates::{Column, FilterLine, GapLine, ProcessLine, View};
+use super::rates::{Column, FilterLine, GapLine, NativeLine, ProcessLine, View};
 
 /// What the keys do; on the screen at all times.
 const KEYS: &str = "q quit  s sort  r reverse  space pause  up/down select  +/- interval";
@@ -37,9 +37,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, choices: &Choices) {
         0 => 0,
         lines => lines.min(most) + 1,
     };
-    let machine = machine(view);
-    let lines = 1 + u16::from(machine.chars().count() > usize::from(frame.area().width));
-    let machine = Paragraph::new(Span::styled(machine, DIM)).wrap(Wrap { trim: true });
+    let about = about(view);
+    let lines = about.iter().map(|line| wrapped(line, frame.area().width)).sum();
+    let about: Vec<_> = about.into_iter().map(|line| Line::styled(line, DIM)).collect();
+    let about = Paragraph::new(about).wrap(Wrap { trim: true });
     let [title, facts, top, filters, gaps, detail, keys] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(lines),
@@ -51,7 +52,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, choices: &Choices) {
     ])
     .areas(frame.area());
     frame.render_widget(Paragraph::new(status(view, choices)), title);
-    frame.render_widget(machine, facts);
+    frame.render_widget(about, facts);
     if view.sessions() == 0 {
         let text = "no session is running; start one with `ub run -- CMD`";
         frame.render_widget(Paragraph::new(text), gaps);
@@ -84,9 +85,28 @@ fn status(view: &View, choices: &Choices) -> Line<'static> {
     ])
 }
 
-fn machine(view: &View) -> String {
+/// The machine, and why nothing rides on it.
+fn about(view: &View) -> Vec<String> {
     let emulated = if view.emulated { "EMULATED, times are not hardware's: " } else { "" };
-    format!("{emulated}{}", view.facts)
+    let native = view.native.iter().map(|NativeLine { pids, reason }| {
+        let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
+        format!("no rides in {}: {reason}", pids.join(", "))
+    });
+    [format!("{emulated}{}", view.facts)].into_iter().chain(native).collect()
+}
+
+/// Lines that `text` takes in `width` columns, broken between words.
+fn wrapped(text: &str, width: u16) -> u16 {
+    let (mut lines, mut used) = (1, 0);
+    for word in text.split(' ').map(|word| word.chars().count()) {
+        if used > 0 && used + 1 + word > usize::from(width) {
+            lines += 1;
+            used = word;
+        } else {
+            used += word + usize::from(used > 0);
+        }
+    }
+    lines
 }
 
 const PROCESS_COLUMNS: [&str; 7] =
@@ -232,7 +252,7 @@ fn time(ns: Option<f64>) -> String {
 
 /// The same as text, for `--once`.
 pub(super) fn plain(view: &View) -> String {
-    let mut out = machine(view) + "\n";
+    let mut out = about(view).join("\n") + "\n";
     if !view.filters.is_empty() {
         out.push('\n');
         table(&mut out, &FILTER_COLUMNS, view.filters.iter().map(filter_cells));
@@ -355,6 +375,24 @@ q quit  s sort  r reverse  space pause  up/down select  +/- interval";
         view.facts += ", and the last word";
         let lines = screen(&view, &choices(), 80, 24);
         assert!(lines[2].ends_with("the last word"), "{}", lines.join("\n"));
+    }
+
+    #[test]
+    fn what_keeps_everything_native_is_said_once() {
+        let reason = "rides do not pay on this machine: a call that does nothing takes 530 ns \
+                      in a ride, 500 ns natively (--ride-anyway rides all the same)";
+        let mut view = example().view(Column::Rate, false);
+        view.native = vec![NativeLine { pids: vec![4242, 777], reason: reason.into() }];
+        let lines = screen(&view, &choices(), 80, 24);
+        let expected = [
+            "no rides in 4242, 777: rides do not pay on this machine: a call that does",
+            "nothing takes 530 ns in a ride, 500 ns natively (--ride-anyway rides all the",
+            "same)",
+        ];
+        assert_eq!(lines[2..5], expected, "{}", lines.join("\n"));
+        assert!(lines[5].contains("CALLS/s"), "{}", lines.join("\n"));
+        let text = plain(&view);
+        assert!(text.contains(&format!("\nno rides in 4242, 777: {reason}\n")), "{text}");
     }
 
     #[test]
