@@ -60,13 +60,14 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
 
 /// Writes `content` to `path` so that a reader sees a whole file, old or new,
 /// at any moment. What is there and no regular file, such as `/dev/null` or a
-/// pipe, is written to and stays what it is; so does a symbolic link.
+/// pipe, is written to and stays what it is; so does a symbolic link. What is named
+/// as open already, such as `/dev/stdout`, is added to.
 ///
 /// # Errors
 /// What the file system answers; a regular file at `path` is unchanged then.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return fs::OpenOptions::new().write(true).open(path)?.write_all(content);
+    if is_open_already(path) || fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return fs::OpenOptions::new().append(true).open(path)?.write_all(content);
     }
     // Fails where there is nothing yet.
     let target = fs::canonicalize(path);
@@ -79,6 +80,14 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.persist(path)?;
     Ok(())
+}
+
+/// Whether `path` stands for a descriptor. The file behind that is somebody's log, of
+/// which nothing may be replaced.
+fn is_open_already(path: &Path) -> bool {
+    ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc/self/fd"]
+        .iter()
+        .any(|name| path.starts_with(name))
 }
 
 impl Report {

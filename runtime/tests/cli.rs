@@ -322,6 +322,18 @@ fn stat_tells_programs_that_nothing_was_counted() {
     let report: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!((&report["schema"], &report["active"]), (&1.into(), &false.into()));
 
+    // Behind what the program wrote, whatever standard output is.
+    for file in ["-", "/dev/stdout"] {
+        let log = fs::File::create(&path).unwrap();
+        let words = ["stat", "--format", "json", "--output", file, "--", "echo", "hello"];
+        let status = ub().args(words).stdout(log).stderr(Stdio::null()).status().unwrap();
+        assert!(status.success());
+        let written = fs::read_to_string(&path).unwrap();
+        let (said, json) = written.split_once('\n').unwrap();
+        let json: serde_json::Value = serde_json::from_str(json).unwrap();
+        assert_eq!((said, &json["command"]), ("hello", &serde_json::json!(["echo", "hello"])));
+    }
+
     // A result that goes nowhere is a failure, but the program's is the first.
     for (program, expected) in [("true", 125), ("false", 1)] {
         let words = ["stat", "--format", "json", "--output", "/absent/file", "--", program];

@@ -62,7 +62,7 @@ where
     /// Form of the result
     #[arg(short, long, value_enum, default_value_t)]
     pub(super) format: F,
-    /// Write the result to FILE
+    /// Write the result to FILE; - is standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -80,9 +80,9 @@ where
     /// of a failure behind a line that says why.
     pub(super) fn put(&self, text: &str, otherwise: Stream) -> u8 {
         let written = match (&self.output, otherwise) {
-            (Some(path), _) => ub_report::write(path, text.as_bytes())
+            (Some(path), _) if path.as_os_str() != "-" => ub_report::write(path, text.as_bytes())
                 .map_err(|error| format!("cannot write {}: {error}", path.display())),
-            (None, Stream::Standard) => io::stdout()
+            (Some(_), _) | (None, Stream::Standard) => io::stdout()
                 .write_all(printable(text).as_bytes())
                 .map_err(|error| format!("cannot write the result: {error}")),
             (None, Stream::Aside) => {
