@@ -6,8 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, alarm, fork};
+use nix::unistd::{ForkResult, Pid, alarm, fork, getppid};
 use serde::{Deserialize, Serialize};
 use tracing::Level;
 use ub_ebpf_fallback::costs::exercise::{Exercise, Times, Work, Workbench};
@@ -79,6 +81,7 @@ pub fn measure() -> Result<Exercise, NotMeasured> {
         return Err(NotMeasured::Refused);
     }
     let (mut ours, mut theirs) = UnixStream::pair()?;
+    let asker = Pid::this();
     // SAFETY: this process has one thread, so the child may do anything.
     let child = match unsafe { fork() }.map_err(io::Error::from)? {
         ForkResult::Parent { child } => child,
@@ -86,7 +89,10 @@ pub fn measure() -> Result<Exercise, NotMeasured> {
             alarm::set(LIMIT_S);
             // A panic must not unwind into the caller's frames, which this
             // process has a copy of.
-            let told = catch_unwind(AssertUnwindSafe(|| tell(&mut theirs)));
+            let told = catch_unwind(AssertUnwindSafe(|| {
+                end_with(asker)?;
+                tell(&mut theirs)
+            }));
             // SAFETY: _exit has no preconditions.
             unsafe { libc::_exit(i32::from(!matches!(told, Ok(Ok(()))))) }
         }
@@ -102,6 +108,14 @@ pub fn measure() -> Result<Exercise, NotMeasured> {
         Ok(Answer::Not(reason)) => Err(NotMeasured::Other(reason)),
         Err(error) => Err(NotMeasured::Other(format!("no answer: {error}"))),
     }
+}
+
+/// Lets this process be killed when `parent`, its parent, ends: nobody would wait
+/// for its answer.
+fn end_with(parent: Pid) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have ended before.
+    if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
 
 /// Does the work and says what came of it.

@@ -25,6 +25,16 @@ wait $!
 until grep -q 'exited with' /results/trace; do sleep 0.1; done
 module load /ub/modules/ub_gate.ko
 module load /ub/modules/ub.ko
+# Killed while it measures, it takes the process that does so with it, even one that
+# does nothing.
+ub doctor --measure >/results/killed &
+asker=$!
+until read -r worker _ </proc/$asker/task/$asker/children || [ \"$worker\" ]; do sleep 0.1; done
+# It is there for seconds; before it has begun it would be too early.
+sleep 0.5
+kill -STOP $worker
+kill -KILL $asker
+while [ -e /proc/$worker ]; do sleep 0.1; done
 ub predict --format json --output /results/measured.json -- \
     dd if=/dev/zero of=/dev/null bs=1 count=20000
 ub predict --estimate --format json --output /results/estimated.json -- \
