@@ -61,7 +61,6 @@ static struct mmu_notifier *space_alloc(struct mm_struct *mm)
 	kref_init(&space->ref);
 	spin_lock_init(&space->lock);
 	INIT_LIST_HEAD(&space->fragments);
-	INIT_LIST_HEAD(&space->in_session);
 	mmgrab(mm);
 	space->mm = mm;
 	atomic_inc(&live);
@@ -78,9 +77,7 @@ static void space_free(struct mmu_notifier *notifier)
 	if (session) {
 		struct ub_report report = { .kind = UB_REPORT_BTC_GONE, .btc = space->id };
 
-		spin_lock_irqsave(&session->lock, flags);
-		list_del_init(&space->in_session);
-		spin_unlock_irqrestore(&session->lock, flags);
+		xa_erase(&session->spaces, space->id);
 		/* From here on nothing is published to it any more. */
 		spin_lock_irqsave(&space->lock, flags);
 		space->gone = true;
@@ -207,8 +204,9 @@ struct ub_space *ub_space_of_current(struct ub_session *session)
 		ub_session_get(session);
 		spin_lock_irqsave(&session->lock, flags);
 		space->id = ++session->address_spaces;
-		list_add(&space->in_session, &session->spaces);
 		spin_unlock_irqrestore(&session->lock, flags);
+		/* Without memory for it, nobody finds it, and its process stays native. */
+		xa_store(&session->spaces, space->id, space, GFP_KERNEL_ACCOUNT);
 	}
 	return space;
 }
@@ -220,19 +218,30 @@ void ub_space_put(struct ub_space *space)
 
 struct ub_space *ub_space_pin(struct ub_session *session, u64 id)
 {
-	struct ub_space *space, *found = NULL;
-	unsigned long flags;
+	struct ub_space *space;
 
-	spin_lock_irqsave(&session->lock, flags);
-	list_for_each_entry(space, &session->spaces, in_session) {
-		if (space->id == id && !READ_ONCE(space->gone)) {
-			kref_get(&space->ref);
-			found = space;
-			break;
-		}
-	}
-	spin_unlock_irqrestore(&session->lock, flags);
-	return found;
+	xa_lock(&session->spaces);
+	space = xa_load(&session->spaces, id);
+	if (space && READ_ONCE(space->gone))
+		space = NULL;
+	/* Taken out before its first reference is dropped. */
+	if (space)
+		kref_get(&space->ref);
+	xa_unlock(&session->spaces);
+	return space;
+}
+
+struct ub_space *ub_space_pin_next(struct ub_session *session, u64 id)
+{
+	unsigned long index = id;
+	struct ub_space *space;
+
+	xa_lock(&session->spaces);
+	space = xa_find_after(&session->spaces, &index, ULONG_MAX, XA_PRESENT);
+	if (space)
+		kref_get(&space->ref);
+	xa_unlock(&session->spaces);
+	return space;
 }
 
 /*

@@ -31,7 +31,6 @@ struct ub_space {
 	struct mm_struct *mm;		/* pinned (mmgrab), so never reused */
 	struct ub_session *session;	/* counted; NULL until somebody has it */
 	u64 id;
-	struct list_head in_session;	/* session->lock */
 	bool gone;			/* the process let go of the mm */
 	struct ub_code_files files;	/* that code is mapped from */
 	struct work_struct end_work;
@@ -77,6 +76,8 @@ void ub_space_put(struct ub_space *space);
 
 /* For ioctls: finds by id and pins the memory; ub_space_unpin() after use. */
 struct ub_space *ub_space_pin(struct ub_session *session, u64 id);
+/* Likewise the first one with a greater id. */
+struct ub_space *ub_space_pin_next(struct ub_session *session, u64 id);
 void ub_space_unpin(struct ub_space *space);
 
 /*

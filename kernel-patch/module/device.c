@@ -133,22 +133,6 @@ static long retire(struct ub_session *session, const void __user *from)
 	return found ? 0 : -ENOENT;
 }
 
-/* The space after the one with this number, pinned; or NULL. */
-static struct ub_space *next_space(struct ub_session *session, u64 after)
-{
-	struct ub_space *space, *next = NULL;
-	unsigned long flags;
-
-	spin_lock_irqsave(&session->lock, flags);
-	list_for_each_entry(space, &session->spaces, in_session)
-		if (space->id > after && !READ_ONCE(space->gone) && (!next || space->id < next->id))
-			next = space;
-	if (next)
-		kref_get(&next->ref);
-	spin_unlock_irqrestore(&session->lock, flags);
-	return next;
-}
-
 /* Appends the gaps of one space to the user's buffer. */
 static int copy_gaps(struct ub_space *space, struct ub_gap_info *infos,
 		     struct ub_gaps_query *query)
@@ -175,18 +159,19 @@ static long get_gaps(struct ub_session *session, struct ub_gaps_query __user *us
 	if (copy_from_user(&query, user, sizeof(query)))
 		return -EFAULT;
 	query.count = 0;
-	space = query.btc ? ub_space_pin(session, query.btc) : next_space(session, 0);
+	space = query.btc ? ub_space_pin(session, query.btc) : ub_space_pin_next(session, 0);
 	if (!space && query.btc)
 		return -ESRCH;
 	infos = kvmalloc_array(UB_GAP_SLOTS, sizeof(*infos), GFP_KERNEL_ACCOUNT);
 	if (!infos)
 		err = -ENOMEM;
 	while (space) {
-		if (!err)
+		if (!err && !READ_ONCE(space->gone))
 			err = copy_gaps(space, infos, &query);
 		id = space->id;
 		ub_space_unpin(space);
-		space = err || query.btc ? NULL : next_space(session, id);
+		cond_resched();
+		space = err || query.btc ? NULL : ub_space_pin_next(session, id);
 	}
 	kvfree(infos);
 	if (!err && copy_to_user(user, &query, sizeof(query)))

@@ -130,7 +130,7 @@ static void rider_remove(struct ub_rider *rider)
 
 	spin_lock_irqsave(&session->lock, flags);
 	list_del(&rider->in_session);
-	ub_counters_add(&session->past, &rider->counters);
+	ub_session_collect(session, rider);
 	session->threads_now -= !rider->leaving;
 	spin_unlock_irqrestore(&session->lock, flags);
 	wake_up_all(&session->readers);

@@ -64,6 +64,7 @@ struct ub_rider {
 	u32 not_skipped;		/* of these; changed by others, too */
 
 	struct ub_counters counters;
+	struct ub_counters collected;	/* of these, in the session's; session->lock */
 	struct rcu_head rcu;
 };
 

@@ -116,9 +116,11 @@ struct ub_session *ub_session_create(struct ub_session_config *config)
 	session->miss_window = msecs_to_jiffies(config->miss_window_ms);
 	session->pid_namespace = get_pid_ns(task_active_pid_ns(current));
 	mutex_init(&session->install_lock);
+	xa_init(&session->spaces);
+	mutex_init(&session->counting);
 	spin_lock_init(&session->lock);
 	INIT_LIST_HEAD(&session->riders);
-	INIT_LIST_HEAD(&session->spaces);
+	INIT_LIST_HEAD(&session->uncounted);
 	INIT_LIST_HEAD(&session->installed);
 	session->notifier_ops = ub_space_notifier_ops;
 	INIT_KFIFO(session->reports);
@@ -208,45 +210,64 @@ bool ub_session_finished(struct ub_session *session)
 	       (READ_ONCE(session->threads) && !READ_ONCE(session->threads_now));
 }
 
-void ub_counters_add(struct ub_counters *into, const struct ub_counters *from)
+/*
+ * With session->lock held. By differences, so that a thread's calls are counted
+ * once, whether it ends before, during or after a walk, and the sums never go back.
+ */
+void ub_session_collect(struct ub_session *session, struct ub_rider *rider)
 {
-	int i;
+	u64 *counted = (u64 *)&session->counted;
+	u64 *collected = (u64 *)&rider->collected;
+	const u64 *counters = (const u64 *)&rider->counters;
+	size_t i;
 
-	into->entered += from->entered;
-	into->ridden += from->ridden;
-	into->rides += from->rides;
-	into->fragments_run += from->fragments_run;
-	into->sampled += from->sampled;
-	for (i = 0; i < UB_STOP_MAX; i++) {
-		into->stops[i] += from->stops[i];
-		into->refused[i] += from->refused[i];
+	BUILD_BUG_ON(sizeof(struct ub_counters) % sizeof(u64));
+	for (i = 0; i < sizeof(struct ub_counters) / sizeof(u64); i++) {
+		/* The thread goes on counting. */
+		u64 now = READ_ONCE(counters[i]);
+
+		counted[i] += now - collected[i];
+		collected[i] = now;
 	}
-	for (i = 0; i < UB_GAP_MAX; i++) {
-		into->gaps[i] += from->gaps[i];
-		into->gap_cycles[i] += from->gap_cycles[i];
+}
+
+/* There may be thousands of threads: the lock, with interrupts off, is held for one at a time. */
+static void collect_all(struct ub_session *session)
+{
+	struct ub_rider *rider;
+
+	mutex_lock(&session->counting);
+	spin_lock_irq(&session->lock);
+	list_splice_init(&session->riders, &session->uncounted);
+	/* Who becomes a member or ends from here on takes care of itself. */
+	while ((rider = list_first_entry_or_null(&session->uncounted, struct ub_rider,
+						 in_session))) {
+		ub_session_collect(session, rider);
+		list_move(&rider->in_session, &session->riders);
+		spin_unlock_irq(&session->lock);
+		cond_resched();
+		spin_lock_irq(&session->lock);
 	}
+	spin_unlock_irq(&session->lock);
+	mutex_unlock(&session->counting);
 }
 
 void ub_session_stats(struct ub_session *session, struct ub_stats *stats)
 {
-	struct ub_counters counters;
-	struct ub_rider *rider;
-	unsigned long flags;
+	const struct ub_counters *counted = &session->counted;
 
 	memset(stats, 0, sizeof(*stats));
-	spin_lock_irqsave(&session->lock, flags);
-	counters = session->past;
-	list_for_each_entry(rider, &session->riders, in_session)
-		ub_counters_add(&counters, &rider->counters);
-	stats->syscalls = counters.entered + counters.ridden;
-	stats->ridden = counters.ridden;
-	stats->rides = counters.rides;
-	stats->fragments_run = counters.fragments_run;
-	stats->sampled = counters.sampled;
-	memcpy(stats->stops, counters.stops, sizeof(stats->stops));
-	memcpy(stats->refused, counters.refused, sizeof(stats->refused));
-	memcpy(stats->gaps, counters.gaps, sizeof(stats->gaps));
-	memcpy(stats->gap_cycles, counters.gap_cycles, sizeof(stats->gap_cycles));
+	collect_all(session);
+	spin_lock_irq(&session->lock);
+	stats->syscalls = counted->entered + counted->ridden;
+	stats->ridden = counted->ridden;
+	stats->rides = counted->rides;
+	stats->fragments_run = counted->fragments_run;
+	stats->sampled = counted->sampled;
+	memcpy(stats->stops, counted->stops, sizeof(stats->stops));
+	memcpy(stats->refused, counted->refused, sizeof(stats->refused));
+	memcpy(stats->gaps, counted->gaps, sizeof(stats->gaps));
+	memcpy(stats->gap_cycles, counted->gap_cycles, sizeof(stats->gap_cycles));
 	stats->threads = session->threads;
 	stats->threads_now = session->threads_now;
 	stats->address_spaces = session->address_spaces;
@@ -258,5 +279,5 @@ void ub_session_stats(struct ub_session *session, struct ub_stats *stats)
 	stats->arena_bytes = session->arena_bytes;
 	stats->reports = session->reports_queued;
 	stats->reports_dropped = session->reports_dropped;
-	spin_unlock_irqrestore(&session->lock, flags);
+	spin_unlock_irq(&session->lock);
 }

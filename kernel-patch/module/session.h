@@ -10,12 +10,13 @@
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
+#include <linux/xarray.h>
 
 #include "uapi/ub.h"
 
 #define UB_REPORT_QUEUE 1024
 
-/* What a thread counts without locks and a session adds up. */
+/* What a thread counts without locks and a session adds up. Made of u64 only. */
 struct ub_counters {
 	u64 entered;		/* system calls made from user mode */
 	u64 ridden;		/* and in a ride */
@@ -27,6 +28,8 @@ struct ub_counters {
 	u64 gap_cycles[UB_GAP_MAX];
 	u64 sampled;
 };
+
+struct ub_rider;
 
 struct ub_session {
 	struct rcu_head rcu;		/* near the start: kvfree_rcu() */
@@ -44,11 +47,14 @@ struct ub_session {
 	/* Serialises installs and retirements asked for by the supervisor. */
 	struct mutex install_lock;
 
+	struct xarray spaces;		/* by id; has its own lock */
+	struct mutex counting;		/* one walk through the riders at a time */
+
 	spinlock_t lock;		/* everything from here to reports */
 	struct list_head riders;
-	struct list_head spaces;
+	struct list_head uncounted;	/* the riders that a walk has still to visit */
 	struct list_head installed;	/* fragments, the next to be evicted in front */
-	struct ub_counters past;	/* of threads that are gone */
+	struct ub_counters counted;	/* of all threads, as far as it was collected */
 	u64 threads;
 	u64 threads_now;
 	u64 address_spaces;
@@ -80,8 +86,9 @@ unsigned int ub_session_count(void);
 void ub_session_report(struct ub_session *session, const struct ub_report *report);
 /* True when there is nothing more to come. Takes no lock. */
 bool ub_session_finished(struct ub_session *session);
-/* into += from. */
-void ub_counters_add(struct ub_counters *into, const struct ub_counters *from);
+/* Adds to the session's counters what the thread counted since the last time. */
+void ub_session_collect(struct ub_session *session, struct ub_rider *rider);
+/* Sleeps. */
 void ub_session_stats(struct ub_session *session, struct ub_stats *stats);
 
 #endif

@@ -1,9 +1,10 @@
 /*
  * Everything at once: fragments installed and retired while their code is
  * run, protected anew and thrown away, by programs that fork and execute,
- * attached and detached all the time. Then, on kernels that can make one
- * fail, every allocation of every request. The argument says for how many
- * seconds. Run as root with the module loaded and no session.
+ * attached and detached all the time. Then statistics, read while threads
+ * come and go. Then, on kernels that can make one fail, every allocation of
+ * every request. The argument says for how many seconds. Run as root with
+ * the module loaded and no session.
  */
 #include "device.h"
 
@@ -118,6 +119,78 @@ static void storm(int duration)
 	kill(churner, SIGKILL);
 	waitpid(churner, NULL, 0);
 	end_victim(&victim);
+}
+
+/* ---- statistics while threads come and go ---- */
+
+#define ROUNDS 40
+#define CALLERS 8
+#define CALLS 1000
+
+static void *make_calls(void *unused)
+{
+	for (int i = 0; i < CALLS; i++)
+		call0(SYS_getuid);
+	return unused;
+}
+
+static __attribute__((noreturn)) void counted(int session)
+{
+	pthread_t threads[CALLERS];
+
+	MUST(ioctl(session, UB_IOC_ENROLL));
+	close(session);
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < CALLERS; i++)
+			if (pthread_create(&threads[i], NULL, make_calls, NULL))
+				_exit(1);
+		for (int i = 0; i < CALLERS; i++)
+			pthread_join(threads[i], NULL);
+	}
+	_exit(0);
+}
+
+/* Until nobody is left: reads the figures, which may only grow. Counts those that shrink. */
+static void *read_stats(void *session)
+{
+	struct ub_stats before = { 0 }, now;
+	long shrunk = 0;
+
+	do {
+		now = stats_of(*(int *)session);
+		shrunk += now.syscalls < before.syscalls || now.threads < before.threads ||
+			  now.refused[UB_STOP_NO_FRAGMENT] < before.refused[UB_STOP_NO_FRAGMENT];
+		before = now;
+	} while (!now.threads || now.threads_now);
+	return (void *)shrunk;
+}
+
+static void statistics(void)
+{
+	const uint64_t made = ROUNDS * CALLERS * CALLS;
+	int session = new_session(), status;
+	pthread_t readers[2];
+	long shrunk = 0;
+	void *result;
+	struct ub_stats stats;
+	pid_t child = MUST(fork());
+
+	if (child == 0)
+		counted(session);
+	for (int i = 0; i < 2; i++)
+		pthread_create(&readers[i], NULL, read_stats, &session);
+	for (int i = 0; i < 2; i++) {
+		pthread_join(readers[i], &result);
+		shrunk += (long)result;
+	}
+	MUST(waitpid(child, &status, 0));
+	stats = stats_of(session);
+	check(status == 0, "statistics: the program ran", "status %x", status);
+	check(shrunk == 0, "statistics: only grow", "%ld times not", shrunk);
+	/* Besides, there are those that make and end threads, far fewer. */
+	check(stats.syscalls >= made && stats.syscalls < made + made / 4,
+	      "statistics: each call is counted once", "%llu of %lu", stats.syscalls, made);
+	close(session);
 }
 
 /* ---- allocations that fail ---- */
@@ -268,6 +341,7 @@ int main(int argc, char **argv)
 		return 0;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	storm(duration);
+	statistics();
 	allocation_failures();
 	printf("%d failures\n", failures);
 	return failures != 0;
