@@ -11,7 +11,7 @@ use support::compare::{self, Comparison, Run};
 use support::{Machine, lab, run, with_program};
 use ub_vm_lab::Job;
 
-const COMPARISONS: [Comparison; 13] = [
+const COMPARISONS: [Comparison; 10] = [
     // Each instruction is tried with operands of every kind; the reasons show
     // that it happened in a fragment.
     Comparison {
@@ -46,14 +46,11 @@ const COMPARISONS: [Comparison; 13] = [
     Comparison { name: "ptrace", command: "tracing ptrace", ridden: 3000, exits: &[] },
     Comparison { name: "tsc", command: "tracing tsc", ridden: 2000, exits: &[] },
     Comparison { name: "processes", command: "processes", ridden: 20_000, exits: &[] },
-    Comparison { name: "code-changes", command: "code_changes", ridden: 3000, exits: &[] },
-    Comparison { name: "code-file", command: "code_changes file", ridden: 1000, exits: &[] },
-    Comparison { name: "vectors", command: "vectors", ridden: 200, exits: &[] },
 ];
 
 fn with_programs(job: Job) -> Job {
     let job = with_program(job, "faults", &["faults.c", "fault_gaps.S", "session.c"]);
-    ["signals", "tracing", "processes", "code_changes", "vectors"]
+    ["signals", "tracing", "processes"]
         .into_iter()
         .fold(job, |job, name| with_program(job, name, &[&format!("{name}.c"), "session.c"]))
 }

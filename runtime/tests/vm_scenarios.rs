@@ -11,11 +11,12 @@ use support::{Machine, lab, run};
 use ub_vm_lab::{Kernel, KernelVersion};
 
 /// `make test` runs these on 6.12 with page-table isolation and on 6.1 without ...
-const SOME: [Program; 6] = [
+const SOME: [Program; 7] = [
     Program::all("threads"),
     Program::all("signals"),
     Program::all("code"),
     Program::all("files"),
+    Program::all("linked"),
     Program::all("running"),
     Program::all("credentials"),
 ];

@@ -92,6 +92,25 @@ static void rewritten(void)
 	report();
 }
 
+/* What could be written to unseen is not given up for good. */
+static void mapped_over_rewritten(void)
+{
+	for (int version = 1; version < 4; version++) {
+		map_version(version);
+		protect(PROT_READ | PROT_WRITE);
+		write_version(AT, version + 10);
+		protect(PROT_READ | PROT_EXEC);
+		/* So long that it is found hot, and cannot be read. */
+		for (int times = 0; times < 20; times++) {
+			expect(CODE, version + 10, 500);
+			usleep(1000);
+		}
+		map_version(version + 20);
+		settle(CODE, version + 20);
+	}
+	report();
+}
+
 static void not_executable(void)
 {
 	map_version(1);
@@ -435,6 +454,7 @@ static const struct scenario scenarios[] = {
 	{ "moved-away", moved_away },
 	{ "unmapped", unmapped },
 	{ "rewritten", rewritten },
+	{ "mapped-over-rewritten", mapped_over_rewritten },
 	{ "not-executable", not_executable },
 	{ "two-mappings-of-memory", two_mappings_of_memory, MAY_RIDE },
 	{ "mapped-writable-later", mapped_writable_later, MAY_RIDE },
