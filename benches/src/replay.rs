@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl};
+use ub_report::symbols::Mappings;
 use ub_runtime::abi::{GapInfo, Report, ReportKind, Stats, Verdict};
 use ub_runtime::kernel::{Btc, CodeRead, InstallError, Kernel, Reading, Sequence};
 use ub_runtime::supervisor::{Pipeline, Reach, Refused, Translator};
@@ -478,5 +479,10 @@ impl Kernel for Replay {
     fn read_pointer(&self, _: u32, address: u64) -> Option<u64> {
         let mut word = [0; 8];
         (read(&self.memory, address, &mut word) == word.len()).then(|| u64::from_le_bytes(word))
+    }
+
+    /// None: each replay begins with nothing known.
+    fn mappings(&self, _: u32) -> io::Result<Mappings> {
+        Ok(Mappings::default())
     }
 }
