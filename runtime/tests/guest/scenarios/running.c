@@ -70,7 +70,7 @@ static void limit_memory(const char *limit)
 
 #define PRESSURE_BYTES (5 << 20)
 /* After so many rounds, code that nobody runs is not taken away at all. */
-#define MOST_ROUNDS 200
+#define MOST_ROUNDS 50
 
 /*
  * Memory that does not suffice takes the code away from under a rider, who does
@@ -96,8 +96,11 @@ static void reclaimed(void)
 	for (int round = 0; round < 5 || (!times && round < MOST_ROUNDS); round++) {
 		for (long i = 0; i < PRESSURE_BYTES; i += PAGE)
 			memcpy(memory + i, &i, sizeof(i));
-		/* It may give up before it has found as much. */
+		/* It may give up before it has found as much, */
 		write_text(memory_file, "4M");
+		/* and does not look at how long ago this page was used. */
+		if (round >= 5)
+			madvise(AT, PAGE, MADV_PAGEOUT);
 		/* With nobody to bring it back at once. */
 		if (round == 1) {
 			done = 1;
