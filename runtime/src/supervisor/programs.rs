@@ -30,6 +30,9 @@ use crate::kernel::{Btc, Kernel};
 const PROGRAMS: usize = 16;
 /// Places remembered of a program, of each kind.
 const PLACES: usize = 1 << 16;
+/// Files remembered of a program, and mappings of a process that are looked at: it
+/// could have many times more, and each place is looked for in all.
+const FILES: usize = 1024;
 
 /// A file as a process has mapped it. Another one that replaced it has another
 /// inode.
@@ -260,7 +263,7 @@ fn segments(mappings: &Mappings) -> Vec<Segment> {
         range: mapping.range.clone(),
         offset: mapping.offset,
     };
-    mappings.iter().map(of_file).chain(vdso).collect()
+    vdso.into_iter().chain(mappings.iter().map(of_file)).take(FILES).collect()
 }
 
 /// Finds the places of addresses.
@@ -281,10 +284,13 @@ impl Places<'_> {
                 let segment = self.segments.iter().position(contains)?;
                 let file = &self.segments[segment].file;
                 let known = self.files.iter().position(|known| known == file);
-                let index = known.unwrap_or_else(|| {
+                let index = known.unwrap_or(self.files.len());
+                if index == FILES {
+                    return None;
+                }
+                if known.is_none() {
                     self.files.push(file.clone());
-                    self.files.len() - 1
-                });
+                }
                 *self.latest.insert((segment, index))
             }
         };

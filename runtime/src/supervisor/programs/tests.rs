@@ -98,6 +98,23 @@ fn memory_is_bounded() {
     programs.learn(&mappings, &seen(&many, &[], &many));
     let known = programs.recall(&mappings);
     assert_eq!((known.executed.len(), known.wide_indexes.len()), (PLACES, PLACES));
+    let libraries = |numbers: std::ops::Range<usize>| -> Mappings {
+        let line = |number: usize| {
+            let start = 0x1000_0000 + 0x1000 * number;
+            format!("{start:x}-{:x} r-xp 00000000 fe:00 8 /lib/{number}\n", start + 0x1000)
+        };
+        let maps: String = numbers.map(line).collect();
+        Mappings::parse(1, &format!("1000-2000 r-xp 00000000 fe:00 7 /bin/p\n{maps}"))
+    };
+    let (some, others) = (libraries(0..FILES), libraries(FILES..2 * FILES));
+    let starts = |mappings: &Mappings| -> Vec<u64> {
+        mappings.iter().map(|mapping| mapping.range.start).collect()
+    };
+    for mappings in [&some, &others] {
+        programs.learn(mappings, &seen(&starts(mappings), &[], &[]));
+    }
+    assert_eq!(sorted(&programs.recall(&some)), starts(&some)[..FILES]);
+    assert_eq!(sorted(&programs.recall(&others)), [0x1000]);
     for number in 0..=PROGRAMS {
         let mappings = mapped_as(&format!("/bin/{number}"), 0x40_0000, 0x70_0000);
         programs.learn(&mappings, &seen(&[0x40_0000], &[], &[]));
