@@ -21,11 +21,11 @@ struct ub_misses {
 };
 
 /*
- * Counts one. Returns the count each time it reaches threshold, the first time
- * within a window of so many jiffies: what is rare is not worth a report. And
- * each time it reaches threshold times a power of two (a report may have been lost, or the translation may
- * have failed for a reason that has gone), else 0: a value of this moment, as
- * another thread may start the slot over at any time.
+ * Counts one. Returns the count when it reaches threshold, the first time within
+ * a window of so many jiffies: what is rare is not worth a report. Likewise each
+ * time it reaches threshold times a power of two (a report may have been lost, or
+ * the translation may have failed for a reason that has gone). Else 0: a value of
+ * this moment, as another thread may start the slot over at any time.
  */
 u32 ub_misses_count(struct ub_misses *misses, u64 key, u32 threshold, u32 window);
 
