@@ -23,6 +23,11 @@ use crate::supervisor::{Slowed, Supervisor, Translator};
 const PERIOD: Duration = Duration::from_secs(1);
 /// The same right after the start.
 const SHORTEST_PERIOD: Duration = Duration::from_millis(50);
+/// How much nicer a supervisor is than whoever started it. Translating takes
+/// seconds of processor time while large programs are new; where programs leave no processor
+/// idle it gets a tenth of one by this (`sched_prio_to_weight` of the kernel), so that
+/// being learned costs them little, and it is still done.
+const NICER: i32 = 10;
 /// Time without any report after which there is time for what can wait.
 const LULL: Duration = Duration::from_secs(1);
 
@@ -57,6 +62,7 @@ pub struct Supervision {
     start: Instant,
     next_sample: Instant,
     lull: Lull,
+    gives_way: bool,
     ended: bool,
 }
 
@@ -107,6 +113,7 @@ impl Supervision {
             start: Instant::now(),
             next_sample: Instant::now(),
             lull: Lull::new(Instant::now()),
+            gives_way: false,
             ended: false,
         }
     }
@@ -182,6 +189,7 @@ impl Supervision {
     /// When the session cannot be used any more; its members go on natively
     /// once it is dropped.
     pub fn until(&mut self, caller: Option<BorrowedFd<'_>>) -> io::Result<Wake> {
+        self.give_way();
         let mut more = false;
         // Members may have joined since it said that all had ended.
         self.ended = false;
@@ -243,6 +251,16 @@ impl Supervision {
                 let period = (self.start.elapsed() / 2).clamp(SHORTEST_PERIOD, PERIOD);
                 self.next_sample = Instant::now() + period;
             }
+        }
+    }
+
+    /// Lets programs have the processors first. Not before they are started: they
+    /// would inherit it.
+    fn give_way(&mut self) {
+        if !std::mem::replace(&mut self.gives_way, true) {
+            // SAFETY: nice is a system call without pointers. Where it is not
+            // allowed to, which cannot be on the way down, nothing changes.
+            unsafe { libc::nice(NICER) };
         }
     }
 

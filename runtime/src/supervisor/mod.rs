@@ -164,7 +164,8 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
 
     /// Translates one entry again; false if none waits.
     fn rebuild_one(&mut self) -> bool {
-        let Some(Due { btc, entry, pid, why }) = self.rebuilds.take_due(Instant::now()) else {
+        let start = Instant::now();
+        let Some(Due { btc, entry, pid, why, can_wait }) = self.rebuilds.take_due(start) else {
             return false;
         };
         // It may have been retired, its address space may have ended, or it may
@@ -175,6 +176,9 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         {
             let reach = space.reach(entry);
             self.translate(Wanted { btc, address: entry, reach, pid });
+            if can_wait {
+                self.rebuilds.took(start.elapsed(), Instant::now());
+            }
         }
         true
     }
@@ -284,8 +288,8 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     /// them translated again without the assumption that it checks.
     fn guarded(&mut self, btc: Btc, address: u64, pid: u32) {
         let now = Instant::now();
-        for entry in self.space(btc).learn_guard(address) {
-            self.rebuilds.ask(btc, entry, pid, 0, now);
+        for (entry, before) in self.space(btc).learn_guard(address) {
+            self.rebuilds.ask(btc, entry, pid, before, now);
         }
     }
 

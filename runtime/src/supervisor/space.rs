@@ -148,8 +148,9 @@ impl AddressSpace {
     }
 
     /// Remembers that what a fragment assumes of the instruction at `address`
-    /// does not hold. The entries to translate again, if this is news.
-    pub(super) fn learn_guard(&mut self, address: u64) -> Vec<u64> {
+    /// does not hold. The entries to translate again, if this is news, with how
+    /// often they were before.
+    pub(super) fn learn_guard(&mut self, address: u64) -> Vec<(u64, u32)> {
         let known = &mut self.predicted.wide_indexes;
         if known.len() >= GUARDS || !known.insert(address) {
             return Vec::new();
@@ -158,7 +159,7 @@ impl AddressSpace {
         self.installed
             .iter()
             .filter(|(_, known)| known.guards.contains(&address))
-            .map(|(entry, _)| *entry)
+            .map(|(entry, known)| (*entry, known.rebuilds))
             .collect()
     }
 

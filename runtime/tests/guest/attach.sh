@@ -12,6 +12,11 @@ native_again() { # PID: the mark is gone once it has made a call
 	kill -0 "$1" && echo alive || echo dead
 }
 
+nice_of() { # PID
+	set -- $(sed 's/.*) //' "/proc/$1/stat")
+	echo "${17}"
+}
+
 # start NAME WORKER-ARGUMENT...: in the background, natively. Its pid is $worker.
 start() {
 	local name=$1
@@ -36,6 +41,7 @@ ends() { # STEP PID
 one_process() {
 	start one until /tmp/stop-one
 	attach first $worker
+	say "nice: program $(nice_of $worker), supervisor $(nice_of $supervisor)"
 	ub attach $worker 2>refused.err && say "second: joined" || say "second: exit $?"
 	sed "s/$worker/PID/g" refused.err | while read -r line; do say "second: $line"; done
 	ub detach $worker && say "detach: exit 0" || say "detach: exit $?"

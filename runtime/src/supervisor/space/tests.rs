@@ -80,7 +80,7 @@ fn a_guard_that_does_not_hold_is_learned_once() {
     space.installed(&guarded, Reach::Near);
     space.installed(&parts(2, &[(2, 9)], 0x10), Reach::Near);
     assert!(space.learn_guard(0x11).is_empty());
-    assert_eq!(space.learn_guard(0x10), [1]);
+    assert_eq!(space.learn_guard(0x10), [(1, 0)]);
     assert!(space.learn_guard(0x10).is_empty());
     assert!(space.for_translation().1.wide_indexes.contains(&0x10));
     space.forget(0x10..0x12);
