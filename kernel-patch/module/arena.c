@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/atomic.h>
+#include <linux/bitmap.h>
 #include <linux/genalloc.h>
 #include <linux/mm.h>
 #include <linux/percpu.h>
@@ -15,6 +16,7 @@
 
 static u8 *start;
 static struct gen_pool *pool;
+static unsigned long last_end;	/* in granules, of what was placed last */
 static u8 int3_page[PAGE_SIZE];
 
 DEFINE_PER_CPU(u64, ub_arena_seen);
@@ -47,6 +49,25 @@ int ub_arena_write(void *code, const void *bytes, u32 length, u64 *number)
 void *ub_arena_alloc(u32 length)
 {
 	return (void *)gen_pool_alloc(pool, length);
+}
+
+/*
+ * Behind what was placed last, and from the beginning only if there is no room: with
+ * hundreds of fragments in place the search from the beginning, which genalloc makes
+ * unless told otherwise, took a fifth of the time in which a program was learned.
+ */
+static unsigned long next_fit(unsigned long *map, unsigned long size, unsigned long from,
+			      unsigned int granules, void *last, struct gen_pool *of,
+			      unsigned long address)
+{
+	unsigned long *end = last;
+	unsigned long at = bitmap_find_next_zero_area(map, size, READ_ONCE(*end), granules, 0);
+
+	if (at >= size)
+		at = bitmap_find_next_zero_area(map, size, from, granules, 0);
+	if (at < size)
+		WRITE_ONCE(*end, at + granules);
+	return at;
 }
 
 /* int3 everywhere in [at, at + length). */
@@ -102,6 +123,7 @@ int ub_arena_init(void)
 	pool = gen_pool_create(GRANULE_SHIFT, NUMA_NO_NODE);
 	if (!pool)
 		goto put;
+	gen_pool_set_algo(pool, next_fit, &last_end);
 	err = gen_pool_add(pool, (unsigned long)start, size, NUMA_NO_NODE);
 	if (err)
 		goto destroy;
