@@ -7,6 +7,8 @@
 #include "misses.h"
 
 #define PROBES 8
+/* In windows: after so long without a miss nothing is left of what was counted. */
+#define PAUSE 16
 
 /*
  * A slot for the key: its own, an empty one, or the rarest one's. Each time
@@ -59,16 +61,17 @@ static struct ub_miss_slot *find(struct ub_misses *misses, u64 key)
 u32 ub_misses_count(struct ub_misses *misses, u64 key, u32 threshold, u32 window)
 {
 	struct ub_miss_slot *slot = find(misses, key) ?: claim(misses, key);
-	u32 now = jiffies, count;
+	u32 now = jiffies, count, age;
 
 	if (!slot)
 		return 0;
 	/* Threads may lose each other's increments: these are heuristics. */
 	count = READ_ONCE(slot->count) + 1;
-	if (count <= threshold && now - READ_ONCE(slot->since) > window) {
-		WRITE_ONCE(slot->since, now);
+	age = now - READ_ONCE(slot->since);
+	if (age > (count > threshold ? (u64)PAUSE * window : window))
 		count = 1;
-	}
+	if (count == 1 || count > threshold)
+		WRITE_ONCE(slot->since, now);
 	WRITE_ONCE(slot->count, count);
 	/* A count that wrapped to zero is not a report. */
 	if (!count || count < threshold || count % threshold || !is_power_of_2(count / threshold))

@@ -64,6 +64,16 @@ int main(void)
 	expect("often", reports(6, 4, 1), 1);
 	expect("seldom since", reports(6, 12, 2 * WINDOW), 2);
 
+	/* Translated for a while, then gone: however often that happens, it is no old tale. */
+	for (i = 0; i < 20; i++) {
+		expect("often again", reports(8, 1000, 0), 8);
+		jiffies += 17 * WINDOW;
+	}
+	/* But without a pause it is reported more and more seldom. */
+	reports(9, 1000, 0);
+	jiffies += 15 * WINDOW;
+	expect("still often", reports(9, 1000, 0), 1);
+
 	/* As often, one among many, each of which has to have a slot. */
 	for (i = 0; i < 100 * UB_MISS_SLOTS; i++) {
 		jiffies += i % 16 == 0;
