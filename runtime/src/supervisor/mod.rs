@@ -13,6 +13,7 @@ mod payoff;
 mod pipeline;
 mod programs;
 mod rebuilds;
+mod room;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use lost::Lost;
 pub use pipeline::{Pipeline, Reach, Refused, Slowed, Translator};
 use programs::Programs;
 use rebuilds::{Due, Rebuilds, Why};
+use room::Room;
 use space::{AddressSpace, Decision};
 
 /// Translations of one address before code that keeps changing is given up.
@@ -457,7 +459,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
             Err(InstallError::Full) => {
                 self.counters.fail(Failure::NoRoom);
                 self.room.exhausted();
-                info!(btc = btc.0, address, passing_over = self.room.pause, "no room");
+                info!(btc = btc.0, address, passing_over = self.room.pause(), "no room");
             }
             Err(InstallError::Gone) => {
                 self.counters.fail(Failure::Gone);
@@ -486,35 +488,4 @@ struct Wanted {
 enum Attempt {
     Done,
     Again,
-}
-
-/// Backs off while the module has no room: after each refusal twice as many
-/// reports are passed over before the next translation.
-#[derive(Debug, Default)]
-struct Room {
-    /// Length of the current or last pause, in reports.
-    pause: u32,
-    left: u32,
-}
-
-impl Room {
-    const LONGEST_PAUSE: u32 = 1024;
-
-    fn exhausted(&mut self) {
-        self.pause = (2 * self.pause).clamp(8, Self::LONGEST_PAUSE);
-        self.left = self.pause;
-    }
-
-    /// Something was freed, or was installed after all.
-    fn appeared(&mut self) {
-        *self = Self::default();
-    }
-
-    fn try_now(&mut self) -> bool {
-        if self.left == 0 {
-            return true;
-        }
-        self.left -= 1;
-        false
-    }
 }
