@@ -48,7 +48,29 @@ int ub_code_files_init(struct ub_code_files *files)
 	files->group = fsnotify_alloc_group(&fsnotify_ops, 0);
 	mutex_init(&files->lock);
 	INIT_LIST_HEAD(&files->files);
+	files->ended = false;
 	return PTR_ERR_OR_ZERO(files->group);
+}
+
+/* With the lock held. */
+static int add_mark(struct ub_code_files *files, struct code_file *code, struct inode *watched)
+{
+	int err;
+
+	/* There is no group any more: the last thread left while we read for the supervisor. */
+	if (files->ended && !UB_LEFT_OUT(END_OF_FILES)) {
+		kfree(code);
+		return -ESRCH;
+	}
+	fsnotify_init_mark(&code->mark, files->group);
+	code->mark.mask = FS_MODIFY | FS_OPEN;
+	err = fsnotify_add_inode_mark(&code->mark, watched, 0);
+	/* On success the list keeps the reference. */
+	if (err)
+		fsnotify_put_mark(&code->mark);
+	else
+		list_add(&code->in_space, &files->files);
+	return err;
 }
 
 /* Events of `watched` are told as changes of `inode`. */
@@ -61,17 +83,10 @@ static int watch(struct ub_space *space, struct inode *watched, const struct ino
 		return -ENOMEM;
 	code->space = space;
 	code->inode = inode;
-	fsnotify_init_mark(&code->mark, space->files.group);
-	code->mark.mask = FS_MODIFY | FS_OPEN;
-
+	UB_RACE_WINDOW(5000);
 	mutex_lock(&space->files.lock);
-	err = fsnotify_add_inode_mark(&code->mark, watched, 0);
-	if (!err)
-		list_add(&code->in_space, &space->files.files);
+	err = add_mark(&space->files, code, watched);
 	mutex_unlock(&space->files.lock);
-	/* On success the list keeps the reference. */
-	if (err)
-		fsnotify_put_mark(&code->mark);
 	return err == -EEXIST ? 0 : err;
 }
 
@@ -108,6 +123,10 @@ void ub_code_files_end(struct ub_code_files *files)
 {
 	struct code_file *code, *next;
 
+	mutex_lock(&files->lock);
+	files->ended = true;
+	mutex_unlock(&files->lock);
+	/* From here on nobody adds any. */
 	list_for_each_entry_safe(code, next, &files->files, in_space) {
 		list_del(&code->in_space);
 		fsnotify_destroy_mark(&code->mark, files->group);

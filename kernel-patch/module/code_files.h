@@ -11,6 +11,7 @@
 
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/types.h>
 
 struct file;
 struct fsnotify_group;
@@ -21,12 +22,13 @@ struct ub_code_files {
 	struct fsnotify_group *group;
 	struct mutex lock;
 	struct list_head files;
+	bool ended;		/* whoever reads code may come later than the end */
 };
 
 int ub_code_files_init(struct ub_code_files *files);
 /*
  * From now on ub_space_file_changed() is called for each change of the file.
- * -EACCES: somebody has it open for writing. Sleeps.
+ * -EACCES: somebody has it open for writing. -ESRCH: the space has ended. Sleeps.
  */
 int ub_code_files_watch(struct ub_space *space, struct file *file);
 /* No more calls once this returns. Sleeps. */

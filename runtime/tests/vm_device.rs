@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use support::{Machine, lab, result, run, with_modules_without, with_program};
-use ub_vm_lab::Outcome;
+use ub_vm_lab::{Job, Lab, Outcome};
 
 /// Printed with every failure; another one finds other mistakes.
 const SEED: &str = "0x5eed5eed5eed5eed";
@@ -73,12 +73,23 @@ fn loses_nobody_who_exits(machine: Machine) {
 #[track_caller]
 fn without(machine: Machine, protection: &str, program: &str, arguments: &str) -> Outcome {
     let lab = lab();
-    let kernel = machine.kernel(&lab);
-    let job = machine.job(&lab, &format!("{program}-controls"), false);
+    run(&lab, &job_without(&lab, machine, &["NOTHING", protection], program, arguments))
+}
+
+/// The job of [`without`], in these builds.
+fn job_without(
+    lab: &Lab,
+    machine: Machine,
+    builds: &[&str],
+    program: &str,
+    arguments: &str,
+) -> Job {
+    let kernel = machine.kernel(lab);
+    let job = machine.job(lab, &format!("{program}-controls"), false);
     let job = with_program(job, "module", &["module.c"]);
     let mut job = with_program(job, program, &[&format!("{program}.c")]);
     let mut script = String::from("cd /results\n");
-    for build in ["NOTHING", protection] {
+    for build in builds {
         job = with_modules_without(job, &kernel, build);
         script += &format!(
             "module load /ub/without/{build}/ub_gate.ko\n\
@@ -88,7 +99,7 @@ fn without(machine: Machine, protection: &str, program: &str, arguments: &str) -
              until module unload ub_gate; do sleep 0.1; done\n"
         );
     }
-    run(&lab, &job.shell(script))
+    job.shell(script)
 }
 
 #[track_caller]
@@ -118,6 +129,19 @@ fn forgets_who_leaves_without_the_mark(machine: Machine) {
     assert!(without.contains(COMPLAINT), "passes without the mark: {without}");
 }
 
+/// What is used behind its end is counted by the kernel, which complains.
+#[track_caller]
+fn reads_what_ended_without_the_check(machine: Machine) {
+    const CHECK: &str = "END_OF_FILES";
+    let lab = lab();
+    let job = |build| job_without(&lab, machine, &[build], "device_reading", "20");
+    let expected = "reading: detached: ok\nreading: code was read: ok\n\
+                    reading: refused at last: ok\n0 failures\n";
+    assert_eq!(result(&run(&lab, &job("NOTHING")), "NOTHING"), expected);
+    let error = lab.run(&job(CHECK)).expect_err("passes without the check").to_string();
+    assert!(error.contains("refcount_t"), "{error}");
+}
+
 #[test]
 fn vm_device_exits_on_6_12() {
     loses_nobody_who_exits(Machine::V6_12_KPTI_ON);
@@ -133,6 +157,12 @@ fn vm_device_exits_fail_without_the_check() {
 #[ignore = "long: builds the modules twice"]
 fn vm_device_leaving_fails_without_the_mark() {
     forgets_who_leaves_without_the_mark(Machine::V6_12_KPTI_OFF);
+}
+
+#[test]
+#[ignore = "long: builds the modules twice"]
+fn vm_device_reading_fails_without_the_check() {
+    reads_what_ended_without_the_check(Machine::V6_12_KPTI_OFF);
 }
 
 #[test]
