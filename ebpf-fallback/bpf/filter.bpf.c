@@ -136,6 +136,7 @@ struct task_struct {
 #define STOPPED_CALL 7
 #define STOPPED_POLLED 8
 #define STOPPED_TRACED 9
+#define STOPPED_MEMORY_IN_USE 10
 
 /* In the status of a thread: it makes a call of the 32-bit kind, which has
  * numbers of its own. */
@@ -343,9 +344,14 @@ static __always_inline __u32 deviation(struct watch *watch, const __u64 *registe
 		}
 	}
 	if (BPF_CORE_READ(task, signal, nr_threads) != 1 ||
-	    BPF_CORE_READ(task, mm, mm_users.counter) != 1 ||
 	    BPF_CORE_READ(task, files, count.counter) != 1)
 		return STOPPED_SHARED_PROCESS;
+	/*
+	 * Another process with this memory, or just now a reader of /proc/PID
+	 * (ps), which looks the same as a writer of /proc/PID/mem.
+	 */
+	if (BPF_CORE_READ(task, mm, mm_users.counter) != 1)
+		return STOPPED_MEMORY_IN_USE;
 	/* Who traces it sees every call. */
 	if (BPF_CORE_READ(task, ptrace))
 		return STOPPED_TRACED;

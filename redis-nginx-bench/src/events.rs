@@ -2,6 +2,7 @@
 //! for each event, so that nothing measured is lost when the guest is.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::cost::Settled;
 use crate::outcome::{Counts, Latency, Machine, Round};
@@ -58,6 +59,9 @@ pub struct End {
     pub faults: Vec<String>,
     /// What the session counted between the warm-up and the last round.
     pub counts: Option<Counts>,
+    /// The session's last report. Long, and not part of the printed events.
+    #[serde(skip)]
+    pub report: Option<Value>,
 }
 
 /// One event. The workload and the launch that all but the first carry are

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::cost::Settled;
+use crate::events::Sample;
 use crate::plan::{Mode, Workload};
 
 /// Everything that came out of one plan in one guest.
@@ -53,21 +55,40 @@ pub struct Cell {
     pub workload: Workload,
     /// How.
     pub mode: Mode,
-    /// The timed parts, in the order they were run.
-    pub rounds: Vec<Round>,
-    /// What the enrolled threads did in the timed parts, with the checks and
-    /// the shut-down behind them. For [`Mode::Native`] this comes from one extra session that
-    /// counts and never translates, so the calls are counted by the same hook.
-    /// `None`: no counts, as `ub` mode was not in the plan.
+    /// How the translation came to rest before them; `None` where nothing is
+    /// translated.
+    pub settled: Option<Settled>,
+    /// The timed loads of one process, in the order they were taken.
+    pub rounds: Vec<Sample>,
+    /// What the enrolled threads did in them. For [`Mode::Native`] this comes
+    /// from one extra session that counts and never translates, so the calls
+    /// are counted by the same hook. `None`: no counts, as `ub` mode was not in
+    /// the plan.
     pub counts: Option<Counts>,
-    /// The reports of these sessions, whole, for whoever looks for the reason
-    /// of a figure.
-    pub sessions: Vec<Value>,
-    /// Digest of what the workload computed; equal in all rounds, or there is
-    /// an entry in `faults`.
+    /// The session's last report, whole, for whoever looks for the reason of a
+    /// figure.
+    pub session: Option<Value>,
+    /// Digest of what the workload computed.
     pub digest: String,
     /// What was wrong with the data; empty when everything was right.
     pub faults: Vec<String>,
+}
+
+impl Cell {
+    /// A cell of which nothing is measured yet.
+    #[must_use]
+    pub fn new(workload: Workload, mode: Mode) -> Self {
+        Self {
+            workload,
+            mode,
+            settled: None,
+            rounds: Vec::new(),
+            counts: None,
+            session: None,
+            digest: String::new(),
+            faults: Vec::new(),
+        }
+    }
 }
 
 /// The timed part of one measurement.

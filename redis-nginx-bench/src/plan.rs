@@ -77,14 +77,13 @@ pub struct Plan {
     pub workloads: Vec<Workload>,
     /// The modes to compare.
     pub modes: Vec<Mode>,
-    /// Measurements of each mode; consecutive rounds reverse the order (ABBA).
+    /// Timed loads of each mode; consecutive rounds reverse the order (ABBA).
     pub rounds: u32,
-    /// Wanted duration of the timed part of one native measurement, in
-    /// milliseconds. A pilot run turns it into a number of operations, which
-    /// is then the same in every round and mode.
+    /// Wanted duration of one timed load, in milliseconds. Untimed native loads
+    /// turn it into a number of operations, which is then the same in every
+    /// round and mode.
     pub timed_ms: u64,
-    /// Duration of the untimed part before it, in milliseconds. It has to be
-    /// long enough for the hot gaps to be found, translated and installed.
+    /// Duration of the untimed load before the first one, in milliseconds.
     pub warmup_ms: u64,
     /// How long the untimed part of a server under `ub` may be extended, in
     /// milliseconds: it ends when no more translations are made.
@@ -156,21 +155,6 @@ impl Plan {
         }
         Ok(())
     }
-
-    /// The order of measurements: modes in order, then reversed, and so on,
-    /// so that a slow drift of the machine hits all modes alike.
-    #[must_use]
-    pub fn schedule(&self) -> Vec<Mode> {
-        (0..self.rounds)
-            .flat_map(|round| {
-                let mut modes = self.modes.clone();
-                if round % 2 == 1 {
-                    modes.reverse();
-                }
-                modes
-            })
-            .collect()
-    }
 }
 
 #[cfg(test)]
@@ -208,12 +192,6 @@ pub(crate) mod tests {
             modules: vec![],
             plant: Plant::default(),
         }
-    }
-
-    #[test]
-    fn rounds_alternate_their_order() {
-        use Mode::{Native, Ub};
-        assert_eq!(plan().schedule(), [Native, Ub, Ub, Native, Native, Ub]);
     }
 
     #[test]

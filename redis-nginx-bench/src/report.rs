@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::outcome::{self, Outcome, Round};
+use crate::cost::Settled;
+use crate::events::Sample;
+use crate::outcome::{self, Outcome};
 use crate::plan::{Mode, Workload};
 use crate::stats;
 
@@ -51,6 +53,14 @@ pub struct Cell {
     pub kernel: String,
     /// Median of the rounds.
     pub ops_per_s: f64,
+    /// CPU time of the measured program for each operation, in microseconds:
+    /// median of the rounds. What `ub` itself takes is not in it.
+    #[serde(default)]
+    pub cpu_us_per_op: f64,
+    /// How the translation came to rest before the rounds; absent where nothing
+    /// is translated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Settled>,
     /// System calls of the measured program for each operation of the
     /// timed part.
     /// `null` if they were not counted.
@@ -77,7 +87,9 @@ pub fn cells(outcome: &Outcome, kpti: bool) -> Vec<Cell> {
 }
 
 fn cell_of(outcome: &Outcome, cell: &outcome::Cell, kpti: bool) -> Cell {
-    let rates: Vec<f64> = cell.rounds.iter().map(Round::ops_per_s).collect();
+    let median = |figure: fn(&Sample) -> f64| {
+        stats::median(&cell.rounds.iter().map(figure).collect::<Vec<_>>()).unwrap_or(0.0)
+    };
     let counts = cell.counts.as_ref();
     let reference = outcome
         .cells
@@ -93,7 +105,9 @@ fn cell_of(outcome: &Outcome, cell: &outcome::Cell, kpti: bool) -> Cell {
         kpti,
         mode: cell.mode,
         kernel: outcome.machine.kernel.clone(),
-        ops_per_s: stats::median(&rates).unwrap_or(0.0),
+        ops_per_s: median(|sample| sample.round.ops_per_s()),
+        cpu_us_per_op: median(|sample| stats::ratio(sample.cpu_ns, sample.round.operations) / 1e3),
+        settled: cell.settled,
         syscalls_per_op: counts.map(outcome::Counts::syscalls_per_op),
         ridden_share: counts.map_or(0.0, outcome::Counts::ridden_share),
         transitions_per_op: counts.map(outcome::Counts::transitions_per_op),
@@ -101,7 +115,7 @@ fn cell_of(outcome: &Outcome, cell: &outcome::Cell, kpti: bool) -> Cell {
             Mode::Native => BTreeMap::new(),
             Mode::Ub => counts.map(|counts| counts.exits.clone()).unwrap_or_default(),
         },
-        native_reason: cell.sessions.iter().find_map(native_reason),
+        native_reason: cell.session.as_ref().and_then(native_reason),
         results_match,
     }
 }
@@ -132,16 +146,20 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::outcome::{Counts, Machine};
+    use crate::outcome::{Counts, Machine, Round};
 
     fn outcome_cell(mode: Mode, digest: &str) -> outcome::Cell {
         let ridden = if mode == Mode::Ub { 180 } else { 0 };
+        let sample = |operations| Sample {
+            round: Round { operations, seconds: 1.0 },
+            cpu_ns: 500 * operations,
+            user_ns: 0,
+            latency: None,
+        };
+        let settled = Settled { loads: 6, seconds: 12.25, stable: true };
         outcome::Cell {
-            workload: Workload::REDIS_GET,
-            mode,
-            rounds: [100.0, 300.0, 200.0]
-                .map(|rate| Round { operations: rate as u64, seconds: 1.0 })
-                .to_vec(),
+            settled: (mode == Mode::Ub).then_some(settled),
+            rounds: [100, 300, 200].map(sample).to_vec(),
             counts: Some(Counts {
                 operations: 100,
                 syscalls: 200,
@@ -150,9 +168,8 @@ pub(crate) mod tests {
                 exits: BTreeMap::from([("poll".into(), 20)]),
                 ..Counts::default()
             }),
-            sessions: vec![],
             digest: digest.into(),
-            faults: vec![],
+            ..outcome::Cell::new(Workload::REDIS_GET, mode)
         }
     }
 
@@ -225,6 +242,8 @@ pub(crate) mod tests {
                     "mode": "ub",
                     "kernel": "6.12.1",
                     "ops_per_s": 200.0,
+                    "cpu_us_per_op": 0.5,
+                    "settled": {"loads": 6, "seconds": 12.25, "stable": true},
                     "syscalls_per_op": 2.0,
                     "ridden_share": 0.9,
                     "transitions_per_op": 0.2,

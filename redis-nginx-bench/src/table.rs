@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::cost::Settled;
 use crate::outcome::Machine;
 use crate::plan::Mode;
 use crate::report::{self, Cell, Report};
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "kernel",
     "workload",
     "kpti",
     "mode",
     "ops/s",
     "ub/native",
+    "cpu us/op",
     "syscalls/op",
     "ridden",
     "transitions/op",
@@ -31,7 +33,7 @@ pub fn draw(report: &Report) -> String {
     for cell in &report.cells {
         table.add_row(row(report, cell, emulated));
     }
-    for column in 4..=8 {
+    for column in 4..=9 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -51,6 +53,7 @@ fn row(report: &Report, cell: &Cell, emulated: bool) -> [String; COLUMNS.len()] 
         format!("{:.0}{mark}", cell.ops_per_s),
         report::speedup(&report.cells, cell)
             .map_or("-".into(), |speedup| format!("{speedup:.2}{mark}")),
+        format!("{:.2}{mark}", cell.cpu_us_per_op),
         per_op(cell.syscalls_per_op),
         if ub { format!("{:.1} %", cell.ridden_share * 100.0) } else { "-".into() },
         per_op(cell.transitions_per_op),
@@ -71,19 +74,30 @@ fn top_exit(cell: &Cell) -> String {
     })
 }
 
-/// The lines below the table: where nothing was to ride, and why.
+/// The lines below the table: where nothing was to ride, and why; and how long
+/// servers were loaded before the first figure, for what they do to be learned.
 #[must_use]
 pub fn notes(report: &Report) -> String {
-    let notes: BTreeSet<String> = report
+    let place = |cell: &Cell| {
+        format!("{}, KPTI {}", upstream(&cell.kernel), if cell.kpti { "on" } else { "off" })
+    };
+    let reasons: BTreeSet<String> = report
         .cells
         .iter()
-        .filter_map(|cell| {
-            let kpti = if cell.kpti { "on" } else { "off" };
-            let reason = cell.native_reason.as_ref()?;
-            Some(format!("{}, KPTI {kpti}: {reason}\n", upstream(&cell.kernel)))
-        })
+        .filter_map(|cell| Some(format!("{}: {}\n", place(cell), cell.native_reason.as_ref()?)))
         .collect();
-    notes.into_iter().collect()
+    let mark = if is_emulated(report) { " (emulated)" } else { "" };
+    let servers = report
+        .cells
+        .iter()
+        .filter(|cell| cell.native_reason.is_none() && !cell.workload.is_micro());
+    let learned = servers.filter_map(|cell| {
+        let (place, workload) = (place(cell), cell.workload);
+        let Settled { seconds, stable, .. } = cell.settled?;
+        let then = if stable { "" } else { ", and more was translated in the rounds" };
+        Some(format!("{place}: {workload} was learned for {seconds:.0} s{mark}{then}\n"))
+    });
+    reasons.into_iter().chain(learned).collect()
 }
 
 /// Whether wall-clock figures of `report` come from an emulated CPU.
@@ -135,6 +149,7 @@ mod tests {
         let text = draw(&report("tcg"));
         assert_eq!(text.matches("200 (emulated)").count(), 2, "{text}");
         assert_eq!(text.matches("1.00 (emulated)").count(), 1, "{text}");
+        assert_eq!(text.matches("0.50 (emulated)").count(), 2, "{text}");
         assert!(!draw(&report("kvm")).contains("emulated"));
     }
 
@@ -149,7 +164,7 @@ mod tests {
     #[test]
     fn where_nothing_was_to_ride_is_said_once() {
         let mut report = report("kvm");
-        assert_eq!(notes(&report), "");
+        assert_eq!(notes(&report), "6.12.1, KPTI on: redis-get was learned for 12 s\n");
         for cell in &mut report.cells {
             cell.native_reason = Some("rides cost more".into());
         }

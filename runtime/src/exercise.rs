@@ -104,7 +104,13 @@ pub fn measure() -> Result<Exercise, NotMeasured> {
     let _ = waitpid(child, None);
     read?;
     match serde_json::from_slice(&bytes) {
-        Ok(Answer::Measured(exercise)) => Ok(exercise),
+        Ok(Answer::Measured(exercise)) => {
+            // Once more, behind the rides and outside of their session: where the
+            // machine was slow at first, its clock low or others busy, that must
+            // not pass for a gain.
+            let again = native(&Workbench::new()?)?;
+            Ok(Exercise { native: exercise.native.shorter(&again), ..exercise })
+        }
         Ok(Answer::Not(reason)) => Err(NotMeasured::Other(reason)),
         Err(error) => Err(NotMeasured::Other(format!("no answer: {error}"))),
     }
@@ -127,19 +133,26 @@ fn tell(to: &mut UnixStream) -> io::Result<()> {
     to.write_all(&serde_json::to_vec(&answer)?)
 }
 
-/// Does all work natively, then as the only member of a session.
+/// Does all work natively, then as the only member of a session, and, by whoever
+/// asked for this, natively again.
 fn exercised() -> Result<Exercise, NotMeasured> {
     let bench = Workbench::new()?;
-    let mut native = [0.0; Work::ALL.len()];
-    for (ns, work) in native.iter_mut().zip(Work::ALL) {
-        *ns = time_native(&bench, work)?;
-    }
+    let native = native(&bench)?;
     let session = join()?;
     let mut ridden = [0.0; Work::ALL.len()];
     for (ns, work) in ridden.iter_mut().zip(Work::ALL) {
         *ns = time_ridden(&bench, &session, work)?;
     }
-    Ok(Exercise { native: Times::of(native), ridden: Times::of(ridden) })
+    Ok(Exercise { native, ridden: Times::of(ridden) })
+}
+
+/// The times of all work natively.
+fn native(bench: &Workbench) -> io::Result<Times> {
+    let mut times = [0.0; Work::ALL.len()];
+    for (ns, work) in times.iter_mut().zip(Work::ALL) {
+        *ns = time_native(bench, work)?;
+    }
+    Ok(Times::of(times))
 }
 
 /// Makes this process the only member of a session that rides as soon as it

@@ -198,8 +198,17 @@ fn receive(cable: &Cable, counter: Counter, packets: usize, arrival: Arrival) ->
         let filters = report.packet_filters.unwrap();
         let log = fs::read_to_string(log).unwrap();
         assert_eq!(filters.dropped, number(&log, "dropped"));
-        assert_eq!(filters.events.len(), 1, "{filters:?}");
-        assert!(!log.contains("taken away"), "{log}");
+        // Whoever looks at all processes, as ps does, ends a filter for a moment.
+        let looked_at = |event: &&ub_report::packet_filter::PacketFilterEvent| {
+            event
+                .reason
+                .as_ref()
+                .is_some_and(|reason| reason.starts_with("somebody else uses the memory"))
+        };
+        let looks = filters.events.iter().filter(looked_at).count();
+        let others = filters.events.len() - looks;
+        assert!(others == looks || others == looks + 1, "ended otherwise: {filters:?}");
+        assert_eq!(log.matches("taken away").count(), looks, "{log}");
         calls = (number(&log, "kept") + number(&log, "passed")) as usize;
     }
     println!(

@@ -13,7 +13,7 @@ fn processes_join_and_leave(machine: Machine, short_lived: u32) {
     job.unload_modules = true;
     let outcome = run(&lab, &job);
     let expected = [
-        "nice: program 0, supervisor 10",
+        "nice: program 0, supervisor 5",
         "second: exit 1",
         "second: ub: process PID: already in another session; take it out with `ub detach PID` or end that session",
         "detach: exit 0",

@@ -18,9 +18,13 @@ pub enum Stopped {
     /// Somebody else has the socket, after `fork`, `dup` or passing it on.
     #[error("the socket has another descriptor (fork, dup, passed on)")]
     SharedSocket,
-    /// There are other threads, or processes with the same memory.
+    /// There are other threads, or processes with the same descriptors.
     #[error("the process has other threads")]
     Threads,
+    /// There are other processes with the same memory, or somebody was looking
+    /// at the process in `/proc`, which cannot be told from writing to it.
+    #[error("somebody else uses the memory of the process (a process that shares it, or ps)")]
+    MemoryInUse,
     /// Somebody put another filter in its place.
     #[error("the socket has another filter")]
     OtherFilter,
@@ -56,6 +60,7 @@ impl Stopped {
             7 => Self::Call(event.detail as u32),
             8 => Self::Polled,
             9 => Self::Traced,
+            10 => Self::MemoryInUse,
             other => Self::Unknown(other),
         }
     }

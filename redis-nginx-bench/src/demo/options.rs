@@ -9,13 +9,15 @@ use ub_vm_lab::KernelVersion;
 use crate::plan::{Mode, Plan, Plant, Workload};
 
 /// Options of `ub run` on an emulated CPU: find hot gaps early, admit long ones
-/// and slow threads.
-pub(crate) const EMULATED_OPTIONS: [&str; 5] = [
+/// and slow threads, and count what fragments are left for over longer, as
+/// everything takes longer there.
+pub(crate) const EMULATED_OPTIONS: [&str; 6] = [
     "--hot-count=16",
     "--gap-short-us=1000",
     "--gap-max-us=1000",
     "--miss-count=3",
     "--min-rate=1000",
+    "--miss-window-ms=2000",
 ];
 
 /// Compare programs run natively and under userspace bypass
@@ -63,18 +65,19 @@ pub(crate) struct Options {
     /// A workload; can be repeated [default: all]
     #[arg(long = "workload", value_name = "NAME")]
     pub workloads: Vec<Workload>,
-    /// Measurements of each cell
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub rounds: u32,
-    /// Timed part of one measurement, in milliseconds
+    /// Timed loads of each cell; loops of system calls have twice as many
+    /// [default: 5; where instructions are counted 2, each of a fresh process]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: Option<u32>,
+    /// Duration of a timed load, in milliseconds
     #[arg(long, default_value_t = 500)]
     pub timed_ms: u64,
-    /// Untimed part before it, in milliseconds
+    /// Duration of the untimed load before the first one, in milliseconds
     #[arg(long, default_value_t = 600)]
     pub warmup_ms: u64,
-    /// Longest extension of the untimed part of servers under ub, in
-    /// milliseconds, while translations are still being made
-    #[arg(long, default_value_t = 7_000)]
+    /// How long the untimed load under ub is repeated at most, in milliseconds,
+    /// while translations are still being made
+    #[arg(long, default_value_t = 30_000)]
     pub settle_ms: u64,
     /// An option for `ub run`; can be repeated
     ///
@@ -184,6 +187,13 @@ impl Kpti {
 }
 
 impl Options {
+    /// Timed loads, or counted runs, of each cell.
+    fn rounds(&self) -> u32 {
+        // Counts do not scatter.
+        let counted = self.user_cost || self.in_tree.is_some();
+        self.rounds.unwrap_or(if counted { 2 } else { 5 })
+    }
+
     /// The boots, in order.
     pub fn guests(&self) -> Vec<Guest> {
         let states = self.kpti.states();
@@ -198,14 +208,14 @@ impl Options {
     pub fn plan(&self, guest: &Guest) -> Plan {
         let asked = if self.workloads.is_empty() { &Workload::DEMO[..] } else { &self.workloads };
         let workloads = asked.iter().copied().filter(|w| !guest.smoke || SMOKE.contains(w));
-        let divisor = if guest.smoke { 2 } else { 1 };
+        let divisor: u16 = if guest.smoke { 2 } else { 1 };
         Plan {
             workloads: workloads.collect(),
             modes: if self.native_only { vec![Mode::Native] } else { vec![Mode::Native, Mode::Ub] },
-            rounds: if guest.smoke { 1 } else { self.rounds },
-            timed_ms: self.timed_ms / divisor,
-            warmup_ms: self.warmup_ms / divisor,
-            settle_ms: self.settle_ms / divisor,
+            rounds: self.rounds().div_ceil(u32::from(divisor)),
+            timed_ms: self.timed_ms / u64::from(divisor),
+            warmup_ms: self.warmup_ms / u64::from(divisor),
+            settle_ms: self.settle_ms / u64::from(divisor),
             settle_looks: 1,
             operations: (1000, 20_000_000),
             ub_options: self.ub_options.clone(),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::events::Work;
 use crate::outcome::Outcome;
 use crate::plan::{Mode, Plan, Workload};
 use crate::report::{self, Cell, Report};
@@ -75,7 +76,8 @@ impl Verdict {
     /// Adds what the guest itself found wrong, and what is missing of `plan`.
     pub fn add_guest(&mut self, guest: &str, plan: &Plan, outcome: &Outcome) {
         for workload in &plan.workloads {
-            for mode in &plan.modes {
+            let work = Work { workload: *workload, launch: 0, rounds: plan.rounds };
+            for mode in &work.modes(plan) {
                 let found = outcome
                     .cells
                     .iter()

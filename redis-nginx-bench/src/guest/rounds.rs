@@ -1,5 +1,7 @@
 //! Measures in rounds: the native program and the one under `ub` run side by
-//! side, one of them idle, and are loaded in turns.
+//! side, one of them idle, and are loaded in turns. Both live through all
+//! rounds, so that learning a program is part of the warm-up and not of the
+//! figures.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -24,18 +26,18 @@ const PILOT_SHARE: u32 = 4;
 /// goes wrong with one workload is an event.
 pub fn run(plan: &RoundsPlan) -> Result<()> {
     let launcher = prepare_with(&plan.plan)?;
-    say(&Event::Machine { machine: machine()? })?;
+    say(Event::Machine { machine: machine()? })?;
     let mut counted = Vec::new();
     for work in &plan.work {
         if let Some(error) = missing(&launcher, work) {
-            say(&Event::Failed { work: *work, error, missing: true })?;
+            say(Event::Failed { work: *work, error, missing: true })?;
             continue;
         }
         let first = !counted.contains(&work.workload);
         counted.push(work.workload);
-        let measured = measure(&launcher, work, plan.count_native && first);
+        let measured = measure(&launcher, work, plan.count_native && first, &mut say);
         if let Err(error) = measured {
-            say(&Event::Failed { work: *work, error: error.to_string(), missing: false })?;
+            say(Event::Failed { work: *work, error: error.to_string(), missing: false })?;
         }
     }
     Ok(())
@@ -50,8 +52,11 @@ fn missing(launcher: &Launcher, work: &Work) -> Option<String> {
     Some(format!("{} is missing", program.display()))
 }
 
-fn say(event: &Event) -> Result<()> {
-    let mut line = serde_json::to_vec(event)
+/// Takes the events of a measurement.
+type Say<'a> = &'a mut dyn FnMut(Event) -> Result<()>;
+
+fn say(event: Event) -> Result<()> {
+    let mut line = serde_json::to_vec(&event)
         .map_err(|error| Error::output("ub-bench-guest", error.to_string()))?;
     line.push(b'\n');
     let mut output = io::stdout().lock();
@@ -105,9 +110,10 @@ impl<'a> Side<'a> {
         self.subject.check(&mut self.findings)?;
         self.subject.stop()?;
         // Waits for the supervisor, which outlives the program by a moment.
-        self.subject.running().session(None, self.operations)?;
+        let session = self.subject.running().session(None, self.operations)?;
         let Findings { digest, faults, .. } = self.findings;
-        Ok((self.mode, End { digest: digest.finish(), faults, counts }))
+        let report = session.map(|session| session.report);
+        Ok((self.mode, End { digest: digest.finish(), faults, counts, report }))
     }
 }
 
@@ -118,8 +124,8 @@ fn how(mode: Mode) -> How {
     }
 }
 
-/// Does one work.
-fn measure(launcher: &Launcher, work: &Work, count: bool) -> Result<()> {
+/// Does one work; `count` says whether the native program's calls are counted.
+pub(super) fn measure(launcher: &Launcher, work: &Work, count: bool, say: Say<'_>) -> Result<()> {
     let modes = work.modes(launcher.plan());
     // Before the others or behind them, in turns: a machine that slowly gets
     // faster or slower favours nobody.
@@ -129,14 +135,14 @@ fn measure(launcher: &Launcher, work: &Work, count: bool) -> Result<()> {
         unloaded = without_modules(launcher, work, &modes)?;
     }
     modules::with(launcher, &modes, || {
-        let operations = compare(launcher, work, &modes, unloaded)?;
+        let operations = compare(launcher, work, &modes, unloaded, say)?;
         if count && modes.contains(&Mode::Ub) {
-            count_native(launcher, work, operations)?;
+            count_native(launcher, work, operations, say)?;
         }
         Ok(())
     })?;
     if !unloaded_first && let Some(samples) = without_modules(launcher, work, &modes)? {
-        say(&Event::Unloaded { work: *work, samples })?;
+        say(Event::Unloaded { work: *work, samples })?;
     }
     Ok(())
 }
@@ -167,6 +173,7 @@ fn compare(
     work: &Work,
     modes: &[Mode],
     unloaded: Option<Vec<Sample>>,
+    say: Say<'_>,
 ) -> Result<u64> {
     let mut sides =
         modes.iter().map(|mode| Side::start(launcher, work, *mode)).collect::<Result<Vec<_>>>()?;
@@ -177,9 +184,9 @@ fn compare(
     let amount = pilot(launcher, native)?;
     let load = Load { operations: amount.operations, duration: amount.timed };
     let settled = warm_up(launcher, &mut sides, &amount)?;
-    say(&Event::Warm { work: *work, operations: load.operations, settled })?;
+    say(Event::Warm { work: *work, operations: load.operations, settled })?;
     if let Some(samples) = unloaded {
-        say(&Event::Unloaded { work: *work, samples })?;
+        say(Event::Unloaded { work: *work, samples })?;
     }
     for round in 0..work.rounds {
         let mut samples = Vec::new();
@@ -187,13 +194,13 @@ fn compare(
             samples.push((side.mode, side.sample(&load)?));
         }
         tracing::info!("{} round {round}: {}", work.workload, rates(&samples));
-        say(&Event::Round { work: *work, samples })?;
+        say(Event::Round { work: *work, samples })?;
         // The next round goes the other way: a machine that slowly gets faster
         // or slower favours nobody.
         sides.reverse();
     }
     let ends = sides.into_iter().map(Side::finish).collect::<Result<_>>()?;
-    say(&Event::Finished { work: *work, ends })?;
+    say(Event::Finished { work: *work, ends })?;
     Ok(load.operations)
 }
 
@@ -248,7 +255,7 @@ pub(super) fn warm_up(
 }
 
 /// Counts the native program's calls.
-fn count_native(launcher: &Launcher, work: &Work, operations: u64) -> Result<()> {
+fn count_native(launcher: &Launcher, work: &Work, operations: u64, say: Say<'_>) -> Result<()> {
     let amount = Amount {
         operations: operations.div_ceil(2),
         timed: Duration::from_millis(launcher.plan().timed_ms / 2),
@@ -258,7 +265,7 @@ fn count_native(launcher: &Launcher, work: &Work, operations: u64) -> Result<()>
     };
     let session = sample(launcher, work.workload, How::Count, &amount)?.session;
     if let Some(session) = session {
-        say(&Event::Counted { workload: work.workload, counts: session.counts })?;
+        say(Event::Counted { workload: work.workload, counts: session.counts })?;
     }
     Ok(())
 }

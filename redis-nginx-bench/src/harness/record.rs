@@ -446,7 +446,7 @@ pub(crate) mod tests {
                 exits: BTreeMap::from([("poll".into(), 10)]),
                 ..Counts::default()
             };
-            let end = |counts| End { digest: "d".into(), faults: vec![], counts };
+            let end = |counts| End { digest: "d".into(), faults: vec![], counts, report: None };
             let ends = vec![(Mode::Native, end(None)), (Mode::Ub, end(Some(counts)))];
             say(Event::Finished { work, ends });
         }

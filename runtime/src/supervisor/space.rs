@@ -226,11 +226,13 @@ impl AddressSpace {
         self.installed.get(&entry).map_or(Reach::Near, |known| known.reach)
     }
 
-    /// How much code the first fragment at `entry` is to be made of: where an
-    /// earlier process of the program went, nothing is to be found out.
+    /// How much code the first fragment at `entry` is to be made of: where gaps
+    /// begin and an earlier process of the program went, nothing is to be found
+    /// out. What fragments are left for is a way that was not known, and where it
+    /// joins the known ones, all that follows is part of others.
     pub(super) fn first_reach(&self, entry: u64) -> Reach {
         let is_known = self.has_recalled && self.predicted.executed.contains(&entry);
-        if is_known { Reach::Far } else { Reach::Near }
+        if is_known && self.is_gap(entry) { Reach::Far } else { Reach::Near }
     }
 
     /// Whether gaps begin at `entry`, or fragments with much code go on there.

@@ -271,3 +271,15 @@ fn an_entry_reported_again_and_again_is_translated_again() {
     }
     assert_eq!(space.decide(1), Decision::Translate);
 }
+
+/// What fragments are left for is not in them: a new way, that joins known ones soon.
+#[test]
+fn only_gaps_of_a_known_program_are_made_whole_at_once() {
+    let mut space = AddressSpace::default();
+    let reaches = |space: &AddressSpace| [1, 2, 3].map(|entry| space.first_reach(entry));
+    space.learn_gap(1);
+    space.learn_gap(3);
+    assert_eq!(reaches(&space), [Reach::Near; 3]);
+    space.recall(Predictions { executed: [1, 2].into(), ..Predictions::default() });
+    assert_eq!(reaches(&space), [Reach::Far, Reach::Near, Reach::Near]);
+}

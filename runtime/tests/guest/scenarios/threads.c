@@ -266,25 +266,32 @@ static void futex_timeout(void)
 /* What one thread stores before the other sees the flag, it must see. */
 static volatile long message, flag;
 
+static __attribute__((noinline)) void await_flag(long value)
+{
+	do
+		call0(SYS_sched_yield);
+	while (__atomic_load_n(&flag, __ATOMIC_ACQUIRE) != value);
+}
+
 static void *send_messages(void *unused)
 {
 	for (long i = 1; i <= 2000; i++) {
 		message = i * 7;
 		__atomic_store_n(&flag, i, __ATOMIC_RELEASE);
-		while (__atomic_load_n(&flag, __ATOMIC_ACQUIRE))
-			call0(SYS_sched_yield);
+		await_flag(0);
 	}
 	return unused;
 }
 
 static void messages(void)
 {
-	pthread_t sender = start_thread(send_messages, NULL);
+	pthread_t sender;
 	long wrong = 0;
 
+	WARM_UP(await_flag(0));
+	sender = start_thread(send_messages, NULL);
 	for (long i = 1; i <= 2000; i++) {
-		while (__atomic_load_n(&flag, __ATOMIC_ACQUIRE) != i)
-			call0(SYS_sched_yield);
+		await_flag(i);
 		wrong += message != i * 7;
 		__atomic_store_n(&flag, 0, __ATOMIC_RELEASE);
 	}
@@ -425,6 +432,7 @@ static void *ride_until_allowed(void *unused)
 {
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
 	pthread_cleanup_push(clean_up, (void *)1);
+	ready = 1;
 	ride_until(&stop);
 	cleaned += 10;
 	pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
@@ -437,7 +445,9 @@ static void cancel_disabled(void)
 {
 	pthread_t thread = start_thread(ride_until_allowed, NULL);
 
-	usleep(300 * 1000);
+	while (!ready)
+		usleep(1000);
+	AWAIT_RIDES(1000);
 	pthread_cancel(thread);
 	usleep(50 * 1000);
 	expect_equal("cleaned while disabled", cleaned, 0);
