@@ -15,8 +15,10 @@ use super::{cpu_ns, median, null_calls, speed};
 const BATCHES: usize = 15;
 /// Least share of a call's time that riding must save to be called a gain. There is
 /// next to no code between the calls that are measured, and less than this is lost
-/// again by what there is in any program, or is noise.
-const WORTH: f64 = 0.05;
+/// again by what there is in any program, or is noise: an emulated guest without KPTI
+/// in which messages took 6 % less, and calls that do nothing 5 % more, served a third
+/// fewer requests by redis.
+const WORTH: f64 = 0.1;
 /// Calls in a batch of the work without messages.
 const CALLS: u32 = 1000;
 /// Turns of code between two calls: some hundred instructions, a short gap.
@@ -178,9 +180,9 @@ mod tests {
         assert!(EXERCISE.is_gain());
         let mut slower = Exercise { native: EXERCISE.ridden, ridden: EXERCISE.native };
         assert!(!slower.is_gain());
-        slower.ridden.message_ns = slower.native.message_ns * 0.97;
+        slower.ridden.message_ns = slower.native.message_ns * 0.93;
         assert!(!slower.is_gain(), "within the noise");
-        slower.ridden.message_ns = slower.native.message_ns * 0.9;
+        slower.ridden.message_ns = slower.native.message_ns * 0.85;
         assert!(slower.is_gain(), "calls that do something lose more by the crossing");
     }
 

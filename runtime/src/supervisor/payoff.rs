@@ -20,8 +20,14 @@ pub(super) use saving::Saving;
 
 /// Time between two looks at the measurements.
 pub(super) const PERIOD: Duration = Duration::from_millis(250);
-/// Looks that are remembered: what is older than ten seconds does not count.
+/// Looks that are remembered: of a gap that is passed often, what is older than ten
+/// seconds does not count.
 const LOOKS: usize = 40;
+/// Samples of either kind until which looks are taken for one: a gap that is seldom
+/// passed is judged as well, by what came in a longer time.
+const LOOK: usize = 4;
+/// Samples of either kind that are remembered of one look.
+const LOOK_MOST: usize = 256;
 /// Samples of either kind after which a saving that cannot be shown is none.
 const ENOUGH: usize = 128;
 /// Fragments come one after the other, and rides end where they are still
@@ -51,6 +57,20 @@ pub(super) enum Decision {
 struct Look {
     native: Vec<u32>,
     ride: Vec<u32>,
+}
+
+impl Look {
+    fn is_complete(&self) -> bool {
+        self.native.len().min(self.ride.len()) >= LOOK
+    }
+
+    /// Adds what is newer, each newest first.
+    fn add(&mut self, native: &[u32], ride: &[u32]) {
+        for (known, new) in [(&mut self.native, native), (&mut self.ride, ride)] {
+            known.splice(0..0, new.iter().copied());
+            known.truncate(LOOK_MOST);
+        }
+    }
 }
 
 /// The measurements of one gap.
@@ -90,8 +110,11 @@ impl Trial {
         let native = latest(gap.native_sampled, &mut self.native_seen, &gap.native_cycles);
         let ride = latest(gap.ride_sampled, &mut self.ride_seen, &gap.ride_cycles);
         if counts {
-            self.looks.push_front(Look { native: native.to_vec(), ride: ride.to_vec() });
-            self.looks.truncate(LOOKS);
+            if self.looks.front().is_none_or(Look::is_complete) {
+                self.looks.push_front(Look::default());
+                self.looks.truncate(LOOKS);
+            }
+            self.looks[0].add(native, ride);
         } else {
             self.looks.clear();
         }

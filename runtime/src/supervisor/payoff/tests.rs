@@ -168,6 +168,40 @@ fn too_few_samples_decide_nothing() {
     assert_eq!(decision, Decision::Measure);
 }
 
+/// A loss that is passed a few times a second is one for hours.
+#[test]
+fn what_is_seldom_passed_is_judged_in_time() {
+    for (ride, pays) in [(1300, false), (800, true)] {
+        let (mut payoff, mut fake, mut now) = translated();
+        let start = now;
+        let mut decision = Decision::Measure;
+        for look in 0.. {
+            // Of so many looks as are remembered fewer have samples than are needed.
+            if look % 8 == 0 {
+                fake.run((1000, 1), (ride, 1));
+            }
+            now += PERIOD;
+            decision = payoff.look(&fake.gap, now);
+            if decision != Decision::Measure {
+                break;
+            }
+            assert!(now - start < Duration::from_secs(150));
+        }
+        assert_eq!(matches!(decision, Decision::Keep(_)), pays, "{decision:?}");
+    }
+}
+
+/// Without the one kind, the other is not kept for ever.
+#[test]
+fn what_is_remembered_is_bounded() {
+    let (mut payoff, mut fake, mut now) = translated();
+    for _ in 0..100 {
+        decide(&mut payoff, &mut fake, &mut now, (1000, 0), (9000, 32));
+    }
+    let kept = payoff.trials[&(BTC, GAP)].looks.iter().map(|look| look.ride.len()).sum::<usize>();
+    assert!((1..=LOOK_MOST).contains(&kept), "{kept}");
+}
+
 #[test]
 fn a_change_of_phase_is_noticed_within_two_seconds() {
     let (mut payoff, mut fake, mut now) = translated();
