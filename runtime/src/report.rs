@@ -160,6 +160,7 @@ impl Recorder {
 
     fn show_gaps(&mut self) {
         self.report.hot_gaps = self.gaps.values().cloned().collect();
+        self.report.settle();
     }
 
     /// Takes over the present counters.
@@ -353,6 +354,25 @@ mod tests {
         // It is kept when the gap is seen again.
         recorder.gaps(&[gap], 1000, &Counters::default());
         assert_eq!(name(&recorder), Some(named));
+    }
+
+    #[test]
+    fn the_most_frequent_gaps_come_first_also_behind_naming() {
+        let gap = |address, passages| GapInfo {
+            btc: 7,
+            address,
+            passages,
+            native_sampled: 1,
+            ..Default::default()
+        };
+        let mut recorder = recorder();
+        recorder.gaps(&[gap(0x1000, 5), gap(0x2000, 50)], 1000, &Counters::default());
+        let order = |recorder: &Recorder| -> Vec<u64> {
+            recorder.report().hot_gaps.iter().map(|gap| gap.address).collect()
+        };
+        assert_eq!(order(&recorder), [0x2000, 0x1000]);
+        recorder.name_gaps();
+        assert_eq!(order(&recorder), [0x2000, 0x1000]);
     }
 
     #[test]
