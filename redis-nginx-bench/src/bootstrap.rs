@@ -4,6 +4,8 @@
 //! with those of another pair (address layout, allocation order), so values
 //! come in clusters, one per pair, and both levels are resampled.
 
+use serde::{Deserialize, Serialize};
+
 use crate::content::Random;
 
 /// Resamples per interval. Enough for the tails that a comparison of a
@@ -13,7 +15,8 @@ const RESAMPLES: usize = 10_000;
 const SEED: u64 = 0x626f_6f74;
 
 /// A figure and the range in which it may well lie.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Interval {
     /// The figure of the samples themselves.
     pub estimate: f64,

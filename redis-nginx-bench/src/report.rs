@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::bootstrap::{self, Interval};
 use crate::cost::Settled;
 use crate::events::Sample;
 use crate::outcome::{self, Outcome};
@@ -13,6 +14,9 @@ use crate::stats;
 
 /// Version of this layout; raised when a field changes its meaning or goes.
 pub const SCHEMA: u32 = 1;
+
+/// Level of the intervals in reports.
+pub const LEVEL: f64 = 0.95;
 
 /// The report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +57,12 @@ pub struct Cell {
     pub kernel: String,
     /// Median of the rounds.
     pub ops_per_s: f64,
+    /// Throughput under ub in relation to the native one, 1.1 is 10 % faster:
+    /// median over the rounds of what two loads next to each other did, and
+    /// where that lies with a probability of 95 % ([`speedup`]). Absent in
+    /// native cells and in reports of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speedup: Option<Interval>,
     /// CPU time of the measured program for each operation, in microseconds:
     /// median of the rounds. What `ub` itself takes is not in it.
     #[serde(default)]
@@ -106,6 +116,9 @@ fn cell_of(outcome: &Outcome, cell: &outcome::Cell, kpti: bool) -> Cell {
         mode: cell.mode,
         kernel: outcome.machine.kernel.clone(),
         ops_per_s: median(|sample| sample.round.ops_per_s()),
+        speedup: reference
+            .filter(|_| cell.mode == Mode::Ub)
+            .and_then(|native| speedup(&[pairs(native, cell)])),
         cpu_us_per_op: median(|sample| stats::ratio(sample.cpu_ns, sample.round.operations) / 1e3),
         settled: cell.settled,
         syscalls_per_op: counts.map(outcome::Counts::syscalls_per_op),
@@ -125,20 +138,24 @@ fn native_reason(session: &Value) -> Option<String> {
     Some(session.get("native_reason")?.as_str()?.to_owned())
 }
 
-/// Throughput of the `ub` cell that belongs to `cell` relative to the native
-/// one: 1.1 is 10 % faster. `None` for native cells and where either is missing.
+/// The rates of the two loads of each round.
+fn pairs(native: &outcome::Cell, ub: &outcome::Cell) -> Vec<(f64, f64)> {
+    let rate = |sample: &Sample| sample.round.ops_per_s();
+    let rounds = native.rounds.iter().zip(&ub.rounds);
+    rounds.map(|(native, ub)| (rate(native), rate(ub))).collect()
+}
+
+/// How much faster ub is than native, from the rates (native, ub) of each round's
+/// two loads, by pair of processes: the median, and where it lies with
+/// probability [`LEVEL`]. `None` without rounds.
 #[must_use]
-pub fn speedup(cells: &[Cell], cell: &Cell) -> Option<f64> {
-    if cell.mode == Mode::Native {
-        return None;
-    }
-    let native = cells.iter().find(|other| {
-        other.mode == Mode::Native
-            && other.workload == cell.workload
-            && other.kpti == cell.kpti
-            && other.kernel == cell.kernel
-    })?;
-    (native.ops_per_s > 0.0).then(|| cell.ops_per_s / native.ops_per_s)
+pub fn speedup(pairs: &[Vec<(f64, f64)>]) -> Option<Interval> {
+    bootstrap::interval(pairs, LEVEL, median_speedup)
+}
+
+/// The median of how much faster ub is than native.
+pub(crate) fn median_speedup(pairs: &[(f64, f64)]) -> Option<f64> {
+    stats::median(&pairs.iter().map(|(native, ub)| ub / native).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -198,7 +215,20 @@ pub(crate) mod tests {
         assert!(native.exits.is_empty());
         assert_eq!(ub.exits["poll"], 20);
         assert!(native.results_match && ub.results_match && ub.kpti);
-        assert_eq!((speedup(&cells, native), speedup(&cells, ub)), (None, Some(1.0)));
+        let none = Interval { estimate: 1.0, low: 1.0, high: 1.0 };
+        assert_eq!((native.speedup, ub.speedup), (None, Some(none)));
+    }
+
+    #[test]
+    fn rounds_are_compared_in_pairs() {
+        // Twice as fast in every round, of which one was slow for both.
+        let mut outcome = outcome("x", "x");
+        for (round, operations) in [100, 10, 130].into_iter().enumerate() {
+            outcome.cells[0].rounds[round].round.operations = operations;
+            outcome.cells[1].rounds[round].round.operations = 2 * operations;
+        }
+        let speedup = cells(&outcome, true)[1].speedup.unwrap();
+        assert_eq!(speedup, Interval { estimate: 2.0, low: 2.0, high: 2.0 });
     }
 
     #[test]
@@ -242,6 +272,7 @@ pub(crate) mod tests {
                     "mode": "ub",
                     "kernel": "6.12.1",
                     "ops_per_s": 200.0,
+                    "speedup": {"estimate": 1.0, "low": 1.0, "high": 1.0},
                     "cpu_us_per_op": 0.5,
                     "settled": {"loads": 6, "seconds": 12.25, "stable": true},
                     "syscalls_per_op": 2.0,

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::bootstrap::Interval;
 use crate::cost::Settled;
 use crate::outcome::Machine;
 use crate::plan::Mode;
-use crate::report::{self, Cell, Report};
+use crate::report::{Cell, Report};
 
 const COLUMNS: [&str; 12] = [
     "kernel",
@@ -31,7 +32,7 @@ pub fn draw(report: &Report) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_header(COLUMNS);
     for cell in &report.cells {
-        table.add_row(row(report, cell, emulated));
+        table.add_row(row(cell, emulated));
     }
     for column in 4..=9 {
         if let Some(column) = table.column_mut(column) {
@@ -41,7 +42,7 @@ pub fn draw(report: &Report) -> String {
     table.to_string()
 }
 
-fn row(report: &Report, cell: &Cell, emulated: bool) -> [String; COLUMNS.len()] {
+fn row(cell: &Cell, emulated: bool) -> [String; COLUMNS.len()] {
     let mark = if emulated { " (emulated)" } else { "" };
     let per_op = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
     let ub = cell.mode == Mode::Ub;
@@ -51,8 +52,7 @@ fn row(report: &Report, cell: &Cell, emulated: bool) -> [String; COLUMNS.len()] 
         if cell.kpti { "on" } else { "off" }.into(),
         cell.mode.to_string(),
         format!("{:.0}{mark}", cell.ops_per_s),
-        report::speedup(&report.cells, cell)
-            .map_or("-".into(), |speedup| format!("{speedup:.2}{mark}")),
+        cell.speedup.map_or("-".into(), |speedup| format!("{}{mark}", times(&speedup))),
         format!("{:.2}{mark}", cell.cpu_us_per_op),
         per_op(cell.syscalls_per_op),
         if ub { format!("{:.1} %", cell.ridden_share * 100.0) } else { "-".into() },
@@ -60,6 +60,11 @@ fn row(report: &Report, cell: &Cell, emulated: bool) -> [String; COLUMNS.len()] 
         top_exit(cell),
         if cell.results_match { "match" } else { "DIFFER" }.into(),
     ]
+}
+
+/// A ratio and its interval.
+fn times(Interval { estimate, low, high }: &Interval) -> String {
+    format!("{estimate:.2} [{low:.2}, {high:.2}]")
 }
 
 /// The upstream version at the front of a kernel release.
@@ -130,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::report::tests::outcome;
-    use crate::report::{Environment, SCHEMA};
+    use crate::report::{self, Environment, SCHEMA};
 
     fn report(accelerator: &str) -> Report {
         Report {
@@ -148,7 +153,7 @@ mod tests {
     fn every_rate_of_an_emulated_guest_is_marked() {
         let text = draw(&report("tcg"));
         assert_eq!(text.matches("200 (emulated)").count(), 2, "{text}");
-        assert_eq!(text.matches("1.00 (emulated)").count(), 1, "{text}");
+        assert_eq!(text.matches("1.00 [1.00, 1.00] (emulated)").count(), 1, "{text}");
         assert_eq!(text.matches("0.50 (emulated)").count(), 2, "{text}");
         assert!(!draw(&report("kvm")).contains("emulated"));
     }

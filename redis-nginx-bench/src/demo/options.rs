@@ -65,8 +65,8 @@ pub(crate) struct Options {
     /// A workload; can be repeated [default: all]
     #[arg(long = "workload", value_name = "NAME")]
     pub workloads: Vec<Workload>,
-    /// Timed loads of each cell; loops of system calls have twice as many
-    /// [default: 5; where instructions are counted 2, each of a fresh process]
+    /// Timed loads of each cell
+    /// [default: 15; where instructions are counted 2, each of a fresh process]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: Option<u32>,
     /// Duration of a timed load, in milliseconds
@@ -191,7 +191,7 @@ impl Options {
     fn rounds(&self) -> u32 {
         // Counts do not scatter.
         let counted = self.user_cost || self.in_tree.is_some();
-        self.rounds.unwrap_or(if counted { 2 } else { 5 })
+        self.rounds.unwrap_or(if counted { 2 } else { 15 })
     }
 
     /// The boots, in order.
@@ -217,7 +217,7 @@ impl Options {
             warmup_ms: self.warmup_ms / u64::from(divisor),
             settle_ms: self.settle_ms / u64::from(divisor),
             settle_looks: 1,
-            operations: (1000, 20_000_000),
+            operations: (500, 20_000_000),
             ub_options: self.ub_options.clone(),
             programs: guest_paths::programs(),
             scratch: guest_paths::SCRATCH.into(),

@@ -6,10 +6,6 @@ use crate::events::{Event, Work};
 use crate::outcome::{Cell, Outcome};
 use crate::plan::{Mode, Plan};
 
-/// A loop of system calls needs more rounds than a server: each is short, and
-/// its ratio may be near 1.
-const MICRO_ROUNDS: u32 = 2;
-
 /// Runs `plan`.
 ///
 /// # Errors
@@ -19,8 +15,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let launcher = prepare(plan)?;
     let mut outcome = Outcome { machine: machine()?, cells: Vec::new() };
     for workload in &plan.workloads {
-        let factor = if workload.is_micro() { MICRO_ROUNDS } else { 1 };
-        let work = Work { workload: *workload, launch: 0, rounds: factor * plan.rounds };
+        let work = Work { workload: *workload, launch: 0, rounds: plan.rounds };
         let mut cells: Vec<Cell> =
             work.modes(plan).into_iter().map(|mode| Cell::new(*workload, mode)).collect();
         rounds::measure(&launcher, &work, true, &mut |event| {

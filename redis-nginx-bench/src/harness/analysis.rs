@@ -5,12 +5,10 @@ use crate::cost::Settled;
 use crate::events::Sample;
 use crate::outcome::{Counts, Round};
 use crate::plan::Mode;
+use crate::report::{LEVEL, speedup};
 use crate::stats::median;
 
 use super::record::{Cell, Launch};
-
-/// Level of the intervals in reports.
-pub const LEVEL: f64 = 0.95;
 
 /// The figures of one cell.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,7 +68,7 @@ impl Figures {
             native: in_mode(Mode::Native),
             unloaded: rates(&|launch| launch.unloaded.iter().map(rate).collect()),
             ub: in_mode(Mode::Ub),
-            gain: gain(cell, LEVEL),
+            gain: speedup(&pairs(cell)),
             cpu_us: both.map(|mode| median_us(cell, mode, |sample| sample.cpu_ns)),
             user_us: median_us(cell, Mode::Native, |sample| sample.user_ns),
             latency_us: both.map(|mode| percentiles(cell, mode)),
@@ -105,15 +103,6 @@ impl Figures {
 pub(super) fn pairs(cell: &Cell) -> Vec<Vec<(f64, f64)>> {
     let all = cell.launches.iter().map(Launch::pairs);
     all.filter(|pairs| !pairs.is_empty()).collect()
-}
-
-/// The median of how much faster ub is than native.
-pub(super) fn median_gain(pairs: &[(f64, f64)]) -> Option<f64> {
-    median(&pairs.iter().map(|(native, ub)| ub / native).collect::<Vec<_>>())
-}
-
-fn gain(cell: &Cell, level: f64) -> Option<Interval> {
-    bootstrap::interval(&pairs(cell), level, median_gain)
 }
 
 /// Median of a time in nanoseconds, in microseconds per operation.

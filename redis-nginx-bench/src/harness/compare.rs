@@ -4,11 +4,12 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::analysis::{median_gain, pairs};
+use super::analysis::pairs;
 use super::record::{Cell, MachineRecord, Record, Target};
 use super::terminal::{label, percent};
 use crate::bootstrap::{self, Interval};
 use crate::plan::{Mode, Workload};
+use crate::report::median_speedup;
 use crate::stats::median;
 
 /// Probability that any verdict of a comparison without a difference is
@@ -115,7 +116,7 @@ fn row(target: &Target, old: &Cell, new: &Cell, level: f64) -> Option<Row> {
         })
     } else {
         bootstrap::interval_of_two(&new_pairs, &old_pairs, level, |new, old| {
-            ratio(median_gain(new), median_gain(old))
+            ratio(median_speedup(new), median_speedup(old))
         })
     }?;
     let rounds = old.rounds().min(new.rounds());

@@ -5,11 +5,12 @@ mod plots;
 use maud::{Markup, html};
 use ub_report::html::page;
 
-use super::analysis::{Figures, LEVEL};
+use super::analysis::Figures;
 use super::instructions::{self, Split};
 use super::published::SOURCE;
 use super::record::{Cell, Environment, MachineRecord, Record, Target};
 use super::terminal::{label, percent, rate};
+use crate::report::LEVEL;
 use crate::workload::Workload;
 
 /// The sections: heading, and whether a workload belongs there.

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::analysis::{Figures, LEVEL};
+use super::analysis::Figures;
 use super::instructions;
 use super::record::{Cell, Environment, MachineRecord, Record};
 use crate::bootstrap::Interval;
+use crate::report::LEVEL;
 
 /// Draws all machines of `record`.
 #[must_use]
