@@ -48,7 +48,7 @@ profiler-cost: deps ## throughput of redis-server without and with `ub profile -
 	$(CARGO) test $(CARGO_FLAGS) --release -p ub-runtime --test profile_redis -- --ignored --nocapture
 
 predict: deps build ## compare what ub predict says of each workload of the demo with what it then gains
-	@$(RELEASE)/ub-demo --predict --rounds 3 $(ARGS)
+	@$(RELEASE)/ub-demo --predict $(ARGS)
 
 user-cost: deps build ## count instructions per redis request, native and ub, under -icount
 	@$(RELEASE)/ub-demo --user-cost $(ARGS)

@@ -4,9 +4,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::bootstrap::Interval;
 use crate::outcome::Machine;
 use crate::plan::Workload;
-use crate::stats;
+use crate::report;
 
 /// Gains up to this share are within what a measurement of so short a time can
 /// tell, and are not judged.
@@ -42,12 +43,15 @@ pub struct PredictionCell {
 }
 
 impl PredictionCell {
-    /// More work in the same CPU time, as measured: 0.1 is 10 % more. Of the
-    /// medians.
+    /// More work in the same CPU time, as measured: 0.1 is 10 % more. The median
+    /// over the rounds, and where it lies with a probability of 95 %.
     #[must_use]
-    pub fn measured(&self) -> f64 {
-        let ratio = stats::median(&self.native_ns).zip(stats::median(&self.ub_ns));
-        ratio.map_or(0.0, |(native, ub)| native / ub - 1.0)
+    pub fn measured(&self) -> Interval {
+        let rounds = self.native_ns.iter().zip(&self.ub_ns);
+        let rates = rounds.map(|(native, ub)| (native.recip(), ub.recip())).collect();
+        let none = Interval { estimate: 1.0, low: 1.0, high: 1.0 };
+        let Interval { estimate, low, high } = report::speedup(&[rates]).unwrap_or(none);
+        Interval { estimate: estimate - 1.0, low: low - 1.0, high: high - 1.0 }
     }
 
     /// How far the gain that `said` promises is off, as a share of itself; `None`
@@ -55,7 +59,7 @@ impl PredictionCell {
     #[must_use]
     pub fn error(&self, said: &Value) -> Option<f64> {
         let gain = number(said, "gain");
-        (gain > JUDGED_GAIN).then(|| (self.measured() - gain) / gain)
+        (gain > JUDGED_GAIN).then(|| (self.measured().estimate - gain) / gain)
     }
 }
 
@@ -80,7 +84,9 @@ mod tests {
             ridden_share: 1.0,
             faults: vec![],
         };
-        assert!((cell.measured() - 0.5).abs() < 1e-9);
+        let measured = cell.measured();
+        assert!((measured.estimate - 0.5).abs() < 1e-9 && measured.contains(0.5), "{measured:?}");
+        assert!(measured.low < 0.2 && measured.high > 2.0, "three rounds say little: {measured:?}");
         assert!(cell.error(&cell.prediction).is_some_and(|error| (error - 0.25).abs() < 1e-9));
         assert_eq!(cell.error(&cell.estimate), None);
     }

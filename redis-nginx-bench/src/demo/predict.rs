@@ -10,6 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::boot::{Booted, Laboratory, Purpose};
 use super::options::{Guest, Options};
 use super::verdict::Verdict;
+use crate::bootstrap::Interval;
 use crate::plan::{Mode, Plan};
 use crate::prediction::{PredictionCell, PredictionOutcome, number};
 use crate::stats;
@@ -73,6 +74,7 @@ fn row(cell: &PredictionCell) -> Vec<String> {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let microseconds =
         |ns: &[f64]| stats::median(ns).map_or("-".into(), |ns| format!("{:.2}", ns / 1000.0));
+    let Interval { estimate, low, high } = cell.measured();
     let error = |said| cell.error(said).map_or_else(|| "not judged".into(), percent);
     vec![
         cell.workload.to_string(),
@@ -83,7 +85,7 @@ fn row(cell: &PredictionCell) -> Vec<String> {
         microseconds(&cell.ub_ns),
         percent(number(&cell.estimate, "gain")),
         percent(number(&cell.prediction, "gain")),
-        percent(cell.measured()),
+        format!("{} [{}, {}]", percent(estimate), percent(low), percent(high)),
         error(&cell.estimate),
         error(&cell.prediction),
     ]
@@ -97,10 +99,14 @@ fn judge(guest: &Guest, outcome: &PredictionOutcome, verdict: &mut Verdict) {
             [("estimated", &cell.estimate), ("predicted with rides timed", &cell.prediction)]
         {
             if cell.error(said).is_some_and(|error| error.abs() > PROMISED_ERROR) {
+                let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+                let Interval { estimate, low, high } = cell.measured();
                 verdict.shortfalls.push(format!(
-                    "{name}: {how} {:.0} %, measured {:.0} %",
-                    100.0 * number(said, "gain"),
-                    100.0 * cell.measured()
+                    "{name}: {how} {}, measured {} [{}, {}]",
+                    percent(number(said, "gain")),
+                    percent(estimate),
+                    percent(low),
+                    percent(high)
                 ));
             }
         }
@@ -145,9 +151,9 @@ mod tests {
         assert_eq!(
             verdict.shortfalls,
             [
-                "kernel 6.12, KPTI on, null: estimated 90 %, measured 50 %",
-                "kernel 6.12, KPTI on, null: estimated 90 %, measured 50 %",
-                "kernel 6.12, KPTI on, null: predicted with rides timed 20 %, measured 50 %",
+                "kernel 6.12, KPTI on, null: estimated 90 %, measured 50 % [50 %, 50 %]",
+                "kernel 6.12, KPTI on, null: estimated 90 %, measured 50 % [50 %, 50 %]",
+                "kernel 6.12, KPTI on, null: predicted with rides timed 20 %, measured 50 % [50 %, 50 %]",
             ]
         );
         let shown = table(&outcome).to_string();
