@@ -155,39 +155,25 @@ static void space_invalidate_end(struct mmu_notifier *notifier,
 		wait_for_riders(mmu_notifier_range_blockable(range));
 }
 
-/* Where the file is mapped, at most UB_WATCHES ranges; how many. */
-static unsigned int mapped_from(struct ub_space *space, const struct inode *inode,
-				struct ub_range *ranges)
-{
-	unsigned int i, count = 0;
-
-	for (i = 0; i < space->watches.count; i++)
-		if (space->watches.table[i].inode == inode)
-			ranges[count++] = space->watches.table[i].range;
-	return count;
-}
-
 void ub_space_file_changed(struct ub_space *space, const struct inode *inode)
 {
-	struct ub_range ranges[UB_WATCHES];
+	struct ub_range range = {};
 	bool retired = false;
-	unsigned int i, count;
 	unsigned long flags;
 
+	/*
+	 * One range after the other, so that interrupts wait for one look at the
+	 * fragments at most. What is watched or installed meanwhile was read behind the
+	 * change, or is refused, since the file is open for writing.
+	 */
 	spin_lock_irqsave(&space->lock, flags);
 	space->sequence++;
-	count = mapped_from(space, inode, ranges);
-	spin_unlock_irqrestore(&space->lock, flags);
-	/*
-	 * One after the other, so that interrupts wait for one look at the fragments at
-	 * most. What is watched or installed meanwhile was read behind the change, or
-	 * is refused, since the file is open for writing.
-	 */
-	for (i = 0; i < count; i++) {
-		spin_lock_irqsave(&space->lock, flags);
-		retired |= ub_fragments_retire_range(space, ranges[i].start, ranges[i].end);
+	while (ub_watches_of_file(&space->watches, inode, range.end, &range)) {
+		retired |= ub_fragments_retire_range(space, range.start, range.end);
 		spin_unlock_irqrestore(&space->lock, flags);
+		spin_lock_irqsave(&space->lock, flags);
 	}
+	spin_unlock_irqrestore(&space->lock, flags);
 	if (retired)
 		wait_for_riders(true);
 }

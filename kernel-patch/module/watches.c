@@ -44,6 +44,20 @@ bool ub_watches_cover(const struct ub_watches *watches, const struct ub_range *r
 	return true;
 }
 
+bool ub_watches_of_file(const struct ub_watches *watches, const struct inode *inode, u64 address,
+			struct ub_range *range)
+{
+	const struct ub_watch *first = NULL, *watch;
+
+	for (watch = watches->table; watch < watches->table + watches->count; watch++)
+		if (watch->inode == inode && watch->range.end > address &&
+		    (!first || watch->range.start < first->range.start))
+			first = watch;
+	if (first)
+		*range = first->range;
+	return first;
+}
+
 bool ub_watches_add(struct ub_watches *watches, u64 address, const struct ub_watch *area, u64 *end)
 {
 	const struct ub_watch *known = find(watches, address);

@@ -27,6 +27,12 @@ bool ub_watches_touch(const struct ub_watches *watches, u64 start, u64 end);
 /* True if all of the range is watched. By several, where mappings are adjacent. */
 bool ub_watches_cover(const struct ub_watches *watches, const struct ub_range *range);
 /*
+ * The first range of the file that ends behind address; false if there is none. Who
+ * goes on at its end meets all that is watched, though others change the table.
+ */
+bool ub_watches_of_file(const struct ub_watches *watches, const struct inode *inode, u64 address,
+			struct ub_range *range);
+/*
  * Watches the code at address, which lies in area, and as much around it as the
  * area has and nobody watches yet. *end is where that, or what was there
  * before, ends. False if there is no room.

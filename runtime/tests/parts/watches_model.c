@@ -114,6 +114,28 @@ static void compare(void)
 	}
 }
 
+/* Going from range to range of a file meets all that is watched of it, in order. */
+static void walk(void)
+{
+	const char *file = &files[below(FILES)];
+	struct ub_range range = { .end = below(4) ? 0 : below(SPACE) };
+	u64 from = range.end, at = from;
+
+	while (ub_watches_of_file(&watches, (const struct inode *)file, range.end, &range)) {
+		for (; at < range.start; at++)
+			if (watched[at] && mapped[at] == file)
+				fail("a range of the file was passed over");
+		if (range.start < at && at != from)
+			fail("not in order");
+		for (at = max(from, range.start); at < range.end; at++)
+			if (!watched[at] || mapped[at] != file)
+				fail("not a range of the file");
+	}
+	for (; at < SPACE; at++)
+		if (watched[at] && mapped[at] == file)
+			fail("the last range of the file was passed over");
+}
+
 int main(int argc, char **argv)
 {
 	long steps = argc > 1 ? atol(argv[1]) : 1000;
@@ -127,6 +149,7 @@ int main(int argc, char **argv)
 		else
 			map_something();
 		compare();
+		walk();
 		was_full |= watches.count == UB_WATCHES;
 	}
 	if (!was_full)
