@@ -129,7 +129,7 @@ fn truth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::
 
 /// The settings are wrong; says where and what.
 #[derive(Debug, thiserror::Error)]
-#[error("configuration: {0}; `ub config show --origin` says where settings come from")]
+#[error("configuration: {0}")]
 pub struct Error(String);
 
 /// A setting and where it comes from.
@@ -195,11 +195,17 @@ impl Places {
     /// # Errors
     /// When a file or a variable cannot be understood.
     pub fn load(&self, flags: &Settings) -> Result<Settings, Error> {
-        let mut settings: Settings =
-            self.figment(flags).extract().map_err(|error| Error(describe(error)))?;
+        let figment = self.figment(flags);
+        let mut settings: Settings = figment.extract().map_err(|error| Error(describe(error)))?;
         settings.log = settings.log.filter(|log| !log.as_os_str().is_empty());
-        settings.check()?;
-        Ok(settings)
+        match settings.beyond_limits() {
+            Some((name, what)) => {
+                let metadata = figment.find_metadata(name);
+                let source = metadata.map_or_else(String::new, |from| source(from, name));
+                Err(Error(format!("{source}: {name} = {what}")))
+            }
+            None => Ok(settings),
+        }
     }
 
     /// Every setting with its origin.
@@ -251,8 +257,9 @@ fn describe(error: figment::Error) -> String {
 }
 
 impl Settings {
-    /// Files and variables have no parser that knows the limits of options.
-    fn check(&self) -> Result<(), Error> {
+    /// The first setting that is beyond its limits, and what is wrong. Files and
+    /// variables have no parser that knows the limits of options.
+    fn beyond_limits(&self) -> Option<(&'static str, String)> {
         let count = |value: Option<u32>| value.map(u64::from);
         let limits = [
             ("sample_interval", count(self.sample_interval), 1, 1 << 30),
@@ -273,10 +280,10 @@ impl Settings {
                     u64::MAX => format!("at least {least}"),
                     _ => format!("between {least} and {most}"),
                 };
-                return Err(Error(format!("{name} = {value} is not {limits}")));
+                return Some((name, format!("{value} is not {limits}")));
             }
         }
-        Ok(())
+        None
     }
 }
 
@@ -443,13 +450,36 @@ mod tests {
         for (content, words) in [
             ("hot_cuont = 1", "hot_cuont"),
             ("hot_count = \"many\"", "hot_count"),
-            ("hot_count = 0", "hot_count = 0 is not at least 1"),
+            ("hot_count = 0", "system.toml: hot_count = 0 is not at least 1"),
             ("native_interval = 5", "native_interval = 5 is not at least 100"),
             ("hot_count =", "system.toml"),
         ] {
             with(Some(content), None, &[], |places| {
                 let error = places.load(&Settings::default()).unwrap_err().to_string();
                 assert!(error.contains(words) && !error.contains('\n'), "{content}: {error}");
+            });
+        }
+    }
+
+    #[test]
+    fn options_and_files_have_the_same_limits() {
+        let numbers = |value: u64| {
+            let all = names().into_iter().map(move |name| (name, value));
+            let is_number = |name: &str| {
+                !matches!(name, "disable" | "require" | "ride_anyway" | "time_gaps" | "log")
+            };
+            all.filter(move |(name, _)| is_number(name))
+        };
+        let edges = [1, 64, 100, 8192, 16_384, 1 << 30, LONGEST_GAP_US, u64::from(u32::MAX)];
+        for (name, value) in
+            edges.iter().flat_map(|edge| [edge - 1, *edge, edge + 1]).flat_map(numbers)
+        {
+            let command = Settings::augment_args(clap::Command::new("ub"));
+            let option = format!("--{}={value}", name.replace('_', "-"));
+            let parsed = command.try_get_matches_from(["ub", &option]).is_ok();
+            with(Some(&format!("{name} = {value}")), None, &[], |places| {
+                let read = places.load(&Settings::default()).is_ok();
+                assert_eq!(parsed, read, "{name} = {value}");
             });
         }
     }

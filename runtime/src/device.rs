@@ -46,10 +46,17 @@ use crate::kernel::{Btc, CodeRead, InstallError, Kernel, Reading, Sequence};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The device node is absent or nothing is behind it.
-    #[error("kernel module not loaded ({} is absent); load ub_gate.ko and ub.ko", abi::DEVICE_PATH)]
+    #[error(
+        "kernel module not loaded ({} is absent); `ub doctor` says what to do",
+        abi::DEVICE_PATH
+    )]
     NoModule,
-    /// The node exists and is closed to this user.
-    #[error("no permission to use {}; run as root or have its mode changed", abi::DEVICE_PATH)]
+    /// The node exists, and this process may not use it: the module asks for
+    /// CAP_SYS_MODULE, whatever the node's mode is.
+    #[error(
+        "no permission to use {}; as root, `ub attach PID` takes a running program in",
+        abi::DEVICE_PATH
+    )]
     NoPermission,
     /// Module and command come from different builds.
     #[error(
@@ -66,6 +73,13 @@ pub enum OpenError {
     Refused(
         /// [`abi::Info::refusals`].
         u32,
+    ),
+    /// The kernel names weaknesses of this CPU that were unknown when this program
+    /// was made; see [`without_policy`](crate::doctor::without_policy).
+    #[error("no rides on this CPU: no policy for {}; look for a newer version of ub", .0.join(", "))]
+    NoPolicy(
+        /// The names.
+        Vec<String>,
     ),
     /// The module does not accept the session's thresholds.
     #[error(

@@ -157,11 +157,11 @@ fn what_cannot_be_shown_is_one_line_that_says_what_to_do() {
     let file = file.to_str().unwrap();
     let pid = std::process::id().to_string();
     for (arguments, advice) in [
-        (vec!["stat", "-p", &pid], "load ub_gate.ko"),
-        (vec!["report", "-p", &pid], "load ub_gate.ko"),
-        (vec!["explain", "-p", &pid], "load ub_gate.ko"),
-        (vec!["top"], "load ub_gate.ko"),
-        (vec!["top", "--once"], "load ub_gate.ko"),
+        (vec!["stat", "-p", &pid], "`ub doctor` says"),
+        (vec!["report", "-p", &pid], "`ub doctor` says"),
+        (vec!["explain", "-p", &pid], "`ub doctor` says"),
+        (vec!["top"], "`ub doctor` says"),
+        (vec!["top", "--once"], "`ub doctor` says"),
         (vec!["report", file], "ub run --report FILE"),
         (vec!["report", "/absent"], "cannot read /absent"),
     ] {

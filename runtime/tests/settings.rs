@@ -64,6 +64,23 @@ fn a_file_can_disable_and_the_environment_can_take_that_back() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_stops_no_program_unless_it_was_asked_for() {
+    let file = Configured::new("log = \"/nonexistent/ub.log\"\n");
+    let run = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let arguments = [&["run"], arguments, &["sh", "-c", "exit 7"]].concat();
+        let output = file.ub(variables, &arguments);
+        let said = text(&output.stderr);
+        assert!(said.contains("cannot write log /nonexistent/"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        output.status.code()
+    };
+    assert_eq!(run(&[], &[]), Some(7));
+    assert_eq!(run(&[("UB_LOG", "/nonexistent/other.log")], &[]), Some(7));
+    assert_eq!(run(&[], &["--require"]), Some(125));
+    assert_eq!(run(&[], &["--log=/nonexistent/third.log"]), Some(125));
+}
+
+#[test]
 fn a_broken_file_stops_no_program_unless_a_session_is_required() {
     let configured = Configured::new("hot_cuont = 5\n");
     let output = configured.ub(&[], &["run", "sh", "-c", "exit 7"]);

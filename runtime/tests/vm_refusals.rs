@@ -49,7 +49,9 @@ fn says_what_is_wrong(machine: Machine) {
     let job = with_program(machine.job(&lab, "refusals", false), "module", &["module.c"])
         .program("chmod")
         .program("env")
+        .program("mount")
         .program("setpriv")
+        .program("umount")
         .file(foreign.file, "/other/ub_gate.ko")
         .file(script, "/usr/bin/refusals.sh")
         .command(["sh", "-e", "/usr/bin/refusals.sh"]);
@@ -90,6 +92,10 @@ fn says_what_is_wrong(machine: Machine) {
     }
     case("nobody").ended(7, "hello\n", Some("no permission"));
     case("nobody-required").ended(125, "", Some("no permission"));
+
+    case("weakness").ended(7, "hello\n", Some("no policy for new_weakness"));
+    case("weakness-required").ended(125, "", Some("no policy for new_weakness"));
+    case("no-weakness").ended(7, "hello\n", None);
 
     case("other-kernel").ended(1, "ENOEXEC\n", None);
     // Which of its checks fails first is the kernel's business.

@@ -43,9 +43,9 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     #[command(flatten)]
-    session: SessionOptions,
-    #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    session: SessionOptions,
 }
 
 /// Runs the command; returns the exit status.

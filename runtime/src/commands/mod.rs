@@ -26,7 +26,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::exec::{EXIT_UB, exec};
 
@@ -62,9 +62,10 @@ enum Command {
 /// status.
 #[must_use]
 pub fn main(words: Vec<OsString>) -> u8 {
+    let help = help_of(&words);
     let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, &help),
     };
     match arguments.command {
         Command::Run(arguments) => run::main(&arguments),
@@ -86,14 +87,22 @@ pub fn main(words: Vec<OsString>) -> u8 {
     }
 }
 
-/// Prints what clap says: help as it is, an error as one line.
-fn usage(error: &clap::Error) -> u8 {
+/// The command that explains what was typed.
+fn help_of(words: &[OsString]) -> String {
+    let mut command = Arguments::command();
+    let subcommand = words.get(1).and_then(|word| command.find_subcommand_mut(word));
+    let name = subcommand.map_or(String::new(), |command| format!(" {}", command.get_name()));
+    format!("ub{name} --help")
+}
+
+/// Prints what clap says: help as it is, an error as one line that names `help`.
+fn usage(error: &clap::Error, help: &str) -> u8 {
     if !error.use_stderr() {
         let _ = error.print();
         return 0;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        complain("no command given; see `ub --help`");
+        complain(format_args!("no command given; see `{help}`"));
         return EXIT_UB;
     }
     let text = error.to_string();
@@ -104,7 +113,7 @@ fn usage(error: &clap::Error) -> u8 {
         .collect::<Vec<_>>()
         .join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
-    complain(format_args!("{what}; see `ub --help`"));
+    complain(format_args!("{what}; see `{help}`"));
     EXIT_UB
 }
 
@@ -136,6 +145,14 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_help_that_is_named_has_what_was_typed() {
+        let help = |words: &[&str]| help_of(&words.iter().map(Into::into).collect::<Vec<_>>());
+        assert_eq!(help(&["ub", "run", "--min-rate", "x"]), "ub run --help");
+        assert_eq!(help(&["ub", "rnu"]), "ub --help");
+        assert_eq!(help(&["ub"]), "ub --help");
+    }
 
     #[test]
     fn names_do_not_command_the_terminal() {

@@ -13,6 +13,7 @@ use ub_report::Report;
 use crate::abi::{ABI_VERSION, NATIVE_NEVER, SessionConfig, TIME_GAPS};
 use crate::config::{self, Places, Settings};
 use crate::device::{Device, OpenError};
+use crate::doctor::without_policy;
 use crate::host::Environment;
 use crate::logging;
 use crate::packet_filter::FilterRecord;
@@ -23,8 +24,6 @@ use crate::supervisor::Slowed;
 /// Options about a session that begins with a program.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    #[command(flatten)]
-    session: SessionOptions,
     /// Fail with status 125 instead of running natively when there can be no
     /// session
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
@@ -32,22 +31,26 @@ pub(super) struct Options {
     /// The program to run and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
+    // Behind the others: its headings are theirs otherwise.
+    #[command(flatten)]
+    session: SessionOptions,
 }
 
 /// Options about any session.
 #[derive(Debug, Args)]
 pub(super) struct SessionOptions {
-    #[command(flatten)]
-    settings: Settings,
-    #[command(flatten)]
-    tests: ForTests,
     /// Log more; twice for everything. Needs a log file
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+    #[command(flatten)]
+    tests: ForTests,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 /// Options that no file can set.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "For tests")]
 struct ForTests {
     /// Translate whatever is seen a few times and keep it, whether it pays or
     /// not: for tests and for measuring rides themselves
@@ -153,12 +156,19 @@ impl Options {
         let flags = Settings { require: self.require, ..self.session.settings.clone() };
         match load(&flags) {
             Ok(None) => Ok(Decision::Native(None)),
-            Ok(Some(settings)) => {
-                let plan = self.session.planned(&settings, &self.command, report)?;
-                Ok(Decision::Session(Box::new(plan)))
-            }
+            Ok(Some(settings)) => match self.session.planned(&settings, &self.command, report) {
+                Ok(plan) => Ok(Decision::Session(Box::new(plan))),
+                // A log that a file or a variable names must not stop every program.
+                Err(error @ UsageError::Log { .. })
+                    if flags.log.is_none() && settings.require != Some(true) =>
+                {
+                    let where_from = "`ub config show --origin` says where that comes from";
+                    Ok(Decision::Native(Some(format!("{error}, {where_from}; running natively"))))
+                }
+                Err(error) => Err(error),
+            },
             Err(error) if self.require == Some(true) => Err(error.into()),
-            // A file that somebody broke must not stop every program.
+            // Nor may a file that somebody broke.
             Err(error) => Ok(Decision::Native(Some(format!("{error}; running natively")))),
         }
     }
@@ -264,6 +274,10 @@ impl Plan {
     /// See [`OpenError`].
     pub(super) fn open(&self) -> Result<Supervision, OpenError> {
         let device = Device::open()?;
+        let unknown = without_policy(&self.environment.mitigations);
+        if !unknown.is_empty() {
+            return Err(OpenError::NoPolicy(unknown));
+        }
         let info = *device.info();
         let mut config = self.config;
         let session = device.create_session(&mut config)?;

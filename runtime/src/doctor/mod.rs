@@ -17,7 +17,7 @@ use crate::machine;
 pub use backends::Backend;
 pub use predict::Facts;
 pub use unit::Unit;
-pub use vulnerabilities::{Vulnerability, on_machine};
+pub use vulnerabilities::{Vulnerability, on_machine, without_policy};
 
 /// Kernel series that the module was tested on; it does not build on others.
 const TESTED_SERIES: [&str; 2] = ["6.1.", "6.12."];
@@ -116,8 +116,9 @@ impl Diagnosis {
         checks.push(kpti(&environment));
         checks.push(refusals(&policy));
         let vulnerabilities = on_machine(&environment.mitigations);
-        checks.extend(unknown_vulnerabilities(&vulnerabilities));
-        let rides_possible = info.is_some_and(|info| info.refusals == 0);
+        let unknown = without_policy(&environment.mitigations);
+        checks.extend(unknown_vulnerabilities(&unknown));
+        let rides_possible = info.is_some_and(|info| info.refusals == 0) && unknown.is_empty();
         if rides_possible {
             checks.push(ride_costs(measure));
         }
@@ -135,16 +136,15 @@ impl Diagnosis {
     }
 }
 
-/// What affects the processor and was unknown when this program was made.
-fn unknown_vulnerabilities(vulnerabilities: &[Vulnerability]) -> Option<Check> {
-    let unknown: Vec<&str> = vulnerabilities
-        .iter()
-        .filter(|vulnerability| vulnerability.affects() && vulnerability.policy.is_none())
-        .map(|vulnerability| vulnerability.name.as_str())
-        .collect();
+/// See [`without_policy`].
+fn unknown_vulnerabilities(unknown: &[String]) -> Option<Check> {
     (!unknown.is_empty()).then(|| {
-        Check::new("vulnerabilities", State::Note, format!("no policy for {}", unknown.join(", ")))
-            .remedy("look for a newer version; until then rides may lack a mitigation for it")
+        Check::new(
+            "vulnerabilities",
+            State::Blocks,
+            format!("no policy for {}", unknown.join(", ")),
+        )
+        .remedy("look for a newer version of ub")
     })
 }
 
@@ -238,6 +238,9 @@ fn device_check(device: &Result<Device, OpenError>) -> Check {
                     arena_bytes / 1024
                 ),
             )
+        }
+        Err(OpenError::NoModule) => {
+            Check::new("device", State::Blocks, format!("{} is absent", abi::DEVICE_PATH))
         }
         Err(error) => Check::new("device", State::Blocks, error.to_string()),
     }

@@ -144,6 +144,15 @@ pub fn on_machine(mitigations: &BTreeMap<String, String>) -> Vec<Vulnerability> 
         .collect()
 }
 
+/// What affects the processor and was unknown when this program was made: nobody
+/// can say whether a ride needs something for it, so there are none.
+#[must_use]
+pub fn without_policy(mitigations: &BTreeMap<String, String>) -> Vec<String> {
+    let known = on_machine(mitigations);
+    let unknown = known.into_iter().filter(|found| found.affects() && found.policy.is_none());
+    unknown.map(|found| found.name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,15 +183,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_shown_without_a_policy() {
+    fn what_is_unknown_and_affects_the_processor_has_no_policy() {
         let machine = BTreeMap::from([
             ("mds".to_owned(), "Mitigation: Clear CPU buffers".to_owned()),
             ("new_one".to_owned(), "Vulnerable".to_owned()),
+            ("newer_one".to_owned(), "Not affected".to_owned()),
             ("srbds".to_owned(), "Not affected".to_owned()),
         ]);
+        assert_eq!(without_policy(&machine), ["new_one"]);
         let found = on_machine(&machine);
         assert_eq!(found[0].policy.map(|policy| policy.entry), Some(VERW));
         assert!(found[1].affects() && found[1].policy.is_none());
-        assert!(!found[2].affects());
+        assert!(!found[2].affects() && found[2].policy.is_none());
     }
 }

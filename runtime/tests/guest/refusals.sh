@@ -48,6 +48,15 @@ try needed module unload ub_gate
 commands present
 try nobody nobody ub run -- sh -c 'echo hello; exit 7'
 try nobody-required nobody ub run --require -- sh -c 'echo hello; exit 7'
+# As a newer kernel would say it.
+weaknesses=/sys/devices/system/cpu/vulnerabilities
+mount -t tmpfs weaknesses $weaknesses
+echo 'Mitigation: Something' >$weaknesses/new_weakness
+try weakness ub run -- sh -c 'echo hello; exit 7'
+try weakness-required ub run --require -- sh -c 'echo hello; exit 7'
+echo 'Not affected' >$weaknesses/new_weakness
+try no-weakness ub run --require -- sh -c 'echo hello; exit 7'
+umount $weaknesses
 # No session may be left, or the module would be in use.
 for i in 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9; do
 	try unload module unload ub
