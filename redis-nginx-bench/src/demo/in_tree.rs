@@ -97,7 +97,8 @@ fn page(workloads: &[Workload], counted: &[Counted]) -> String {
         out,
         "Counts of guest instructions, *emulated*: accelerator tcg with -icount, KPTI off, CPU {cpu}.\n\
          They tell how much code is executed, not how fast a CPU does it: neither the switch between\n\
-         user mode and kernel nor what mitigations add to it is in them.\n"
+         user mode and kernel nor what mitigations add to it is in them. In sessions every gap is timed\n\
+         (`--time-gaps`), also where nothing rides, which other sessions do not pay for.\n"
     );
     let line = |out: &mut String, cells: Vec<String>| {
         let _ = writeln!(out, "| {} |", cells.join(" | "));

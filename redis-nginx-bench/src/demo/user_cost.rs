@@ -81,8 +81,8 @@ fn legend(outcome: &CostOutcome) -> String {
          Figures are counts of guest instructions, emulated: they tell how much code is executed, \n\
          not how fast a CPU does it. \"between calls\" is from the end of one system call to the\n\
          start of the next: the program's own code, with the way to user mode and back (watched) or\n\
-         what a ride does in its place (ub). \"native\" is without any session. +- is the difference\n\
-         between the runs.",
+         what a ride does in its place (ub). \"native\" is without any session; in sessions every gap is\n\
+         timed, which costs some instructions itself. +- is the difference between the runs.",
         outcome.machine.kernel, outcome.machine.cpu,
     )
 }

@@ -70,7 +70,8 @@ pub(super) enum Command {
     /// Count instructions per operation, native and ub, under QEMU's -icount
     ///
     /// Split into the user's side, the kernel's, and the way between them. The
-    /// figures are the same every time.
+    /// figures do not depend on this machine; those of servers differ between
+    /// runs by what was translated when.
     Instructions {
         /// Options of ub-demo, such as --workload redis-get
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
