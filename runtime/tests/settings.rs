@@ -119,14 +119,16 @@ fn completions_and_manual_pages_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let output = configured.ub(&[], &["completions", shell]);
         let script = text(&output.stdout);
-        for word in ["explain", "native-interval", "origin"] {
+        for word in ["explain", "native-interval", "origin", "icount"] {
             assert!(script.contains(word), "{word} is missing for {shell}");
         }
     }
     let directory = configured.home.path().join("man1");
     let output = configured.ub(&[], &["man", directory.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    for page in ["ub.1", "ub-run.1", "ub-top.1", "ub-config-show.1"] {
+    for page in
+        ["ub.1", "ub-run.1", "ub-top.1", "ub-config-show.1", "ub-bench.1", "ub-bench-compare.1"]
+    {
         let page = fs::read_to_string(directory.join(page)).unwrap();
         assert!(page.contains(".SH SYNOPSIS"), "{page}");
     }

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use analysis::Figures;
 use execute::Place;
@@ -44,6 +44,12 @@ const DEVICE: &str = "/dev/ub";
 
 /// Name of the page in the folder of a run.
 const PAGE: &str = "report.html";
+
+/// What [`cli`] understands, for completions and manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    Options::command()
+}
 
 /// Runs the command line `arguments` (without a program name) and returns
 /// the exit status.

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
 use super::complain;
@@ -27,10 +27,16 @@ pub(super) struct Man {
     directory: PathBuf,
 }
 
+/// Everything that can be typed; what `ub bench` hands on included.
+fn definition() -> Command {
+    let bench = ub_bench::harness::command().name("bench");
+    super::Arguments::command().mut_subcommand("bench", |_| bench)
+}
+
 /// Runs `ub completions`; returns the exit status.
 pub(super) fn completions(arguments: &Completions) -> u8 {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut super::Arguments::command(), "ub", &mut script);
+    clap_complete::generate(arguments.shell, &mut definition(), "ub", &mut script);
     let _ = io::stdout().write_all(&script);
     0
 }
@@ -39,7 +45,7 @@ pub(super) fn completions(arguments: &Completions) -> u8 {
 pub(super) fn man(arguments: &Man) -> u8 {
     let directory = &arguments.directory;
     let pages = std::fs::create_dir_all(directory)
-        .and_then(|()| clap_mangen::generate_to(super::Arguments::command(), directory));
+        .and_then(|()| clap_mangen::generate_to(definition(), directory));
     match pages {
         Ok(()) => 0,
         Err(error) => {
