@@ -45,7 +45,7 @@ int ub_do_pending_work(struct pt_regs *regs)
 	 */
 	while ((work = read_thread_flags() & UB_WORK_MASK)) {
 		if (work & ~(_TIF_NEED_RESCHED | _TIF_NOTIFY_RESUME))
-			return UB_STOP_POLL;
+			return work & REFUSED_FLAGS ? UB_STOP_CONDITION : UB_STOP_POLL;
 		if (work & _TIF_NEED_RESCHED)
 			schedule();
 		if (work & _TIF_NOTIFY_RESUME) {

@@ -53,14 +53,17 @@
  * without the check for the one has to be without that for the other.
  */
 #define UB_IGNORE_SIGNALS (UB_LEFT_OUT(SIGNAL_CHECK) || UB_LEFT_OUT(RESTART_CHECK))
-/* The work flags with which a thread does not go (back) to user code. */
+/*
+ * The flags with which a thread does not go (back) to user code: work first, or
+ * not in a ride. A system call may set any of them (an ioctl runs a KVM guest).
+ */
 #define UB_WORK_MASK                                                           \
-	((u32)EXIT_TO_USER_MODE_WORK &                                         \
+	(((u32)EXIT_TO_USER_MODE_WORK | REFUSED_FLAGS) &                       \
 	 ~(UB_IGNORE_SIGNALS ? _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL : 0))
 
 /*
  * Does the work that the way back to user mode would do, as far as a ride can
- * do it exactly so. Sleeps. UB_GO or UB_STOP_POLL.
+ * do it exactly so. Sleeps. UB_GO or an enum ub_stop.
  */
 int ub_do_pending_work(struct pt_regs *regs);
 
@@ -101,26 +104,33 @@ static inline bool ub_calls_may_ride(void)
 
 /*
  * Conditions at the start of a ride and after work was done on the way. What
- * is checked here changes only by system calls that are not made in a ride,
- * by user instructions that no fragment contains, or by another process that
- * stops the thread first, which is pending work.
+ * is checked here changes only by system calls of the thread itself that are not
+ * made in a ride.
  */
-static inline int ub_may_start(struct ub_rider *rider, struct pt_regs *regs)
+static inline int ub_may_start(struct ub_rider *rider)
 {
-	unsigned long fs_base;
-
 	/* Only exec changes it, which no ride makes; while a thread has it, it does not go. */
 	if (!rider->space || rider->space->mm != current->mm || READ_ONCE(rider->space->gone))
 		return UB_STOP_CONDITION;
-	if (ub_refusals || (read_thread_flags() & REFUSED_FLAGS) || ub_has_shadow_stack())
-		return UB_STOP_CONDITION;
-	if (regs->cs != __USER_CS || regs->ss != __USER_DS || (regs->flags & REFUSED_EFLAGS))
-		return UB_STOP_CONDITION;
-	/* FSGSBASE lets the program move it without telling anyone. */
-	fs_base = rdfsbase();
-	if (fs_base < FS_BASE_MIN || fs_base >= TASK_SIZE_MAX)
+	if (ub_refusals || ub_has_shadow_stack())
 		return UB_STOP_CONDITION;
 	return UB_GO;
+}
+
+/*
+ * Registers that no fragment changes. But a filter of the thread's may hand a call of
+ * the ride to a tracer that came after ub_calls_may_ride() had looked, and who may be
+ * gone again when the call is over.
+ */
+static inline bool ub_registers_can_ride(const struct pt_regs *regs)
+{
+	/* FSGSBASE lets the program move it without telling anyone. */
+	unsigned long fs_base = rdfsbase();
+
+	if (UB_LEFT_OUT(REGISTER_CHECK))
+		return true;
+	return fs_base >= FS_BASE_MIN && fs_base < TASK_SIZE_MAX && regs->cs == __USER_CS &&
+	       regs->ss == __USER_DS && !(regs->flags & REFUSED_EFLAGS);
 }
 
 /*
@@ -134,7 +144,7 @@ static inline int ub_may_go_on(struct ub_rider *rider, struct pt_regs *regs)
 	if (!ub_calls_may_ride())
 		return UB_STOP_SYSCALL_WORK;
 	/* The stack is accessed without masks, relative to this. */
-	if (regs->sp >= TASK_SIZE_MAX)
+	if (regs->sp >= TASK_SIZE_MAX || !ub_registers_can_ride(regs))
 		return UB_STOP_CONDITION;
 	/* The kernel would flush branch predictions before user mode. */
 	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER) &&
@@ -157,7 +167,8 @@ static inline int ub_may_go_on(struct ub_rider *rider, struct pt_regs *regs)
  */
 static inline void ub_fpregs_unlock(void)
 {
-	if (IS_ENABLED(CONFIG_PREEMPT_RT) || IS_ENABLED(CONFIG_TRACE_IRQFLAGS)) {
+	if (IS_ENABLED(CONFIG_PREEMPT_RT) || IS_ENABLED(CONFIG_TRACE_IRQFLAGS) ||
+	    !IS_ENABLED(CONFIG_PREEMPT_COUNT)) {
 		fpregs_unlock();
 		return;
 	}

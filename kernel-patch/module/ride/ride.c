@@ -156,16 +156,16 @@ static noinline int do_pending(struct ub_rider *rider, struct pt_regs *regs)
 		rider->worked = rdtsc();
 		fpregs_lock();
 	} while (!ub_nothing_pending());
-	stop = ub_may_start(rider, regs);
+	stop = ub_may_start(rider);
 	if (stop != UB_GO)
 		fpregs_unlock();
 	return stop;
 }
 
 /* The first fragment of a ride is about to run. */
-static noinline int start(struct ub_rider *rider, struct pt_regs *regs)
+static noinline int start(struct ub_rider *rider)
 {
-	int stop = ub_may_start(rider, regs);
+	int stop = ub_may_start(rider);
 
 	if (stop == UB_GO) {
 		rider->run.work_flags = &current_thread_info()->flags;
@@ -206,12 +206,12 @@ static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs,
 	fragment = ub_space_find(rider->space, regs->ip);
 	if (!fragment) {
 		/* A thread that may not ride has no use for one, either. */
-		stop = rider->riding ? UB_GO : ub_may_start(rider, regs);
+		stop = rider->riding ? UB_GO : ub_may_start(rider);
 		fpregs_unlock();
 		return stop == UB_GO ? UB_STOP_NO_FRAGMENT : stop;
 	}
 	if (unlikely(!rider->riding)) {
-		stop = start(rider, regs);
+		stop = start(rider);
 		if (stop != UB_GO) {
 			fpregs_unlock();
 			return stop;

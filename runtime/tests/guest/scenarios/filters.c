@@ -1,12 +1,18 @@
 /* Seccomp filters and other judges of system calls that come in the middle of a ride. */
 #include "scenario.h"
 
+#include <asm/prctl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <ucontext.h>
 
 #ifndef PR_SET_SYSCALL_USER_DISPATCH
@@ -232,6 +238,119 @@ static void user_dispatch(void)
 	expect_equal("traps", traps, 100);
 }
 
+/* From such a place below a thread's data it is read, and far below any user address if that moves. */
+#define BELOW 0x7f000000
+#define TURNS 1000000
+
+/* What those who take part have in common. */
+struct reading {
+	volatile unsigned int turns, reads;
+	volatile unsigned int reads_before;	/* the data moved */
+};
+
+/*
+ * Calls in a gap that reads relative to the FS base; each two-hundredth is one that a
+ * filter hands to a tracer, if there is one. It comes back to the same gap, as behind what
+ * is refused at its entry nothing becomes hot. Nothing else touches the thread's data.
+ */
+static __attribute__((noinline)) void read_below_data(struct reading *reading)
+{
+	static const struct timespec while_tracer_ends = { .tv_sec = 1 };
+
+	asm volatile("	xorl %%ebx, %%ebx\n"
+		     "1:	movq %%fs:-%c[below], %%rdx\n"
+		     "	incl 4(%[turns])\n"
+		     "	incl %%ebx\n"
+		     "	movl %[often], %%eax\n"
+		     "	cmpl $200, %%ebx\n"
+		     "	jb 2f\n"
+		     "	xorl %%ebx, %%ebx\n"
+		     "	incl (%[turns])\n"
+		     "	movl %[traced], %%eax\n"
+		     "2:	movq %[pause], %%rdi\n"
+		     "	xorl %%esi, %%esi\n"
+		     "	syscall\n"
+		     "	cmpl %[enough], (%[turns])\n"
+		     "	jb 1b\n"
+		     "	movl $14, %%edi\n"
+		     "	movl %[end], %%eax\n"
+		     "	syscall\n"
+		     :
+		     : [turns] "r"(reading), [pause] "r"(&while_tracer_ends), [below] "i"(BELOW),
+		       [often] "i"(SYS_getuid), [traced] "i"(SYS_nanosleep), [enough] "i"(TURNS),
+		       [end] "i"(SYS_exit_group)
+		     : "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "r11", "memory", "cc");
+}
+
+static void be_read_below(struct reading *reading)
+{
+	unsigned long data;
+
+	MUST(syscall(SYS_arch_prctl, ARCH_GET_FS, &data));
+	data = (data - BELOW) & -4096ul;
+	if (mmap((void *)data, 2 * 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+		 -1, 0) != (void *)data)
+		die("mmap");
+	filter(0, SYS_nanosleep, SECCOMP_RET_TRACE);
+	read_below_data(reading);
+}
+
+/* Where the kernel's code begins. */
+static unsigned long kernel_text(void)
+{
+	FILE *symbols = fopen("/proc/kallsyms", "r");
+	unsigned long address, text = 0;
+	char name[200];
+
+	while (symbols && !text && fscanf(symbols, "%lx %*c %199s%*[^\n]", &address, name) == 2)
+		if (strcmp(name, "_text") == 0)
+			text = address;
+	if (!text)
+		die("/proc/kallsyms");
+	fclose(symbols);
+	return text;
+}
+
+/*
+ * Comes when the filter is about to judge, moves the thread's data and is gone before the
+ * call is over, so that nothing about the thread tells of it.
+ */
+static void move_data_and_go(pid_t rider, struct reading *reading)
+{
+	unsigned long data = kernel_text() + BELOW;
+	unsigned int turn;
+	int status;
+
+	AWAIT_RIDES(20000);
+	for (turn = reading->turns; reading->turns == turn;)
+		;
+	MUST(ptrace(PTRACE_SEIZE, rider, 0, PTRACE_O_TRACESECCOMP));
+	MUST(waitpid(rider, &status, __WALL));
+	if (status >> 8 != (SIGTRAP | PTRACE_EVENT_SECCOMP << 8))
+		die("another stop");
+	reading->reads_before = reading->reads;
+	MUST(ptrace(PTRACE_POKEUSER, rider, offsetof(struct user, regs.fs_base), data));
+	MUST(ptrace(PTRACE_CONT, rider, 0, 0));
+	_exit(0);
+}
+
+static void tracer_between(void)
+{
+	struct reading *reading =
+		mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t rider = MUST(fork()), tracer;
+
+	if (rider == 0)
+		be_read_below(reading);
+	tracer = MUST(fork());
+	if (tracer == 0)
+		move_data_and_go(rider, reading);
+	expect_equal("tracer", end_of(tracer), 0);
+	/* Where it reads now is kernel code. */
+	expect_equal("rider", end_of(rider), 1000 + SIGSEGV);
+	expect_equal("read of the kernel", reading->reads - reading->reads_before, 0);
+}
+
 static const struct scenario scenarios[] = {
 	{ "refuses", filter_refuses },
 	{ "on-filter", filter_on_filter },
@@ -243,5 +362,6 @@ static const struct scenario scenarios[] = {
 	{ "asks-listener", filter_asks_listener },
 	{ "strict-mode", strict_mode },
 	{ "user-dispatch", user_dispatch },
+	{ "tracer-between", tracer_between },
 };
 SCENARIO_MAIN(scenarios)
