@@ -61,6 +61,7 @@ static struct mmu_notifier *space_alloc(struct mm_struct *mm)
 	kref_init(&space->ref);
 	spin_lock_init(&space->lock);
 	INIT_LIST_HEAD(&space->fragments);
+	space->retired_at = get_completed_synchronize_rcu();
 	mmgrab(mm);
 	space->mm = mm;
 	atomic_inc(&live);
@@ -88,27 +89,28 @@ static void space_free(struct mmu_notifier *notifier)
 	queue_work(end_queue, &space->end_work);
 }
 
-/* True if fragments were retired that riders may still be inside. */
+/* True if something that is watched changes. */
 static bool code_changes(struct ub_space *space, const struct mmu_notifier_range *range)
 {
 	if (UB_LEFT_OUT(INVALIDATION) ||
 	    !ub_watches_touch(&space->watches, range->start, range->end))
 		return false;
 	space->sequence++;
-	return ub_fragments_retire_range(space, range->start, range->end);
+	ub_fragments_retire_range(space, range->start, range->end);
+	return true;
 }
 
 /*
- * Another thread may be inside a retired fragment, with preemption off. When
- * the notifier returns the code may change, so it must be out. Expedited,
- * because we hold up mmap_lock, and because it makes a rider that loops see
+ * Another thread may be inside a retired fragment, with preemption off; it need not be
+ * us who retired it. When the notifier returns the code may change, so it must be out.
+ * Expedited, because we hold up mmap_lock, and because it makes a rider that loops see
  * need-resched at its next poll. In a context that must not block the whole
  * address space is going away, and its threads with it.
  */
-static void wait_for_riders(bool may_block)
+static void wait_for_riders(struct ub_space *space, bool may_block)
 {
 	if (may_block && !UB_LEFT_OUT(WAIT_FOR_RIDERS))
-		synchronize_rcu_expedited();
+		cond_synchronize_rcu_expedited(READ_ONCE(space->retired_at));
 }
 
 static int space_invalidate_start(struct mmu_notifier *notifier,
@@ -116,23 +118,23 @@ static int space_invalidate_start(struct mmu_notifier *notifier,
 {
 	struct ub_space *space = container_of(notifier, struct ub_space, notifier);
 	unsigned long flags;
-	bool retired;
+	bool changes;
 
 	spin_lock_irqsave(&space->lock, flags);
-	retired = code_changes(space, range);
+	changes = code_changes(space, range);
 	spin_unlock_irqrestore(&space->lock, flags);
-	if (retired)
-		wait_for_riders(mmu_notifier_range_blockable(range));
+	if (changes)
+		wait_for_riders(space, mmu_notifier_range_blockable(range));
 	return 0;
 }
 
-/* True as code_changes() is: nobody would notice changes of what is not watched. */
-static bool unwatch(struct ub_space *space, const struct mmu_notifier_range *range)
+/* Nobody would notice changes of what is not watched. */
+static void unwatch(struct ub_space *space, const struct mmu_notifier_range *range)
 {
 	struct ub_range lost;
 
 	ub_watches_cut(&space->watches, range->start, range->end, &lost);
-	return ub_fragments_retire_range(space, lost.start, lost.end);
+	ub_fragments_retire_range(space, lost.start, lost.end);
 }
 
 static void space_invalidate_end(struct mmu_notifier *notifier,
@@ -140,25 +142,36 @@ static void space_invalidate_end(struct mmu_notifier *notifier,
 {
 	struct ub_space *space = container_of(notifier, struct ub_space, notifier);
 	unsigned long flags;
-	bool retired;
+	bool changes;
 
 	/*
 	 * Code that was read, or even installed, since the start may be from
 	 * before or after the change: hence once more.
 	 */
 	spin_lock_irqsave(&space->lock, flags);
-	retired = code_changes(space, range);
-	if (range->event == MMU_NOTIFY_UNMAP)
-		retired |= unwatch(space, range);
+	changes = code_changes(space, range);
+	if (changes && range->event == MMU_NOTIFY_UNMAP)
+		unwatch(space, range);
 	spin_unlock_irqrestore(&space->lock, flags);
-	if (retired)
-		wait_for_riders(mmu_notifier_range_blockable(range));
+	if (changes)
+		wait_for_riders(space, mmu_notifier_range_blockable(range));
+}
+
+bool ub_space_watches_file(struct ub_space *space, const struct inode *inode)
+{
+	struct ub_range range;
+	unsigned long flags;
+	bool watches;
+
+	spin_lock_irqsave(&space->lock, flags);
+	watches = ub_watches_of_file(&space->watches, inode, 0, &range);
+	spin_unlock_irqrestore(&space->lock, flags);
+	return watches;
 }
 
 void ub_space_file_changed(struct ub_space *space, const struct inode *inode)
 {
 	struct ub_range range = {};
-	bool retired = false;
 	unsigned long flags;
 
 	/*
@@ -169,13 +182,13 @@ void ub_space_file_changed(struct ub_space *space, const struct inode *inode)
 	spin_lock_irqsave(&space->lock, flags);
 	space->sequence++;
 	while (ub_watches_of_file(&space->watches, inode, range.end, &range)) {
-		retired |= ub_fragments_retire_range(space, range.start, range.end);
+		ub_fragments_retire_range(space, range.start, range.end);
 		spin_unlock_irqrestore(&space->lock, flags);
 		spin_lock_irqsave(&space->lock, flags);
 	}
 	spin_unlock_irqrestore(&space->lock, flags);
-	if (retired)
-		wait_for_riders(true);
+	if (range.end)
+		wait_for_riders(space, true);
 }
 
 static void space_mm_gone(struct mmu_notifier *notifier, struct mm_struct *mm)
@@ -295,6 +308,22 @@ static int watch(struct ub_space *space, struct ub_range *range, u64 *sequence,
 	return 0;
 }
 
+/*
+ * Where no page is mapped yet, nobody is told that an area became writable, nor of the
+ * first store. After that it has an anon_vma, for good.
+ */
+static int still_steady(struct mm_struct *mm, u64 address)
+{
+	struct vm_area_struct *area;
+	int err;
+
+	mmap_read_lock(mm);
+	area = vma_lookup(mm, address);
+	err = area && is_steady_code(area) ? 0 : -EACCES;
+	mmap_read_unlock(mm);
+	return err;
+}
+
 int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 length,
 		       u32 *copied, u64 *sequence)
 {
@@ -318,8 +347,7 @@ int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 le
 		got = static_call(ub_access_remote_vm)(mm, address, buffer,
 						       range.end - range.start, 0);
 		*copied = max(got, 0);
-		if (got <= 0)
-			err = -EFAULT;
+		err = got <= 0 ? -EFAULT : still_steady(mm, address);
 	}
 	mmput(mm);
 	return err;
@@ -332,7 +360,8 @@ int ub_space_init(void)
 	if (!address)
 		return -EOPNOTSUPP;
 	static_call_update(ub_access_remote_vm, (access_remote_vm_fn *)address);
-	end_queue = alloc_workqueue("ub_end", 0, 1);
+	/* Each waits for a grace period of the files' marks, and keeps its space until then. */
+	end_queue = alloc_workqueue("ub_end", 0, 0);
 	return end_queue ? 0 : -ENOMEM;
 }
 

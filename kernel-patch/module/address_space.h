@@ -42,6 +42,7 @@ struct ub_space {
 	 */
 	spinlock_t lock;
 	u64 sequence;			/* +1 for every change of watched code */
+	unsigned long retired_at;	/* of the last fragment, see get_state_synchronize_rcu() */
 	struct ub_watches watches;
 	struct list_head fragments;
 	struct hlist_head buckets[1 << UB_SPACE_BUCKET_BITS];
@@ -89,6 +90,8 @@ void ub_space_unpin(struct ub_space *space);
 int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 length,
 		       u32 *copied, u64 *sequence);
 
+/* True if some of its code is watched. */
+bool ub_space_watches_file(struct ub_space *space, const struct inode *inode);
 /* The file's content changed: what was made from it goes. Sleeps. */
 void ub_space_file_changed(struct ub_space *space, const struct inode *inode);
 

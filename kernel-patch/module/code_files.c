@@ -2,6 +2,7 @@
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/fsnotify_backend.h>
+#include <linux/magic.h>
 #include <linux/slab.h>
 
 #include "address_space.h"
@@ -12,6 +13,7 @@ struct code_file {
 	struct fsnotify_mark mark;
 	struct ub_space *space;		/* outlives its files */
 	const struct inode *inode;	/* with the code; kept by this mark or its twin */
+	const struct inode *watched;	/* the mark's; only compared */
 	struct list_head in_space;
 };
 
@@ -53,6 +55,42 @@ int ub_code_files_init(struct ub_code_files *files)
 }
 
 /* With the lock held. */
+static void drop(struct ub_code_files *files, struct code_file *code)
+{
+	list_del(&code->in_space);
+	fsnotify_destroy_mark(&code->mark, files->group);
+	fsnotify_put_mark(&code->mark);
+}
+
+/*
+ * A mark keeps its file, deleted or not: so there are none but of files of which code
+ * is watched, and of those there are few. With the lock held.
+ */
+static void drop_unwatched(struct ub_space *space)
+{
+	struct code_file *code, *next;
+
+	if (UB_LEFT_OUT(FORGET_FILES))
+		return;
+	list_for_each_entry_safe(code, next, &space->files.files, in_space)
+		if (!ub_space_watches_file(space, code->inode))
+			drop(&space->files, code);
+}
+
+/* With the lock held. There is a mark already; does it tell of the same code? */
+static int same_code(struct ub_code_files *files, const struct inode *watched,
+		     const struct inode *inode)
+{
+	struct code_file *code;
+
+	list_for_each_entry(code, &files->files, in_space)
+		if (code->watched == watched && code->inode == inode)
+			return 0;
+	/* Overlayfs has copied the file since, for a writer. */
+	return -EACCES;
+}
+
+/* With the lock held. */
 static int add_mark(struct ub_code_files *files, struct code_file *code, struct inode *watched)
 {
 	int err;
@@ -83,29 +121,39 @@ static int watch(struct ub_space *space, struct inode *watched, const struct ino
 		return -ENOMEM;
 	code->space = space;
 	code->inode = inode;
+	code->watched = watched;
 	UB_RACE_WINDOW(5000);
 	mutex_lock(&space->files.lock);
 	err = add_mark(&space->files, code, watched);
+	if (err == -EEXIST)
+		err = same_code(&space->files, watched, inode);
+	else if (!err)
+		drop_unwatched(space);
 	mutex_unlock(&space->files.lock);
-	return err == -EEXIST ? 0 : err;
+	return err;
 }
 
 /*
  * Somebody can write to the file. Memory files and shared memory segments live
  * on mounts of the kernel's own, where writers are neither counted nor told
- * about.
+ * about. A FUSE server stores into pages without any of that.
  */
 static bool is_writable(const struct inode *inode)
 {
 	return inode_is_open_for_write(inode) || mapping_writably_mapped(inode->i_mapping) ||
-	       (inode->i_sb->s_flags & SB_KERNMOUNT);
+	       (inode->i_sb->s_flags & SB_KERNMOUNT) ||
+	       inode->i_sb->s_magic == FUSE_SUPER_MAGIC;
 }
 
 int ub_code_files_watch(struct ub_space *space, struct file *file)
 {
 	struct inode *inode = file_inode(file), *above = d_inode(file->f_path.dentry);
-	int err = watch(space, inode, inode);
+	int err;
 
+	/* Not worth a mark. */
+	if (is_writable(inode))
+		return -EACCES;
+	err = watch(space, inode, inode);
 	/* What is opened and written through overlayfs is its inode, not the one below. */
 	if (!err && above && above != inode)
 		err = watch(space, above, inode);
@@ -127,11 +175,8 @@ void ub_code_files_end(struct ub_code_files *files)
 	files->ended = true;
 	mutex_unlock(&files->lock);
 	/* From here on nobody adds any. */
-	list_for_each_entry_safe(code, next, &files->files, in_space) {
-		list_del(&code->in_space);
-		fsnotify_destroy_mark(&code->mark, files->group);
-		fsnotify_put_mark(&code->mark);
-	}
+	list_for_each_entry_safe(code, next, &files->files, in_space)
+		drop(files, code);
 	/* Events under way have been handled, and the memory is free, after this. */
 	fsnotify_wait_marks_destroyed();
 	fsnotify_put_group(files->group);

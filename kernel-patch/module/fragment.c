@@ -162,6 +162,7 @@ static void retire(struct ub_space *space, struct ub_fragment *fragment)
 	hlist_del_init_rcu(&fragment->in_bucket);
 	unlink_all(fragment);
 	list_del(&fragment->in_space);
+	WRITE_ONCE(space->retired_at, get_state_synchronize_rcu());
 	ub_gaps_forget(&space->gaps, fragment->entry);
 
 	spin_lock_irqsave(&session->lock, flags);
@@ -218,7 +219,7 @@ static bool made_from(const struct ub_fragment *fragment, u64 start, u64 end)
 	return false;
 }
 
-bool ub_fragments_retire_range(struct ub_space *space, u64 start, u64 end)
+void ub_fragments_retire_range(struct ub_space *space, u64 start, u64 end)
 {
 	struct ub_report report = {
 		.kind = UB_REPORT_RETIRED, .btc = space->id, .address = start, .from = end,
@@ -233,7 +234,6 @@ bool ub_fragments_retire_range(struct ub_space *space, u64 start, u64 end)
 	}
 	if (report.count)
 		ub_session_report(space->session, &report);
-	return report.count != 0;
 }
 
 void ub_fragments_retire_all(struct ub_space *space)

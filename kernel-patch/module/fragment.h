@@ -66,10 +66,10 @@ struct ub_fragment {
 void ub_fragment_publish(struct ub_space *space, struct ub_fragment *fragment);
 /*
  * Take fragments out of reach; riders that are inside are out after a grace
- * period, and only then is anything freed. True if there was one.
- * The first two are called with space->lock held.
+ * period (space->retired_at), and only then is anything freed. The first two are called
+ * with space->lock held; the second is true if there was one.
  */
-bool ub_fragments_retire_range(struct ub_space *space, u64 start, u64 end);
+void ub_fragments_retire_range(struct ub_space *space, u64 start, u64 end);
 bool ub_fragment_retire_entry(struct ub_space *space, u64 entry);
 void ub_fragments_retire_all(struct ub_space *space);
 /*

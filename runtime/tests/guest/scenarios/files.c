@@ -2,6 +2,8 @@
 #include "changing.h"
 
 #include <linux/falloc.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 
 /* A path that files of several versions can be moved to. */
 #define LIBRARY "/tmp/library-under-test"
@@ -326,6 +328,31 @@ static void written_under_riders(void)
 	report();
 }
 
+/* What ran once and is gone must not fill a disk that has room for four. */
+static void files_removed_often(void)
+{
+	const char *disk = "/tmp/small-disk", *library = "/tmp/small-disk/library";
+
+	mkdir(disk, 0755);
+	MUST(mount("small-disk", disk, "tmpfs", 0, "size=256k"));
+	for (int version = 1; version <= 12; version++) {
+		int file;
+
+		publish_version(library, version);
+		file = MUST(open(library, O_RDWR));
+		MUST(fallocate(file, 0, 0, 64 * 1024));
+		close(file);
+		file = MUST(open(library, O_RDONLY));
+		map_file(file, MAP_PRIVATE);
+		close(file);
+		settle(CODE, version);
+		MUST(munmap(AT, PAGE));
+		MUST(unlink(library));
+	}
+	report();
+	MUST(umount2(disk, MNT_DETACH));
+}
+
 static const struct scenario scenarios[] = {
 	{ "written", file_written },
 	{ "written-often", file_written_often },
@@ -341,5 +368,6 @@ static const struct scenario scenarios[] = {
 	{ "across-two", across_two },
 	{ "mapped-over-in-part", mapped_over_in_part },
 	{ "written-under-riders", written_under_riders },
+	{ "removed-often", files_removed_often },
 };
 SCENARIO_MAIN(scenarios)
