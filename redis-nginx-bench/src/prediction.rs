@@ -8,6 +8,7 @@ use crate::bootstrap::Interval;
 use crate::outcome::Machine;
 use crate::plan::Workload;
 use crate::report;
+use crate::stats;
 
 /// Gains up to this share are within what a measurement of so short a time can
 /// tell, and are not judged.
@@ -27,15 +28,14 @@ pub struct PredictionOutcome {
 pub struct PredictionCell {
     /// What was run.
     pub workload: Workload,
-    /// What `ub predict --estimate` wrote while the native program had load: what
-    /// can be said without the module.
-    pub estimate: Value,
+    /// What `ub predict --estimate` wrote of the native program of each pair, while
+    /// that had load: what can be said without the module.
+    pub estimates: Vec<Value>,
     /// The same without `--estimate`: what rides cost was measured.
-    pub prediction: Value,
-    /// CPU nanoseconds of the native program for each operation, by round.
-    pub native_ns: Vec<f64>,
-    /// The same under `ub run`, in the same rounds.
-    pub ub_ns: Vec<f64>,
+    pub predictions: Vec<Value>,
+    /// CPU nanoseconds for each operation, of the native program and of the one
+    /// under `ub run`, by pair of processes and round.
+    pub launches: Vec<Vec<(f64, f64)>>,
     /// Share of the calls that were ridden.
     pub ridden_share: f64,
     /// What was wrong with the data.
@@ -43,30 +43,45 @@ pub struct PredictionCell {
 }
 
 impl PredictionCell {
+    /// A cell of which nothing is known yet.
+    #[must_use]
+    pub fn new(workload: Workload) -> Self {
+        Self {
+            workload,
+            estimates: Vec::new(),
+            predictions: Vec::new(),
+            launches: Vec::new(),
+            ridden_share: 0.0,
+            faults: Vec::new(),
+        }
+    }
+
     /// More work in the same CPU time, as measured: 0.1 is 10 % more. The median
     /// over the rounds, and where it lies with a probability of 95 %.
     #[must_use]
     pub fn measured(&self) -> Interval {
-        let rounds = self.native_ns.iter().zip(&self.ub_ns);
-        let rates = rounds.map(|(native, ub)| (native.recip(), ub.recip())).collect();
+        let rate = |(native, ub): &(f64, f64)| (native.recip(), ub.recip());
+        let rates = |rounds: &Vec<(f64, f64)>| rounds.iter().map(rate).collect();
+        let launches: Vec<_> = self.launches.iter().map(rates).collect();
         let none = Interval { estimate: 1.0, low: 1.0, high: 1.0 };
-        let Interval { estimate, low, high } = report::speedup(&[rates]).unwrap_or(none);
+        let Interval { estimate, low, high } = report::speedup(&launches).unwrap_or(none);
         Interval { estimate: estimate - 1.0, low: low - 1.0, high: high - 1.0 }
     }
 
-    /// How far the gain that `said` promises is off, as a share of itself; `None`
+    /// How far the gain that was said ([`median`]) is off, as a share of itself; `None`
     /// if it is too small to be judged.
     #[must_use]
-    pub fn error(&self, said: &Value) -> Option<f64> {
-        let gain = number(said, "gain");
+    pub fn error(&self, said: &[Value]) -> Option<f64> {
+        let gain = median(said, "gain");
         (gain > JUDGED_GAIN).then(|| (self.measured().estimate - gain) / gain)
     }
 }
 
-/// A number of a prediction; 0 if it is not there.
+/// The median of a number of the predictions; 0 if none has it.
 #[must_use]
-pub fn number(prediction: &Value, name: &str) -> f64 {
-    prediction[name].as_f64().unwrap_or(0.0)
+pub fn median(predictions: &[Value], name: &str) -> f64 {
+    let numbers: Vec<f64> = predictions.iter().filter_map(|said| said[name].as_f64()).collect();
+    stats::median(&numbers).unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -77,17 +92,16 @@ mod tests {
     fn the_error_is_a_share_of_the_predicted_gain() {
         let cell = PredictionCell {
             workload: Workload::Null,
-            estimate: serde_json::json!({ "gain": 0.1 }),
-            prediction: serde_json::json!({ "gain": 0.4 }),
-            native_ns: vec![300.0, 310.0, 290.0],
-            ub_ns: vec![200.0, 90.0, 250.0],
+            estimates: vec![serde_json::json!({ "gain": 0.1 })],
+            predictions: [0.4, 9.0, 0.1].map(|gain| serde_json::json!({ "gain": gain })).to_vec(),
+            launches: vec![vec![(300.0, 200.0), (310.0, 90.0), (290.0, 250.0)]],
             ridden_share: 1.0,
             faults: vec![],
         };
         let measured = cell.measured();
         assert!((measured.estimate - 0.5).abs() < 1e-9 && measured.contains(0.5), "{measured:?}");
         assert!(measured.low < 0.2 && measured.high > 2.0, "three rounds say little: {measured:?}");
-        assert!(cell.error(&cell.prediction).is_some_and(|error| (error - 0.25).abs() < 1e-9));
-        assert_eq!(cell.error(&cell.estimate), None);
+        assert!(cell.error(&cell.predictions).is_some_and(|error| (error - 0.25).abs() < 1e-9));
+        assert_eq!(cell.error(&cell.estimates), None);
     }
 }

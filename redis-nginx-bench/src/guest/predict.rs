@@ -11,12 +11,16 @@ use super::rounds::{self, Side};
 use super::subject::Load;
 use super::{machine, prepare};
 use crate::events::Work;
+use crate::outcome::Counts;
 use crate::plan::{Mode, Plan, Workload};
 use crate::prediction::{PredictionCell, PredictionOutcome};
 use crate::{Error, Result};
 
 /// How long `ub predict` watches.
 const WATCHED: &str = "2";
+/// Pairs of processes that are measured: under an emulator one process is faster than
+/// another of the same program for as long as they live.
+const LAUNCHES: u32 = 3;
 /// Time between two looks whether it does.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -33,19 +37,31 @@ pub fn run(plan: &Plan) -> Result<PredictionOutcome> {
 }
 
 fn cell(launcher: &Launcher, workload: Workload) -> Result<PredictionCell> {
+    let mut cell = PredictionCell::new(workload);
+    let mut counts = Counts::default();
+    for launch in 0..LAUNCHES {
+        counts.add(&measure(launcher, launch, &mut cell)?);
+    }
+    cell.ridden_share = counts.ridden_share();
+    Ok(cell)
+}
+
+/// Measures a pair of processes, the native one of which is asked about first.
+fn measure(launcher: &Launcher, launch: u32, cell: &mut PredictionCell) -> Result<Counts> {
     let plan = launcher.plan();
-    let work = Work { workload, launch: 0, rounds: plan.rounds };
+    let workload = cell.workload;
+    let work = Work { workload, launch, rounds: plan.rounds.div_ceil(LAUNCHES) };
     let mut sides = [Mode::Native, Mode::Ub]
         .map(|mode| Side::start(launcher, &work, mode))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
     let amount = rounds::pilot(launcher, &mut sides[0])?;
     let load = Load { operations: amount.operations, duration: amount.timed };
-    let estimate = predict(launcher, &mut sides[0], &load, &["--estimate"])?;
-    let prediction = predict(launcher, &mut sides[0], &load, &[])?;
+    cell.estimates.push(predict(launcher, &mut sides[0], &load, &["--estimate"])?);
+    cell.predictions.push(predict(launcher, &mut sides[0], &load, &[])?);
     rounds::warm_up(launcher, &mut sides, &amount)?;
     let (mut native_ns, mut ub_ns) = (Vec::new(), Vec::new());
-    for _ in 0..plan.rounds {
+    for _ in 0..work.rounds {
         for side in &mut sides {
             let sample = side.sample(&load)?;
             let cpu_ns = sample.cpu_ns as f64 / sample.round.operations.max(1) as f64;
@@ -59,17 +75,10 @@ fn cell(launcher: &Launcher, workload: Workload) -> Result<PredictionCell> {
         sides.reverse();
     }
     tracing::info!("{workload}: CPU ns an operation, native {native_ns:.0?}, ub {ub_ns:.0?}");
+    cell.launches.push(native_ns.into_iter().zip(ub_ns).collect());
     let ends = sides.into_iter().map(Side::finish).collect::<Result<Vec<_>>>()?;
-    let counts = ends.iter().find_map(|(_, end)| end.counts.as_ref());
-    Ok(PredictionCell {
-        workload,
-        estimate,
-        prediction,
-        native_ns,
-        ub_ns,
-        ridden_share: counts.map_or(0.0, |counts| counts.ridden_share()),
-        faults: ends.iter().flat_map(|(_, end)| end.faults.clone()).collect(),
-    })
+    cell.faults.extend(ends.iter().flat_map(|(_, end)| end.faults.clone()));
+    Ok(ends.into_iter().find_map(|(_, end)| end.counts).unwrap_or_default())
 }
 
 /// Keeps the load on the program until `ub predict` has seen enough of it.
