@@ -27,6 +27,12 @@ static const struct policy refusals[] __initconst = {
 	 * no sequence that clears history made in ring 0 on such a CPU.
 	 */
 	{ X86_FEATURE_CLEAR_BHB_HW, true, UB_REFUSE_BRANCH_HISTORY },
+	/*
+	 * Done on entry from user mode. A fault or an interrupt in a fragment enters
+	 * the kernel from ring 0, and its handler returns as user code has trained.
+	 */
+	{ X86_FEATURE_UNRET, true, UB_REFUSE_UNTRAINED_RETURNS },
+	{ X86_FEATURE_ENTRY_IBPB, true, UB_REFUSE_UNTRAINED_RETURNS },
 	{ X86_FEATURE_XENPV, true, UB_REFUSE_XEN_PV },
 	/* Without SMAP, STAC does not exist and a stray access is not caught. */
 	{ X86_FEATURE_SMAP, false, UB_REFUSE_NO_SMAP },

@@ -9,8 +9,19 @@
 
 #include <linux/types.h>
 
+#include "uapi/ub.h"
+
 extern u32 ub_refusals;		/* UB_REFUSE_* */
 extern u32 ub_actions;		/* UB_ACT_* */
+
+/*
+ * Where the kernel clears CPU buffers before user mode, interrupts wait for the end of a
+ * fragment: from their handlers the kernel would go back to it without doing so.
+ */
+static inline bool ub_interrupts_wait(void)
+{
+	return ub_actions & UB_ACT_CLEAR_BUFFERS;
+}
 
 void ub_mitigations_init(void);
 

@@ -2,6 +2,7 @@
 #include <linux/bitops.h>
 #include <linux/bottom_half.h>
 #include <linux/errno.h>
+#include <linux/irqflags.h>
 #include <linux/nospec.h>
 #include <linux/pid.h>
 #include <linux/sched.h>
@@ -115,7 +116,11 @@ static __always_inline int enter(struct ub_rider *rider, struct ub_fragment *fra
 
 	if (unlikely(this_cpu_read(ub_arena_seen) < fragment->written))
 		ub_arena_catch_up();
+	if (unlikely(ub_interrupts_wait()))
+		local_irq_disable();
 	left = ub_run_fragment(regs, fragment, ub_softirq_pending(), &rider->run);
+	if (unlikely(ub_interrupts_wait()))
+		local_irq_enable();
 	fragment = left.fragment;
 	rider->counters.fragments_run += 1 + UB_LINKS_IN_A_ROW - rider->run.links_left;
 	/* The bound is the verifier's to prove; this keeps a mistake readable. */
@@ -162,13 +167,17 @@ static noinline int do_pending(struct ub_rider *rider, struct pt_regs *regs)
 	return stop;
 }
 
+/* What polls see where interrupts wait for them: something to be done, always. */
+static const unsigned long always_pending = ~0ul;
+
 /* The first fragment of a ride is about to run. */
 static noinline int start(struct ub_rider *rider)
 {
 	int stop = ub_may_start(rider);
 
 	if (stop == UB_GO) {
-		rider->run.work_flags = &current_thread_info()->flags;
+		rider->run.work_flags = ub_interrupts_wait() ? &always_pending :
+							       &current_thread_info()->flags;
 		rider->run.poll_mask = UB_WORK_MASK;
 		rider->run.stack_end = TASK_SIZE_MAX;
 		rider->riding = true;

@@ -86,7 +86,8 @@ struct ub_info {
 #define UB_REFUSE_NO_SMAP	(1u << 4)	/* SMAP absent or disabled */
 #define UB_REFUSE_NO_FSGSBASE	(1u << 5)	/* FS base not readable by fragments */
 #define UB_REFUSE_DIVIDER	(1u << 6)	/* stale divider results (Zen 1) */
-#define UB_ACT_CLEAR_BUFFERS	(1u << 0)	/* VERW before each fragment */
+#define UB_REFUSE_UNTRAINED_RETURNS (1u << 7)	/* untrained, or IBPB, on entry */
+#define UB_ACT_CLEAR_BUFFERS	(1u << 0)	/* VERW before each fragment, no interrupts in it */
 #define UB_ACT_CLEAR_BRANCHES	(1u << 1)	/* branch history cleared after each fragment */
 #define UB_ACT_UNTRAIN		(1u << 2)	/* returns untrained after each fragment */
 #define UB_ACT_IBPB		(1u << 3)	/* branch predictions flushed after each fragment */

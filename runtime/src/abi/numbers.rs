@@ -169,13 +169,15 @@ uapi_enum! {
         UB_REFUSE_NO_FSGSBASE = NoFsgsbase = 1 << 5, "no_fsgsbase";
         /// Stale divider results (Zen 1).
         UB_REFUSE_DIVIDER = Divider = 1 << 6, "divider";
+        /// Returns are untrained, or predictions flushed, on entry.
+        UB_REFUSE_UNTRAINED_RETURNS = UntrainedReturns = 1 << 7, "untrained_returns";
     }
 }
 
 uapi_enum! {
     /// What the module does around a fragment; one bit of [`Info::actions`](super::Info::actions).
     enum Action: u32 {
-        /// CPU buffers are cleared (VERW) before each fragment.
+        /// CPU buffers are cleared (VERW) before each fragment, in which interrupts wait.
         UB_ACT_CLEAR_BUFFERS = ClearBuffers = 1 << 0, "clear_buffers";
         /// Branch history is cleared after each fragment.
         UB_ACT_CLEAR_BRANCHES = ClearBranches = 1 << 1, "clear_branches";
@@ -208,6 +210,9 @@ impl Refusal {
             Self::NoSmap => "the CPU lacks SMAP or the kernel turned it off",
             Self::NoFsgsbase => "the CPU lacks FSGSBASE or the kernel turned it off",
             Self::Divider => "the CPU leaks stale divider results (Zen 1)",
+            Self::UntrainedReturns => {
+                "the kernel untrains returns or flushes predictions on every entry (Zen 1 to 4)"
+            }
         }
     }
 }
@@ -225,7 +230,9 @@ impl Action {
     #[must_use]
     pub const fn description(self) -> &'static str {
         match self {
-            Self::ClearBuffers => "CPU buffers are cleared (VERW) before each fragment",
+            Self::ClearBuffers => {
+                "CPU buffers are cleared (VERW) before each fragment, and interrupts wait for its end"
+            }
             Self::ClearBranches => "branch history is cleared after each fragment",
             Self::Untrain => "returns are untrained after each fragment",
             Self::Ibpb => "branch predictions are flushed (IBPB) after each fragment",

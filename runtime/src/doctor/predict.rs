@@ -39,6 +39,9 @@ impl Facts {
             Refusal::NoSmap => !self.cpu.has("smap"),
             Refusal::NoFsgsbase => !self.cpu.has("fsgsbase"),
             Refusal::Divider => self.cpu.bugs.iter().any(|bug| bug == "div0"),
+            Refusal::UntrainedReturns => {
+                self.expects_action(Action::Untrain) || self.expects_action(Action::Ibpb)
+            }
         }
     }
 
@@ -96,16 +99,17 @@ mod tests {
 
     #[test]
     fn texts_of_the_kernel_are_understood() {
+        const RETURNS: &[&str] = &["untrained_returns", "untrain"];
         let cases: [(&str, &str, &[&str]); 18] = [
             ("retbleed", "Not affected", &[]),
-            ("retbleed", "Mitigation: untrained return thunk; SMT disabled", &["untrain"]),
-            ("retbleed", "Mitigation: IBPB", &["ibpb"]),
+            ("retbleed", "Mitigation: untrained return thunk; SMT disabled", RETURNS),
+            ("retbleed", "Mitigation: IBPB", &["untrained_returns", "ibpb"]),
             ("retbleed", "Mitigation: IBRS", &["legacy_ibrs"]),
             ("retbleed", "Mitigation: Enhanced IBRS", &[]),
             ("retbleed", "Mitigation: Stuffing", &["call_depth"]),
-            ("spec_rstack_overflow", "Mitigation: Safe RET", &["untrain"]),
-            ("spec_rstack_overflow", "Mitigation: safe RET, no microcode", &["untrain"]),
-            ("spec_rstack_overflow", "Vulnerable: Safe RET, no microcode", &["untrain"]),
+            ("spec_rstack_overflow", "Mitigation: Safe RET", RETURNS),
+            ("spec_rstack_overflow", "Mitigation: safe RET, no microcode", RETURNS),
+            ("spec_rstack_overflow", "Vulnerable: Safe RET, no microcode", RETURNS),
             ("spec_rstack_overflow", "Vulnerable: Microcode, no safe RET", &[]),
             ("spec_rstack_overflow", "Mitigation: IBPB on VMEXIT only", &[]),
             ("spectre_v2", "Mitigation: IBRS; IBPB: conditional", &["legacy_ibrs"]),

@@ -28,7 +28,8 @@ const NOTHING: &str = "nothing";
 const NEVER: &str = "never";
 /// The same code runs as in a call from user mode.
 const AS_NATIVE: &str = "as in any call";
-const VERW: &str = "VERW, where the kernel does so before user mode";
+const VERW: &str =
+    "VERW, where the kernel does so before user mode; then interrupts wait for its end";
 const VERW_AFTER_CALL: &str = "before the next fragment";
 const VERW_POLICY: Policy =
     Policy { name: "", entry: VERW, calls: VERW_AFTER_CALL, exit: NOTHING, refused: NEVER };
@@ -68,15 +69,15 @@ pub const POLICIES: [Policy; 17] = [
         name: "retbleed",
         entry: "fragments have no return",
         calls: AS_NATIVE,
-        exit: "returns untrained or IBPB, as the kernel does on entry",
-        refused: "where the kernel uses IBRS on entry or call depth tracking",
+        exit: NOTHING,
+        refused: "where the kernel does anything about it on entry: IBRS, call depth tracking, untrained returns, IBPB",
     },
     Policy {
         name: "spec_rstack_overflow",
         entry: "fragments have no return",
         calls: AS_NATIVE,
-        exit: "returns untrained or IBPB, as the kernel does on entry",
-        refused: NEVER,
+        exit: NOTHING,
+        refused: "where the kernel untrains returns (safe RET) or uses IBPB on entry",
     },
     Policy {
         name: "spec_store_bypass",
