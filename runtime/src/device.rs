@@ -75,7 +75,7 @@ pub enum OpenError {
         u32,
     ),
     /// The kernel names weaknesses of this CPU that were unknown when this program
-    /// was made; see [`without_policy`](crate::doctor::without_policy).
+    /// was made; see `without_policy` of the doctor.
     #[error("no rides on this CPU: no policy for {}; look for a newer version of ub", .0.join(", "))]
     NoPolicy(
         /// The names.
