@@ -260,23 +260,25 @@ fn the_same_answers_over_a_million_datagrams() {
 #[test]
 fn programs_with_effects_get_no_filter() {
     let Some(cable) = Cable::new() else { return };
-    for (options, reason) in [
-        (&["-DCOUNTS_ALL"][..], "changes memory"),
-        (&["-DLOGS"], "calls write"),
-        (&["-DREADS_CLOCK"], "no packet is without effect"),
-        (&["-DLOOPS"], "loop over the packet"),
-        (&["-DREADS_SHARED"], "memory that others may change"),
-        (&["-DREADS_UNGUARDED"], "behind the end of the packet"),
-        (&["-DRECEIVES_ADDRESS"], "asks for more than the packet"),
-        (&["-DFORKS"], "another descriptor (fork, dup, passed on)"),
+    for (options, reasons) in [
+        // Or seen to change, between two looks at it.
+        (&["-DCOUNTS_ALL"][..], &["changes memory", "memory that changed"][..]),
+        (&["-DLOGS"], &["calls write"]),
+        (&["-DREADS_CLOCK"], &["no packet is without effect"]),
+        (&["-DLOOPS"], &["loop over the packet"]),
+        (&["-DREADS_SHARED"], &["memory that others may change"]),
+        (&["-DREADS_UNGUARDED"], &["behind the end of the packet"]),
+        (&["-DRECEIVES_ADDRESS"], &["asks for more than the packet"]),
+        (&["-DFORKS"], &["another descriptor (fork, dup, passed on)"]),
     ] {
+        let names_reason = |text: &str| reasons.iter().any(|reason| text.contains(reason));
         let dir = tempfile::tempdir().unwrap();
         let program = compile(dir.path(), options);
         let counter = Counter::start(&cable, &program, "", Some(dir.path().join("log")));
         println!("{options:?}");
         counter.keep_busy_until(&cable, &["no packet filter", "taken away"]);
         let said = counter.said();
-        assert!(said.contains(reason), "{options:?}: {said}");
+        assert!(names_reason(&said), "{options:?}: {said}");
         // Nothing was dropped, and it still counts.
         cable.send_udp(WANTED_PORT, 10);
         let log = counter.log.clone().unwrap();
@@ -284,7 +286,7 @@ fn programs_with_effects_get_no_filter() {
         assert!(printed.starts_with("wanted 10 "), "{options:?}: {printed}");
         assert_eq!(number(&fs::read_to_string(&log).unwrap(), "dropped"), 0, "{options:?}");
         let shown = shown(&["report".as_ref(), report_of(&log).as_os_str()]);
-        assert!(shown.contains(reason) && shown.contains("0  transitions saved"), "{shown}");
+        assert!(names_reason(&shown) && shown.contains("0  transitions saved"), "{shown}");
     }
 }
 

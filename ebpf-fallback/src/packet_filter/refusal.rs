@@ -26,6 +26,8 @@ pub enum Effect {
     OtherReceive,
     /// It reads what the kernel or another process may change meanwhile.
     SharedMemory(u64),
+    /// It reads what changed from one look to the next.
+    ChangingMemory(u64),
     /// It reads memory at an address computed from the packet, outside the
     /// packet.
     ComputedAddress,
@@ -64,6 +66,9 @@ impl fmt::Display for Effect {
             Self::OtherReceive => f.write_str("receives in another place or with other arguments"),
             Self::SharedMemory(address) => {
                 write!(f, "reads memory that others may change at {address:#x}")
+            }
+            Self::ChangingMemory(address) => {
+                write!(f, "reads memory that changed meanwhile at {address:#x}")
             }
             Self::ComputedAddress => {
                 f.write_str("reads memory at an address computed from the packet")

@@ -311,7 +311,7 @@ fn joined(mut pieces: Vec<Piece>) -> Result<Vec<Piece>, Effect> {
             if piece.address <= end {
                 let known = &last.bytes[(piece.address - last.address) as usize..];
                 if known.iter().zip(&piece.bytes).any(|(a, b)| a != b) {
-                    return Err(Effect::SharedMemory(piece.address));
+                    return Err(Effect::ChangingMemory(piece.address));
                 }
                 let known = known.len();
                 last.bytes.extend(piece.bytes.iter().skip(known));
@@ -336,6 +336,6 @@ mod tests {
         let pieces = vec![piece(12, b"cde"), piece(10, b"abc"), piece(20, b"x"), piece(11, b"b")];
         assert_eq!(joined(pieces), Ok(vec![piece(10, b"abcde"), piece(20, b"x")]));
         let pieces = vec![piece(12, b"cde"), piece(10, b"abC")];
-        assert_eq!(joined(pieces), Err(Effect::SharedMemory(12)));
+        assert_eq!(joined(pieces), Err(Effect::ChangingMemory(12)));
     }
 }
