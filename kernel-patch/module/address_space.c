@@ -312,14 +312,14 @@ static int watch(struct ub_space *space, struct ub_range *range, u64 *sequence,
  * Where no page is mapped yet, nobody is told that an area became writable, nor of the
  * first store. After that it has an anon_vma, for good.
  */
-static int still_steady(struct mm_struct *mm, u64 address)
+static int still_steady(struct mm_struct *mm, u64 address, u64 end)
 {
 	struct vm_area_struct *area;
 	int err;
 
 	mmap_read_lock(mm);
 	area = vma_lookup(mm, address);
-	err = area && is_steady_code(area) ? 0 : -EACCES;
+	err = area && end <= area->vm_end && is_steady_code(area) ? 0 : -EACCES;
 	mmap_read_unlock(mm);
 	return err;
 }
@@ -347,7 +347,7 @@ int ub_space_read_code(struct ub_space *space, u64 address, void *buffer, u32 le
 		got = static_call(ub_access_remote_vm)(mm, address, buffer,
 						       range.end - range.start, 0);
 		*copied = max(got, 0);
-		err = got <= 0 ? -EFAULT : still_steady(mm, address);
+		err = got <= 0 ? -EFAULT : still_steady(mm, address, address + got);
 	}
 	mmput(mm);
 	return err;

@@ -54,7 +54,7 @@ int ub_code_files_init(struct ub_code_files *files)
 	return PTR_ERR_OR_ZERO(files->group);
 }
 
-/* With the lock held. */
+/* With the lock held, or for want of others without. */
 static void drop(struct ub_code_files *files, struct code_file *code)
 {
 	list_del(&code->in_space);
@@ -62,57 +62,39 @@ static void drop(struct ub_code_files *files, struct code_file *code)
 	fsnotify_put_mark(&code->mark);
 }
 
+/* The kernel ends the marks of an inode that goes. */
+static bool is_alive(const struct code_file *code)
+{
+	return READ_ONCE(code->mark.flags) & FSNOTIFY_MARK_FLAG_ATTACHED;
+}
+
 /*
- * A mark keeps its file, deleted or not: so there are none but of files of which code
- * is watched, and of those there are few. With the lock held.
+ * There are marks of files of which code is watched only, which are few: one keeps its
+ * inode in memory. With the lock held.
  */
-static void drop_unwatched(struct ub_space *space)
+static void drop_unused(struct ub_space *space)
 {
 	struct code_file *code, *next;
 
-	if (UB_LEFT_OUT(FORGET_FILES))
-		return;
 	list_for_each_entry_safe(code, next, &space->files.files, in_space)
-		if (!ub_space_watches_file(space, code->inode))
+		if (!is_alive(code) || !ub_space_watches_file(space, code->inode))
 			drop(&space->files, code);
 }
 
-/* With the lock held. There is a mark already; does it tell of the same code? */
-static int same_code(struct ub_code_files *files, const struct inode *watched,
-		     const struct inode *inode)
+/* With the lock held. */
+static bool is_marked(struct ub_code_files *files, const struct inode *watched,
+		      const struct inode *inode)
 {
 	struct code_file *code;
 
 	list_for_each_entry(code, &files->files, in_space)
-		if (code->watched == watched && code->inode == inode)
-			return 0;
-	/* Overlayfs has copied the file since, for a writer. */
-	return -EACCES;
+		if (code->watched == watched && code->inode == inode && is_alive(code))
+			return true;
+	return false;
 }
 
 /* With the lock held. */
-static int add_mark(struct ub_code_files *files, struct code_file *code, struct inode *watched)
-{
-	int err;
-
-	/* There is no group any more: the last thread left while we read for the supervisor. */
-	if (files->ended && !UB_LEFT_OUT(END_OF_FILES)) {
-		kfree(code);
-		return -ESRCH;
-	}
-	fsnotify_init_mark(&code->mark, files->group);
-	code->mark.mask = FS_MODIFY | FS_OPEN;
-	err = fsnotify_add_inode_mark(&code->mark, watched, 0);
-	/* On success the list keeps the reference. */
-	if (err)
-		fsnotify_put_mark(&code->mark);
-	else
-		list_add(&code->in_space, &files->files);
-	return err;
-}
-
-/* Events of `watched` are told as changes of `inode`. */
-static int watch(struct ub_space *space, struct inode *watched, const struct inode *inode)
+static int add_mark(struct ub_space *space, struct inode *watched, const struct inode *inode)
 {
 	struct code_file *code = kzalloc(sizeof(*code), GFP_KERNEL_ACCOUNT);
 	int err;
@@ -122,14 +104,34 @@ static int watch(struct ub_space *space, struct inode *watched, const struct ino
 	code->space = space;
 	code->inode = inode;
 	code->watched = watched;
+	fsnotify_init_mark(&code->mark, space->files.group);
+	code->mark.mask = FS_MODIFY | FS_OPEN;
+	err = fsnotify_add_inode_mark(&code->mark, watched, 0);
+	/* On success the list keeps the reference. */
+	if (err)
+		fsnotify_put_mark(&code->mark);
+	else
+		list_add(&code->in_space, &space->files.files);
+	/* Overlayfs has copied the file since its mark was made, and that one is in use. */
+	return err == -EEXIST ? -EACCES : err;
+}
+
+/* Events of `watched` are told as changes of `inode`, of which code is watched. */
+static int watch(struct ub_space *space, struct inode *watched, const struct inode *inode)
+{
+	struct ub_code_files *files = &space->files;
+	int err = 0;
+
 	UB_RACE_WINDOW(5000);
-	mutex_lock(&space->files.lock);
-	err = add_mark(&space->files, code, watched);
-	if (err == -EEXIST)
-		err = same_code(&space->files, watched, inode);
-	else if (!err)
-		drop_unwatched(space);
-	mutex_unlock(&space->files.lock);
+	mutex_lock(&files->lock);
+	if (files->ended && !UB_LEFT_OUT(END_OF_FILES)) {
+		/* There is no group any more: the last thread left while we read for the supervisor. */
+		err = -ESRCH;
+	} else if (!is_marked(files, watched, inode)) {
+		drop_unused(space);
+		err = add_mark(space, watched, inode);
+	}
+	mutex_unlock(&files->lock);
 	return err;
 }
 

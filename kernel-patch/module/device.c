@@ -55,6 +55,9 @@ static long create_session(struct file *file, void __user *user)
 	struct ub_session_config config;
 	struct ub_session *session;
 
+	/* Riders rely on it: reading the FS base is an invalid instruction on some of these. */
+	if (ub_refusals)
+		return -EOPNOTSUPP;
 	if (copy_from_user(&config, user, sizeof(config)))
 		return -EFAULT;
 	session = ub_session_create(&config);

@@ -104,7 +104,7 @@ fn vm_all_scenarios_on_6_1_without_kpti() {
 
 /// Tests that must fail in a build without what they test. Who must restart a
 /// call has a signal pending: what two checks catch passes with either of them.
-const CONTROLS: [Control; 15] = [
+const CONTROLS: [Control; 14] = [
     control("SIGNAL_CHECK", "signals", "to-self"),
     Control { fails: false, ..control("SIGNAL_CHECK", "interrupted", "read-interrupted") },
     control("RESTART_CHECK", "interrupted", "read-interrupted"),
@@ -114,7 +114,6 @@ const CONTROLS: [Control; 15] = [
     control("WAIT_FOR_RIDERS", "running", "replaced-under-loop"),
     control("INSTALL_SEQUENCE", "files", "written-often"),
     control("FILE_NOTICE", "files", "mapped-writable"),
-    control("FORGET_FILES", "files", "removed-often"),
     control("VECTOR_RELOAD", "cpus", "vectors-of-sleeper"),
     control("RSEQ", "cpus", "cpu-number"),
     control("SECCOMP_FILTER", "filters", "refuses"),
@@ -134,7 +133,7 @@ const fn control(
 }
 
 #[test]
-#[ignore = "long: builds the modules thirteen times"]
+#[ignore = "long: builds the modules twelve times"]
 fn vm_scenarios_fail_without_what_they_test() {
     let lab = lab();
     let machine = Machine::V6_12_KPTI_OFF;

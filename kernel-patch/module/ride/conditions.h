@@ -9,6 +9,7 @@
 
 #include <linux/entry-common.h>
 #include <linux/interrupt.h>
+#include <linux/nospec.h>
 #include <linux/sched/mm.h>
 #include <linux/seccomp.h>
 #include <linux/thread_info.h>
@@ -30,6 +31,7 @@
 
 /* An access fs:[disp32] stays in the user half or its hole above this base. */
 #define FS_BASE_MIN (1ul << 31)
+#define FS_BASE_SPAN (TASK_SIZE_MAX - FS_BASE_MIN)
 
 /*
  * Threads with these flags run differently in ways that fragments do not
@@ -112,9 +114,7 @@ static inline int ub_may_start(struct ub_rider *rider)
 	/* Only exec changes it, which no ride makes; while a thread has it, it does not go. */
 	if (!rider->space || rider->space->mm != current->mm || READ_ONCE(rider->space->gone))
 		return UB_STOP_CONDITION;
-	if (ub_refusals || ub_has_shadow_stack())
-		return UB_STOP_CONDITION;
-	return UB_GO;
+	return ub_has_shadow_stack() ? UB_STOP_CONDITION : UB_GO;
 }
 
 /*
@@ -124,13 +124,24 @@ static inline int ub_may_start(struct ub_rider *rider)
  */
 static inline bool ub_registers_can_ride(const struct pt_regs *regs)
 {
-	/* FSGSBASE lets the program move it without telling anyone. */
-	unsigned long fs_base = rdfsbase();
-
 	if (UB_LEFT_OUT(REGISTER_CHECK))
 		return true;
-	return fs_base >= FS_BASE_MIN && fs_base < TASK_SIZE_MAX && regs->cs == __USER_CS &&
+	/* FSGSBASE lets the program move it without telling anyone. */
+	return rdfsbase() - FS_BASE_MIN < FS_BASE_SPAN && regs->cs == __USER_CS &&
 	       regs->ss == __USER_DS && !(regs->flags & REFUSED_EFLAGS);
+}
+
+/*
+ * That comparison may be mispredicted, and fragments add to the base without a mask:
+ * with a base that is none of a user there is no fragment, as data.
+ */
+static inline struct ub_fragment *ub_confined(struct ub_fragment *fragment)
+{
+	unsigned long mask = array_index_mask_nospec(rdfsbase() - FS_BASE_MIN, FS_BASE_SPAN);
+
+	if (UB_LEFT_OUT(REGISTER_CHECK))
+		return fragment;
+	return (struct ub_fragment *)((unsigned long)fragment & mask);
 }
 
 /*

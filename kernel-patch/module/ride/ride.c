@@ -20,6 +20,7 @@
 #include "compat/compat.h"
 #include "fragment.h"
 #include "measure.h"
+#include "mitigations.h"
 #include "ride/conditions.h"
 #include "ride/ride.h"
 #include "ride/run_fragment.h"
@@ -230,7 +231,7 @@ static __always_inline int run_one(struct ub_rider *rider, struct pt_regs *regs,
 	if (unlikely(!READ_ONCE(fragment->used)))
 		WRITE_ONCE(fragment->used, true);
 
-	stop = enter(rider, fragment, regs, exit);
+	stop = enter(rider, ub_confined(fragment), regs, exit);
 	ub_fpregs_unlock();
 	return stop;
 }
@@ -315,6 +316,9 @@ int ub_ride(void *thread, struct pt_regs *regs)
 			count_miss(rider, regs->ip, exit.user_ip);
 			continue;
 		case UB_EXIT_POLL:
+			/* Loops leave there each time, so that they have to be learned. */
+			if (ub_interrupts_wait())
+				missed = UB_STOP_BRANCH_MISS;
 			continue;
 		case UB_EXIT_UNSUPPORTED:
 			stop = UB_STOP_UNSUPPORTED;
