@@ -2,6 +2,7 @@
 #include <linux/delay.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/fsnotify_backend.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -374,6 +375,8 @@ void ub_space_exit(void)
 	 */
 	while (atomic_read(&live))
 		msleep(1);
+	/* Likewise who frees a file's mark, which keeps its space. */
+	fsnotify_wait_marks_destroyed();
 	mmu_notifier_synchronize();
 	synchronize_rcu();
 	destroy_workqueue(end_queue);

@@ -11,9 +11,10 @@
 
 struct code_file {
 	struct fsnotify_mark mark;
-	struct ub_space *space;		/* outlives its files */
+	struct ub_space *space;		/* counted */
 	const struct inode *inode;	/* with the code; kept by this mark or its twin */
 	const struct inode *watched;	/* the mark's; only compared */
+	bool dropped;			/* by us: it has told of everything */
 	struct list_head in_space;
 };
 
@@ -35,13 +36,31 @@ static int file_changed(struct fsnotify_mark *mark, u32 mask, struct inode *inod
 	return 0;
 }
 
+/*
+ * With the last name of a file its marks end on 6.1, though it is mapped, and can be opened
+ * by a name that was removed before. Not called by ourselves, perhaps after the end.
+ */
+static void mark_ends(struct fsnotify_mark *mark, struct fsnotify_group *group)
+{
+	struct code_file *code = container_of(mark, struct code_file, mark);
+
+	if (!code->dropped && !UB_LEFT_OUT(END_OF_MARK))
+		ub_space_file_changed(code->space, code->inode);
+}
+
+/* Nobody is in one of the functions above any more. */
 static void free_mark(struct fsnotify_mark *mark)
 {
-	kfree(container_of(mark, struct code_file, mark));
+	struct code_file *code = container_of(mark, struct code_file, mark);
+	struct ub_space *space = code->space;
+
+	kfree(code);
+	ub_space_unpin(space);
 }
 
 static const struct fsnotify_ops fsnotify_ops = {
 	.handle_inode_event = file_changed,
+	.freeing_mark = mark_ends,
 	.free_mark = free_mark,
 };
 
@@ -58,11 +77,12 @@ int ub_code_files_init(struct ub_code_files *files)
 static void drop(struct ub_code_files *files, struct code_file *code)
 {
 	list_del(&code->in_space);
+	code->dropped = true;
 	fsnotify_destroy_mark(&code->mark, files->group);
 	fsnotify_put_mark(&code->mark);
 }
 
-/* The kernel ends the marks of an inode that goes. */
+/* See mark_ends(). */
 static bool is_alive(const struct code_file *code)
 {
 	return READ_ONCE(code->mark.flags) & FSNOTIFY_MARK_FLAG_ATTACHED;
@@ -101,6 +121,7 @@ static int add_mark(struct ub_space *space, struct inode *watched, const struct 
 
 	if (!code)
 		return -ENOMEM;
+	kref_get(&space->ref);
 	code->space = space;
 	code->inode = inode;
 	code->watched = watched;
