@@ -35,7 +35,7 @@ fn job(machine: Machine, lab: &Lab, name: &str, load: bool) -> Job {
     let script = format!("{name}.sh");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(&script);
     let place = format!("/usr/bin/{script}");
-    job.file(source, &place).command(["sh", "-e", &place]).timeout(Duration::from_secs(1500))
+    job.file(source, &place).command(["sh", "-e", &place]).timeout(Duration::from_secs(3600))
 }
 
 /// Seconds of the guest's clock since the epoch at the start of a log line.
