@@ -38,7 +38,7 @@ static int file_changed(struct fsnotify_mark *mark, u32 mask, struct inode *inod
 
 /*
  * With the last name of a file its marks end on 6.1, though it is mapped, and can be opened
- * by a name that was removed before. Not called by ourselves, perhaps after the end.
+ * by a name that was removed before. May be called when the space has ended already.
  */
 static void mark_ends(struct fsnotify_mark *mark, struct fsnotify_group *group)
 {
