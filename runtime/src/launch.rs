@@ -24,7 +24,7 @@ use ub_ebpf_fallback::packet_filter::Watcher;
 use crate::device::{OpenError, Session};
 use crate::logging;
 use crate::packet_filter::{self, FilterRecord};
-use crate::session::Supervision;
+use crate::session::{Supervision, Wake};
 
 /// What the supervisor says once it can take reports.
 const READY: u8 = b'r';
@@ -198,7 +198,8 @@ fn supervise(supervision: &mut Supervision) -> i32 {
     supervision.listen();
     supervision.warm_up();
     let status = match supervision.until(None) {
-        Ok(_) => 0,
+        // What cannot gain is let go, rather than counted at the program's cost.
+        Ok(Wake::Ended | Wake::Caller | Wake::Native) => 0,
         Err(error) => {
             error!(%error, "session lost; its members go on natively");
             1

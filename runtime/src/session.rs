@@ -39,6 +39,10 @@ pub enum Wake {
     Ended,
     /// The caller's own descriptor is readable.
     Caller,
+    /// Rides turned out not to pay on this machine, see
+    /// [`native_reason`](Supervision::native_reason); said once. Whoever goes on supervises a
+    /// session that only counts, which costs each system call a little.
+    Native,
 }
 
 /// What tells about a session.
@@ -64,6 +68,8 @@ pub struct Supervision {
     next_sample: Instant,
     lull: Lull,
     gives_way: bool,
+    /// That the machine does not pay was found, and is still to be said.
+    to_say_native: bool,
     ended: bool,
 }
 
@@ -115,6 +121,7 @@ impl Supervision {
             next_sample: Instant::now(),
             lull: Lull::new(Instant::now()),
             gives_way: false,
+            to_say_native: false,
             ended: false,
         }
     }
@@ -146,7 +153,15 @@ impl Supervision {
         if let Some(reason) = self.machine.as_ref().and_then(Machine::why_native) {
             self.supervisor.stay_native();
             self.recorder.stays_native(reason);
+            self.to_say_native = true;
         }
+    }
+
+    /// Why nothing is to ride in this session, if rides are known not to pay on this
+    /// machine.
+    #[must_use]
+    pub fn native_reason(&self) -> Option<&str> {
+        self.recorder.report().native_reason.as_deref()
     }
 
     /// Lets others look into the session, which is served by this process
@@ -184,7 +199,8 @@ impl Supervision {
         self.supervisor.kernel()
     }
 
-    /// Handles reports until the session ends or `caller` becomes readable.
+    /// Handles reports until there is a reason to [`Wake`] the caller, who says with
+    /// `caller` what else to wait for.
     ///
     /// # Errors
     /// When the session cannot be used any more; its members go on natively
@@ -195,6 +211,9 @@ impl Supervision {
         // Members may have joined since it said that all had ended.
         self.ended = false;
         loop {
+            if std::mem::take(&mut self.to_say_native) {
+                return Ok(Wake::Native);
+            }
             let work = self.supervisor.next_work();
             let next = work.map_or(self.next_sample, |work| work.min(self.next_sample));
             let left = next.saturating_duration_since(Instant::now());
@@ -289,7 +308,8 @@ impl Supervision {
         Ok(self.recorder.report())
     }
 
-    /// Writes the report of a session that its supervisor leaves.
+    /// Writes the report of a session that its supervisor leaves; its members go on
+    /// natively once it is dropped.
     pub fn finish(&mut self) {
         self.ended = true;
         self.write_report();

@@ -166,9 +166,10 @@ impl Launcher {
 fn ub_options(options: &[String], how: How) -> Vec<String> {
     let mut options = options.to_vec();
     if how == How::Count {
-        // The last one given counts.
-        options.retain(|option| !option.starts_with("--hot-count"));
-        options.push(format!("--hot-count={}", u32::MAX));
+        // Nothing gets hot, and the session goes on where rides do not pay.
+        let own = ["--hot-count", "--ride-anyway"];
+        options.retain(|option| !own.iter().any(|name| option.starts_with(name)));
+        options.extend([format!("--hot-count={}", u32::MAX), "--ride-anyway".to_owned()]);
     }
     options
 }
@@ -252,7 +253,8 @@ impl Running {
     }
 
     /// The session as it is now, with the program idle; `None` for a native
-    /// start. Takes about a second, the period in which reports are written.
+    /// start. Takes about a second, the period in which reports are written, unless the
+    /// session is over already, as it is where rides do not pay.
     pub(super) fn session_so_far(&mut self) -> Result<Option<Session>> {
         let Some(path) = self.report.clone() else { return Ok(None) };
         // A report that is just being written may have been counted before.
@@ -260,7 +262,8 @@ impl Running {
         let old = version(&path);
         self.until("a new session report", || {
             let new = version(&path);
-            (new.is_some() && new != old).then_some(())
+            let is_over = || read_session(&path).is_ok_and(|session| session.ended);
+            ((new.is_some() && new != old) || is_over()).then_some(())
         })?;
         read_session(&path).map(Some)
     }
@@ -430,9 +433,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counting_replaces_the_hot_count() {
-        let options = vec!["--hot-count=8".to_owned(), "--verbose".to_owned()];
+    fn what_only_counts_gets_nothing_hot_and_is_not_let_go() {
+        let options = ["--hot-count=8", "--verbose", "--ride-anyway"].map(str::to_owned);
         assert_eq!(ub_options(&options, How::Ub), options);
-        assert_eq!(ub_options(&options, How::Count), ["--verbose", "--hot-count=4294967295"]);
+        assert_eq!(
+            ub_options(&options, How::Count),
+            ["--verbose", "--hot-count=4294967295", "--ride-anyway"]
+        );
     }
 }

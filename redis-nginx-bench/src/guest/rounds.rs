@@ -104,8 +104,9 @@ impl<'a> Side<'a> {
     /// Checks the data and ends the program.
     pub(super) fn finish(mut self) -> Result<(Mode, End)> {
         let later = self.subject.running().session_so_far()?;
+        // A program that was let go before its rounds was not counted in them.
         let counts = later
-            .zip(self.earlier.as_ref())
+            .zip(self.earlier.as_ref().filter(|earlier| !earlier.ended))
             .map(|(later, earlier)| later.counts.since(&earlier.counts, self.operations));
         self.subject.check(&mut self.findings)?;
         self.subject.stop()?;

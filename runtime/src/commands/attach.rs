@@ -33,7 +33,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// a process join, each at its next system call, and so does what they fork
 /// and execute. If ub is killed they go on natively. With --cgroup, processes
 /// that join the group later are attached as well, until the group is removed
-/// or `ub detach --cgroup` takes all its members out.
+/// or `ub detach --cgroup` takes all its members out. Where rides are found not to
+/// pay on this machine, everybody is let go, after one line on stderr.
 ///
 /// Exit status: 0 when the supervision is over, 1 if a process could not be
 /// attached (none is, then), 125 if ub itself fails.
@@ -67,6 +68,11 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
         }
     };
     logging::init(plan.log.take(), plan.level);
+    if supervision.native_reason().is_some() {
+        let_go(&supervision);
+        supervision.finish();
+        return 0;
+    }
     // Before it has members, who would report gaps meanwhile.
     supervision.warm_up();
     for pid in &arguments.target.pids {
@@ -81,7 +87,12 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
     }
     supervision.listen();
     let result = match &arguments.target.cgroup {
-        None => supervision.until(None).map(|_| 0),
+        None => supervision.until(None).map(|wake| {
+            if wake == Wake::Native {
+                let_go(&supervision);
+            }
+            0
+        }),
         Some(folder) => follow(folder, &mut supervision),
     };
     supervision.finish();
@@ -89,6 +100,12 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
         complain(format_args!("session lost, its members go on natively: {error}"));
         EXIT_UB
     })
+}
+
+/// Says why nobody is kept in a session in which nobody can gain anything.
+fn let_go(supervision: &Supervision) {
+    let reason = supervision.native_reason().unwrap_or_default();
+    complain(format_args!("{reason}; everything goes on natively"));
 }
 
 /// The members of a control group that were looked at, and whether they were
@@ -158,6 +175,10 @@ fn follow(folder: &Path, supervision: &mut Supervision) -> std::io::Result<u8> {
         }
         ended = match supervision.until(Some(timer.as_fd()))? {
             Wake::Ended => true,
+            Wake::Native => {
+                let_go(supervision);
+                return Ok(0);
+            }
             Wake::Caller => {
                 timer.wait()?;
                 false

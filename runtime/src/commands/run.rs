@@ -18,7 +18,8 @@ use crate::launch::{self, Log};
 /// to call without leaving the kernel.
 ///
 /// The program keeps this process: pid, terminal, signals, exit status. If
-/// there can be no session it runs natively after one line on stderr. With
+/// there can be no session, or rides were found not to pay on this machine, it
+/// runs natively after one line on stderr. With
 /// UB_DISABLE=1 in the environment it always runs natively. Options can also be
 /// set in files and in the environment: see `ub config show --origin`.
 ///
@@ -90,7 +91,12 @@ fn join(plan: &mut Plan, backend: Backend) -> Result<(), String> {
         launch::packet_filter(log, plan.filter_record()).map_err(no_supervisor)?.begin();
         return Ok(());
     }
-    let supervision = plan.open().map_err(|error| error.to_string())?;
+    let mut supervision = plan.open().map_err(|error| error.to_string())?;
+    if let Some(reason) = supervision.native_reason() {
+        complain(format_args!("{reason}; running natively"));
+        supervision.finish();
+        return Ok(());
+    }
     let log = Log { file: plan.log.take(), level: plan.level };
     let link = launch::supervisor(supervision, log).map_err(no_supervisor)?;
     link.enroll().map_err(|error| error.to_string())

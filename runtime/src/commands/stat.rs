@@ -13,6 +13,7 @@ use crate::device::Session;
 use crate::exec::EXIT_UB;
 use crate::inspect;
 use crate::logging;
+use crate::session::Wake;
 
 /// Print the counters of a program: of CMD at its end, or of a running one now
 ///
@@ -124,10 +125,12 @@ fn run(arguments: &Arguments) -> u8 {
     let status = loop {
         if let Some(active) = &mut supervision {
             match active.until(Some(child.events())) {
-                Ok(crate::session::Wake::Caller) => {}
+                Ok(Wake::Caller) => {}
+                // Counting is what was asked for.
+                Ok(Wake::Native) => continue,
                 // Over before the program is: it left the session by failing
                 // to start, or something in it went wrong. Only waiting is left.
-                Ok(crate::session::Wake::Ended) => {
+                Ok(Wake::Ended) => {
                     break child.wait();
                 }
                 Err(error) => {

@@ -55,7 +55,9 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
     if sessions.found.is_empty() {
         let reason = sessions.why_none();
         // A live screen shows what comes, unless nothing can.
-        if once || matches!(reason, NotFound::NoSession(Some(_))) {
+        let nothing_comes =
+            matches!(reason, NotFound::NoSession(Some(_)) | NotFound::DoesNotPay(_));
+        if once || nothing_comes {
             complain(reason);
             return EXIT_UB;
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ub_report::Report;
 
 use super::{Answer, FragmentDump, PROTOCOL, Question, Request};
+use crate::machine;
 use crate::runtime_folder::RuntimeFolder;
 
 /// A supervisor may be in the middle of a batch of translations, and slow where
@@ -41,6 +42,12 @@ pub enum NotFound {
     NoSession(
         /// Why there cannot be one, if that is known.
         Option<String>,
+    ),
+    /// No session, since programs are let go here.
+    #[error("no session is running: {0}")]
+    DoesNotPay(
+        /// Why.
+        String,
     ),
     /// Sessions, but none with this process.
     #[error("process {0} is in no session; `ub top` shows those that are")]
@@ -130,7 +137,12 @@ impl Sessions {
     pub fn why_none(&self) -> NotFound {
         match self.silent.first() {
             Some(reason) => NotFound::NoAnswer(reason.clone()),
-            None => NotFound::NoSession(no_device()),
+            None => match (no_device(), machine::remembered()) {
+                (None, Some(known)) if !known.is_gain() => {
+                    NotFound::DoesNotPay(machine::why_native(&known))
+                }
+                (reason, _) => NotFound::NoSession(reason),
+            },
         }
     }
 }

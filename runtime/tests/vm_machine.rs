@@ -1,0 +1,34 @@
+//! What `ub` does on a machine where rides are known not to pay: programs are let go.
+
+mod support;
+
+use support::{Machine, assert_steps, lab, result, run, scripted};
+
+#[test]
+fn vm_lets_programs_go_where_rides_do_not_pay_on_6_12_without_kpti() {
+    let lab = lab();
+    let job = scripted(Machine::V6_12_KPTI_OFF.job(&lab, "let-go", true), "let_go", &["pace"]);
+    let outcome = run(&lab, &job.program("sed"));
+    assert_steps(
+        &outcome,
+        &[
+            "before: in a session",
+            "found: the session ended",
+            "found: the program goes on",
+            "found: the report says why",
+            "stat: exit 125, why",
+            "top: exit 125, why",
+            "attach: exit 0, why",
+            "attach: the report says why",
+            "known: exit 7, why",
+            "known: the session ended",
+            "counted: exit 0, why",
+            // Nothing is said of what was asked for.
+            "anyway: exit 0, ",
+            "anyway: rode",
+        ]
+        .map(str::to_owned),
+    );
+    let counted = result(&outcome, "counted.err");
+    assert!(counted.contains("system calls"), "{counted}");
+}
