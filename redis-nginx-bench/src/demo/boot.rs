@@ -81,12 +81,16 @@ pub(crate) struct Laboratory {
     module_source: PathBuf,
     /// Settings for the modules' build (`NAME=VALUE`).
     module_settings: Vec<&'static str>,
+    /// QEMU's model of CPU, if not the lab's own choice.
+    cpu: Option<String>,
 }
 
 impl Laboratory {
     /// Finds everything before the first, slow, boot.
     pub fn prepare(options: &Options) -> Result<Self> {
-        Self::for_workloads(options.bin_dir.as_deref(), !options.native_only, &Workload::DEMO)
+        let with_ub = !options.native_only;
+        let lab = Self::for_workloads(options.bin_dir.as_deref(), with_ub, &Workload::DEMO)?;
+        Ok(Self { cpu: options.cpu.clone(), ..lab })
     }
 
     /// Finds the programs for `workloads`, and this workspace's own in
@@ -123,7 +127,7 @@ impl Laboratory {
             lab = lab.with_guest_init(init);
         }
         let module_source = module_source()?;
-        Ok(Self { lab, programs, module_source, module_settings: Vec::new() })
+        Ok(Self { lab, programs, module_source, module_settings: Vec::new(), cpu: None })
     }
 
     /// The same with another kernel, and modules built with more settings.
@@ -238,6 +242,9 @@ impl Laboratory {
         job.modules = modules.into_iter().map(Module::new).collect();
         job.files.extend(self.programs.iter().cloned());
         job.unload_modules = true;
+        job.cpu.clone_from(&self.cpu);
+        // Models of real CPUs are older than five levels of page tables.
+        job.la57 &= self.cpu.is_none();
         Ok(job)
     }
 

@@ -44,6 +44,10 @@ pub(crate) struct Options {
     /// States of page-table isolation
     #[arg(long, value_enum, default_value_t = Kpti::Both)]
     pub kpti: Kpti,
+    /// QEMU's model of the guests' CPU, for its weaknesses: Cascadelake-Server, say, has
+    /// its buffers cleared before user code [default: the one that can most]
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
     /// Only build the kernel modules, for both kernels
     #[arg(long)]
     pub build_only: bool,
