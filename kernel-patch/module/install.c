@@ -27,7 +27,7 @@ static bool sane_request(const struct ub_install *request)
 	       request->fixup_count <= UB_MAX_FIXUPS &&
 	       request->source_count && request->source_count <= UB_MAX_SOURCES &&
 	       request->relocation_count && request->relocation_count <= UB_MAX_RELOCATIONS &&
-	       request->entry < TASK_SIZE_MAX && !request->flags;
+	       request->entry < TASK_SIZE_MAX && request->work <= UB_MAX_WORK;
 }
 
 static bool sane_parts(const struct ub_fragment *fragment)
@@ -230,6 +230,7 @@ int ub_install(struct ub_session *session, const struct ub_install *request)
 	fragment->entry = request->entry;
 	fragment->code_length = request->code_length;
 	fragment->exit_count = request->exit_count;
+	fragment->work = request->work ?: UB_MAX_WORK;
 	fragment->fixup_count = request->fixup_count;
 	fragment->source_count = request->source_count;
 	fragment->session = session;

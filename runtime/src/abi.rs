@@ -26,7 +26,7 @@ pub use structures::{
 };
 
 /// Revision of the interface that this program speaks (`UB_ABI_VERSION`).
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 /// The device node (`UB_DEVICE_PATH`).
 pub const DEVICE_PATH: &str = "/dev/ub";
 /// First letter of every ioctl number (`UB_IOC_MAGIC`).
@@ -52,6 +52,7 @@ pub const NO_CALL: u32 = u32::MAX;
 const OTHER_CONSTANTS: &[(&str, u64)] = &[
     ("UB_ABI_VERSION", ABI_VERSION as u64),
     ("UB_SPILL_SLOTS", frame::SPILL_SLOTS as u64),
+    ("UB_MAX_WORK", frame::WORK_LIMIT as u64),
     ("UB_EXIT_SYSCALL", ExitKind::Syscall as u64),
     ("UB_EXIT_BRANCH", ExitKind::Branch as u64),
     ("UB_EXIT_INDIRECT", ExitKind::Indirect as u64),

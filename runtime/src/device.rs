@@ -364,7 +364,7 @@ impl Kernel for Session {
             fixup_count: length(fixups.len())?,
             source_count: length(sources.len())?,
             relocation_count: length(parts.relocations.len())?,
-            flags: 0,
+            work: parts.work,
         };
         // SAFETY: `request` is a valid `struct ub_install` whose pointers and
         // counts describe arrays that live until the end of this function; the

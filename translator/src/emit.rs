@@ -3,7 +3,7 @@
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 
 use crate::assemble::Branch;
-use crate::frame::REP_LIMIT;
+use crate::frame::{self, REP_LIMIT};
 
 /// A place in the code, bound once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -143,42 +143,68 @@ impl Emitter {
         self.sections[self.current as usize].push(Item { operation, landing });
     }
 
-    /// Whether some path from the entry or a poll to the next poll, or out, may
-    /// have more than `limit` instructions, repetitions counted.
-    pub(crate) fn exceeds(&self, limit: u32) -> bool {
-        // A path cannot be longer than all of it: mostly no need to look for
-        // the longest.
-        let all: u32 = self.sections.iter().flatten().map(Item::work).sum();
-        all > limit && self.longest_path() > limit
+    /// Takes off the budget what was executed since the last poll. How much that is
+    /// [`count_work`](Self::count_work) fills in.
+    pub(crate) fn take_off_budget(&mut self) {
+        let field = frame(frame::BUDGET);
+        self.push(Instruction::with2(Code::Sub_rm32_imm32, field, 0).expect("sub m32,imm32"));
     }
 
-    /// The most instructions of such a path. Jumps backward end a poll, so what
-    /// is left has no loops.
-    fn longest_path(&self) -> u32 {
+    /// The most instructions, repetitions counted, of a path from the entry or a poll to
+    /// the next poll, or out. Has each poll take off what the longest path to the jump
+    /// backward behind it has.
+    pub(crate) fn count_work(&mut self) -> u32 {
         let mut starts = [0; SECTIONS];
         let mut count = 0;
         for (start, items) in starts.iter_mut().zip(&self.sections) {
             *start = count;
             count += items.len();
         }
-        // Of what is behind each item, from the last to the first.
-        let mut behind = vec![0_u32; count + 1];
-        let mut longest = 0;
-        let items = self.sections.iter().flatten();
-        for (at, item) in (0..count).rev().zip(items.rev()) {
-            let there = |label: Label| {
-                let place = self.place_of(label);
-                let target = place.map_or(0, |(section, index)| starts[section as usize] + index);
-                if target > at { behind[target] } else { 0 }
-            };
-            let onward = match item.operation {
-                Operation::Plain(_) => behind[at + 1],
-                Operation::Branch(Branch::Always, target) => there(target),
-                Operation::Branch(_, target) => there(target).max(behind[at + 1]),
-                Operation::Leave => 0,
-            };
-            behind[at] = onward.max(item.landing.map_or(0, there)) + item.work();
-            longest = longest.max(behind[at]);
+        let place = |label: Label| {
+            let (section, index) = self.place_of(label).unwrap_or((Section::Blocks, 0));
+            starts[section as usize] + index
+        };
+        // Of what is before each item, from the first to the last: jumps backward end a
+        // poll, so what is left has no loops.
+        let mut before = vec![0_u32; count + 1];
+        let (mut longest, mut poll, mut polls) = (0, None, Vec::new());
+        for (at, item) in self.sections.iter().flatten().enumerate() {
+            let path = before[at] + item.work();
+            longest = longest.max(path);
+            let mut reach = |target: usize| before[target] = before[target].max(path);
+            match item.operation {
+                Operation::Plain(instruction) => {
+                    reach(at + 1);
+                    if instruction.code() == Code::Sub_rm32_imm32
+                        && instruction.memory_base() == Register::RSP
+                    {
+                        poll = Some(at);
+                    }
+                }
+                Operation::Branch(branch, label) => {
+                    let target = place(label);
+                    if target > at {
+                        reach(target);
+                    } else if let Some(poll) = poll.take() {
+                        polls.push((poll, path));
+                    }
+                    if branch != Branch::Always {
+                        reach(at + 1);
+                    }
+                }
+                Operation::Leave => {}
+            }
+            if let Some(landing) = item.landing.map(place).filter(|landing| *landing > at) {
+                reach(landing);
+            }
+        }
+        for (at, path) in polls {
+            let section = (0..SECTIONS).rfind(|section| starts[*section] <= at);
+            let section = section.expect("the first one starts at 0");
+            let items = &mut self.sections[section];
+            if let Operation::Plain(instruction) = &mut items[at - starts[section]].operation {
+                instruction.set_immediate32(path);
+            }
         }
         longest
     }
@@ -265,20 +291,37 @@ mod tests {
         mov(&mut emit, 2);
         // Back: a path of its own begins there.
         emit.jmp(top);
-        assert_eq!(emit.longest_path(), 3 + 1 + 5 + 1);
+        assert_eq!(emit.count_work(), 3 + 1 + 5 + 1);
         emit.select(Section::Undo);
         emit.bind(landing);
         mov(&mut emit, 20);
         emit.leave();
-        assert_eq!(emit.longest_path(), 21);
+        assert_eq!(emit.count_work(), 21);
         emit.select(Section::Polls);
         let fault = Instruction::with2(Code::Mov_r64_rm64, Register::RAX, memory(Register::RCX, 0));
         emit.faulting(fault.expect("mov r,m"), landing);
         // Behind the jump, so nothing leads there but itself.
-        assert_eq!(emit.longest_path(), 22);
-        assert!(emit.exceeds(21) && !emit.exceeds(22));
-        // All of it is 35, and no path is.
-        assert!(!emit.exceeds(30) && emit.exceeds(1));
+        assert_eq!(emit.count_work(), 22);
+    }
+
+    #[test]
+    fn polls_take_off_what_leads_to_their_jumps() {
+        let mut emit = Emitter::new(16);
+        let (top, shorter) = (emit.here(), emit.label());
+        emit.branch(Code::Jne_rel32_64, shorter);
+        for _ in 0..4 {
+            emit.mov(Register::RAX, Register::RCX);
+        }
+        emit.bind(shorter);
+        emit.take_off_budget();
+        emit.mov(Register::RAX, Register::RCX);
+        emit.jmp(top);
+        emit.count_work();
+        let taken = emit.sections[Section::Blocks as usize].iter().find_map(|item| {
+            let Operation::Plain(instruction) = item.operation else { return None };
+            (instruction.code() == Code::Sub_rm32_imm32).then(|| instruction.immediate32())
+        });
+        assert_eq!(taken, Some(1 + 4 + 1 + 1 + 1));
     }
 
     #[test]
@@ -286,6 +329,6 @@ mod tests {
         let mut emit = Emitter::new(1);
         let copy = Instruction::with_rep_movsb(64).expect("rep movsb");
         emit.push(copy);
-        assert_eq!(emit.longest_path(), REP_LIMIT.unsigned_abs());
+        assert_eq!(emit.count_work(), REP_LIMIT.unsigned_abs());
     }
 }

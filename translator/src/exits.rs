@@ -168,9 +168,9 @@ impl Exits {
         label
     }
 
-    /// A poll here that goes on backward at `label`. If something is pending
-    /// it goes to `pending`, which leads to a POLL exit; both ways find the
-    /// flags as [`Saved`] says.
+    /// A poll here, behind which a jump backward may follow. If something is pending,
+    /// or enough was executed, it goes to `pending`, which leads to a POLL exit; both
+    /// ways find the flags as [`Saved`] says.
     pub(crate) fn poll(&mut self, emit: &mut Emitter, pending: Label) {
         let t = self.displaced.t;
         let t32 = regs::low32(t);
@@ -184,6 +184,8 @@ impl Exits {
         emit.load(t, frame_field(frame::POLL_SOFTIRQ));
         emit.push(Instruction::with2(Code::Cmp_rm16_imm8, memory(t, 0), 0).expect("cmp m16,imm8"));
         emit.branch(Code::Jne_rel32_64, pending);
+        emit.take_off_budget();
+        emit.branch(Code::Js_rel32_64, pending);
     }
 
     /// Emits the restoring that exits share, and hands out the list.

@@ -111,6 +111,9 @@ pub struct Parts {
     pub sources: Vec<Range<u64>>,
     /// How many user instructions were translated, copies not counted.
     pub guest_instructions: u32,
+    /// The most instructions of its own, repetitions counted, that are executed between
+    /// its entry or a poll and the next poll or the way out.
+    pub work: u32,
     /// (user address, code offset) of each translated instruction in emission
     /// order; for people and tests, not for the module.
     pub map: Vec<(u64, u32)>,

@@ -19,8 +19,12 @@ pub const POLL_SOFTIRQ: i32 = 0x58;
 pub const POLL_MASK: i32 = 0x60;
 /// Index of the exit taken, 32 bits, out.
 pub const EXIT_ID: i32 = 0x64;
+/// Instructions that may be executed before a poll leaves, 32 bits; each poll takes off
+/// what may have been executed since the last one. Bounds a stay where nothing else can
+/// end it: with interrupts off.
+pub const BUDGET: i32 = 0x68;
 /// Size of the frame in bytes.
-pub const SIZE: usize = 0x68;
+pub const SIZE: usize = 0x70;
 
 /// Offset of spill slot `index`.
 ///

@@ -129,7 +129,7 @@ pub fn translate_predicted(
         let liveness = liveness::analyse(&graph, &layout, &steps);
         let displaced = displace::choose(&graph, &layout, &steps);
         let lowered = lower(&graph, &layout, &liveness, &steps, displaced, options.nops);
-        let Lowered { emitter, exits } = match lowered {
+        let Lowered { mut emitter, exits } = match lowered {
             Ok(lowered) => lowered,
             Err(refused) => {
                 let mut news = false;
@@ -143,20 +143,17 @@ pub fn translate_predicted(
             }
         };
         #[cfg(feature = "planted-bugs")]
-        let emitter = {
-            let mut emitter = emitter;
-            if let Some(planted) = options.planted {
-                planted.plant(&mut emitter);
-            }
-            emitter
-        };
+        if let Some(planted) = options.planted {
+            planted.plant(&mut emitter);
+        }
+        let work = emitter.count_work();
         let assembled = assemble(&emitter).map_err(bug)?;
         let mut sources = region.sources(&steps);
         if sources.len() > options.max_sources {
             sources = joined_on_pages(sources);
         }
         if assembled.code.len() > options.max_code_bytes
-            || emitter.exceeds(WORK_LIMIT)
+            || work > WORK_LIMIT
             || sources.len() > options.max_sources
             || exits.len().max(assembled.fixups.len()) > options.max_exits
         {
@@ -178,6 +175,7 @@ pub fn translate_predicted(
             relocations: assembled.relocations,
             sources,
             guest_instructions: u32::try_from(region.instructions).unwrap_or(u32::MAX),
+            work,
             map: assembled.map,
         }));
     }

@@ -3,6 +3,7 @@
 #include <linux/bottom_half.h>
 #include <linux/errno.h>
 #include <linux/irqflags.h>
+#include <linux/limits.h>
 #include <linux/nospec.h>
 #include <linux/pid.h>
 #include <linux/sched.h>
@@ -32,11 +33,13 @@ static_assert(offsetof(struct ub_run, stack_end) == 8);
 static_assert(offsetof(struct ub_run, target) == 16);
 static_assert(offsetof(struct ub_run, poll_mask) == 24);
 static_assert(offsetof(struct ub_run, links_left) == 28);
+static_assert(offsetof(struct ub_run, budget) == 32);
 static_assert(offsetof(struct ub_fragment, entry) == 16);
 static_assert(offsetof(struct ub_fragment, code) == 24);
 static_assert(offsetof(struct ub_fragment, links) == 32);
 static_assert(offsetof(struct ub_fragment, written) == 40);
 static_assert(offsetof(struct ub_fragment, exit_count) == 48);
+static_assert(offsetof(struct ub_fragment, work) == 52);
 static_assert(sizeof(struct ub_link) == 1 << 5);
 static_assert(offsetof(struct ub_link, next) == 0);
 static_assert(offsetof(struct ub_link, is_indirect) == 24);
@@ -48,7 +51,8 @@ static_assert(offsetof(struct ub_frame, poll_flags) == 0x50);
 static_assert(offsetof(struct ub_frame, poll_softirq) == 0x58);
 static_assert(offsetof(struct ub_frame, poll_mask) == 0x60);
 static_assert(offsetof(struct ub_frame, exit_id) == 0x64);
-static_assert(sizeof(struct ub_frame) == 0x68);
+static_assert(offsetof(struct ub_frame, budget) == 0x68);
+static_assert(sizeof(struct ub_frame) == 0x70);
 static_assert(offsetof(struct pt_regs, ax) == 80);
 static_assert((X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | X86_EFLAGS_ZF | X86_EFLAGS_SF |
 	       X86_EFLAGS_OF) == 0x8d5);
@@ -168,17 +172,14 @@ static noinline int do_pending(struct ub_rider *rider, struct pt_regs *regs)
 	return stop;
 }
 
-/* What polls see where interrupts wait for them: something to be done, always. */
-static const unsigned long always_pending = ~0ul;
-
 /* The first fragment of a ride is about to run. */
 static noinline int start(struct ub_rider *rider)
 {
 	int stop = ub_may_start(rider);
 
 	if (stop == UB_GO) {
-		rider->run.work_flags = ub_interrupts_wait() ? &always_pending :
-							       &current_thread_info()->flags;
+		rider->run.work_flags = &current_thread_info()->flags;
+		rider->run.budget = ub_interrupts_wait() ? UB_WAITING_BUDGET : INT_MAX;
 		rider->run.poll_mask = UB_WORK_MASK;
 		rider->run.stack_end = TASK_SIZE_MAX;
 		rider->riding = true;
@@ -316,7 +317,7 @@ int ub_ride(void *thread, struct pt_regs *regs)
 			count_miss(rider, regs->ip, exit.user_ip);
 			continue;
 		case UB_EXIT_POLL:
-			/* Loops leave there each time, so that they have to be learned. */
+			/* Long loops leave there again and again, so they have to be learned. */
 			if (ub_interrupts_wait())
 				missed = UB_STOP_BRANCH_MISS;
 			continue;

@@ -66,6 +66,8 @@ SYM_CODE_START(ub_run_fragment)
 	movq	%rdx, FRAME_SOFTIRQ(%rsp)
 	movl	RUN_MASK(%rcx), %eax
 	movl	%eax, FRAME_MASK(%rsp)
+	movl	RUN_BUDGET(%rcx), %eax
+	movl	%eax, FRAME_BUDGET(%rsp)
 	movq	FRAGMENT_CODE(%rsi), %r11
 
 	/*
@@ -158,6 +160,11 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 	movq	PER_CPU_VAR(ub_arena_seen), %rax
 	cmpq	FRAGMENT_WRITTEN(%rcx), %rax
 	jb	.Lleave
+	/* What may have been executed in this one since its last poll. */
+	movq	STACK_FRAGMENT(%rsp), %rax
+	movl	FRAGMENT_WORK(%rax), %eax
+	subl	%eax, FRAME_BUDGET(%rsp)
+	js	.Lleave
 	/* The end of the session is looked at in C only. */
 	decl	STACK_LINKS_LEFT(%rsp)
 	jz	.Lleave

@@ -9,12 +9,14 @@
 #define RUN_TARGET	16
 #define RUN_MASK	24
 #define RUN_LINKS_LEFT	28
+#define RUN_BUDGET	32
 /* struct ub_fragment and struct ub_link; checked in ride.c */
 #define FRAGMENT_ENTRY	16
 #define FRAGMENT_CODE	24
 #define FRAGMENT_LINKS	32
 #define FRAGMENT_WRITTEN 40
 #define FRAGMENT_EXIT_COUNT 48
+#define FRAGMENT_WORK	52
 #define LINK_SHIFT	5
 #define LINK_NEXT	0
 #define LINK_IS_INDIRECT 24
@@ -27,13 +29,19 @@
 #define FRAME_SOFTIRQ	0x58
 #define FRAME_MASK	0x60
 #define FRAME_EXIT_ID	0x64
-#define FRAME_SIZE	0x68
+#define FRAME_BUDGET	0x68
+#define FRAME_SIZE	0x70
 /* asm-offsets.h lacks this one; checked in ride.c */
 #define PT_REGS_AX	80
 #endif
 
 /* Links that are followed in a row before all conditions are looked at again, and one. */
 #define UB_LINKS_IN_A_ROW 256
+/*
+ * Instructions after which interrupts get their turn where they wait (ub_interrupts_wait()),
+ * and at most UB_MAX_WORK more until the next poll: some 10 us. A gap of a server takes fewer.
+ */
+#define UB_WAITING_BUDGET (32 * 1024)
 
 #ifndef __ASSEMBLY__
 
@@ -51,6 +59,7 @@ struct ub_run {
 	u64 target;			/* of an INDIRECT exit */
 	u32 poll_mask;			/* in */
 	u32 links_left;			/* of UB_LINKS_IN_A_ROW */
+	s32 budget;			/* in: of each run, see struct ub_frame */
 };
 
 /* Where a run ended; travels in rax and rdx. */

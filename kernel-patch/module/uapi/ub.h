@@ -11,7 +11,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define UB_ABI_VERSION 6
+#define UB_ABI_VERSION 7
 #define UB_DEVICE_PATH "/dev/ub"
 
 /*
@@ -30,7 +30,12 @@ struct ub_frame {
 	__u64 poll_softirq;		/* in: address of the 16-bit pending mask */
 	__u32 poll_mask;		/* in: work flags that end a ride */
 	__u32 exit_id;			/* out: index into the fragment's exits */
+	__s32 budget;			/* in: instructions until a poll leaves; polls take off */
+	__u32 reserved;
 };
+
+/* Most instructions of a fragment between its entry or a poll and the next poll or out. */
+#define UB_MAX_WORK 8192
 
 /* Why a fragment was left. Value of ub_exit.kind. */
 enum ub_exit_kind {
@@ -146,7 +151,7 @@ struct ub_install {
 	__u32 fixup_count;
 	__u32 source_count;
 	__u32 relocation_count;
-	__u32 flags;			/* zero */
+	__u32 work;			/* of UB_MAX_WORK; 0: all of it */
 };
 
 struct ub_retire {

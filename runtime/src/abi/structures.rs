@@ -67,6 +67,8 @@ const FRAME_LAYOUT: Layout = Layout {
         Field { name: "poll_softirq", offset: frame::POLL_SOFTIRQ as usize, size: 8 },
         Field { name: "poll_mask", offset: frame::POLL_MASK as usize, size: 4 },
         Field { name: "exit_id", offset: frame::EXIT_ID as usize, size: 4 },
+        Field { name: "budget", offset: frame::BUDGET as usize, size: 4 },
+        Field { name: "reserved", offset: frame::BUDGET as usize + 4, size: 4 },
     ],
 };
 
@@ -220,8 +222,8 @@ uapi_struct! {
         source_count: u32,
         /// Elements of `relocations`.
         relocation_count: u32,
-        /// Zero.
-        flags: u32,
+        /// [`ub_translator::fragment::Parts::work`]; 0 stands for the most there can be.
+        work: u32,
     }
 }
 

@@ -147,7 +147,7 @@ static void installing(struct victim *victim)
 	REFUSED(ESRCH, "btc 0", f.request.btc = 0);
 	REFUSED(ESTALE, "stale sequence", f.request.sequence--);
 	REFUSED(ESTALE, "future sequence", f.request.sequence++);
-	REFUSED(EINVAL, "flags", f.request.flags = 1);
+	REFUSED(EINVAL, "more work than there may be", f.request.work = UB_MAX_WORK + 1);
 	REFUSED(EINVAL, "entry in the kernel", f.request.entry = 0xffffffff81000000);
 	REFUSED(EINVAL, "no code", f.request.code_length = 0);
 	REFUSED(EINVAL, "huge code", f.request.code_length = info.max_code_bytes + 1);

@@ -15,6 +15,7 @@ pub struct RunFrame {
     pub poll_softirq: u64,
     pub poll_mask: u32,
     pub exit_id: u32,
+    pub budget: i32,
     pub host_rsp: u64,
     pub code: u64,
     /// Components to load and store around the fragment; 0 leaves the vector
@@ -42,6 +43,7 @@ const _: () = {
     assert!(offset_of!(RunFrame, poll_softirq) as i32 == frame::POLL_SOFTIRQ);
     assert!(offset_of!(RunFrame, poll_mask) as i32 == frame::POLL_MASK);
     assert!(offset_of!(RunFrame, exit_id) as i32 == frame::EXIT_ID);
+    assert!(offset_of!(RunFrame, budget) as i32 == frame::BUDGET);
     assert!(offset_of!(RunFrame, host_rsp) == frame::SIZE);
 };
 

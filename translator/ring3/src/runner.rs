@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use ub_translator::fragment::{Exit, ExitId, ExitKind};
+use ub_translator::frame;
 
 /// The words that polls read, standing for the kernel's work flags and
 /// pending softirqs. Another thread may set them at any time.
@@ -113,6 +114,8 @@ pub struct Runner {
     stack: Box<Stack>,
     words: Arc<PollWords>,
     raise_after: u64,
+    /// Instructions of a fragment before a poll leaves.
+    budget: i32,
     layout: Layout,
     /// Signal stack and fixup state are per thread.
     not_send: PhantomData<*const ()>,
@@ -129,7 +132,15 @@ impl Runner {
         // SAFETY: integers and byte arrays, for which zero is a valid value;
         // the allocation is created in place, `Stack` being large.
         let stack = unsafe { Box::<Stack>::new_zeroed().assume_init() };
-        Ok(Self { stack, words: Arc::default(), raise_after: 0, layout, not_send: PhantomData })
+        Ok(Self {
+            stack,
+            words: Arc::default(),
+            raise_after: 0,
+            // Less than all, so that one which was written over shows.
+            budget: 1 << 30,
+            layout,
+            not_send: PhantomData,
+        })
     }
 
     /// The words that polls of this runner's fragments read.
@@ -143,6 +154,11 @@ impl Runner {
     /// It is stepped through, which costs a signal for each. 0 undoes it.
     pub fn raise_poll_after(&mut self, steps: u64) {
         self.raise_after = steps;
+    }
+
+    /// From now on, polls leave once about so many instructions were executed.
+    pub fn limit_budget(&mut self, instructions: i32) {
+        self.budget = instructions;
     }
 
     /// Addresses that stand for kernel data here: the frame with what is
@@ -176,6 +192,7 @@ impl Runner {
             && f.poll_flags == self.words.flags.as_ptr() as u64
             && f.poll_softirq == self.words.softirq.as_ptr() as u64
             && f.poll_mask == PollWords::MASK
+            && (-(frame::WORK_LIMIT as i32)..=self.budget).contains(&f.budget)
             && f.xsave_area == self.stack.area.0.as_ptr() as u64
             && (f.xsave_mask == 0 || f.xsave_mask == self.layout.mask)
     }
@@ -276,6 +293,7 @@ impl Runner {
             f.poll_softirq = self.words.softirq.as_ptr() as u64;
             f.poll_mask = PollWords::MASK;
             f.exit_id = u32::MAX;
+            f.budget = self.budget;
             f.code = loaded.address();
             f.xsave_area = area;
             f.rflags = state.rflags & USER_FLAGS | 0x202 | trap;

@@ -110,6 +110,7 @@ fn fragment(kind: ExitKind, body: impl FnOnce(&mut CodeAssembler)) -> Fragment<T
         relocations,
         sources: vec![0x1000..0x1010],
         guest_instructions: 1,
+        work: frame::WORK_LIMIT,
         map: vec![],
     })
 }

@@ -9,7 +9,9 @@ use iced_x86::{Code as Op, Instruction, MemoryOperand, Mnemonic, OpKind, Registe
 /// Restoring flags and registers between a poll and its jump takes no more.
 const MAX_RESTORES: usize = 8;
 /// Instructions of a poll without restores and jump.
-const POLL: usize = 7;
+const POLL: usize = 9;
+/// Which of them takes off the budget.
+const BUDGET_AT: usize = 7;
 
 /// Gives the lines of every sequence their roles.
 pub(super) fn find(lines: &mut [Line]) {
@@ -52,19 +54,29 @@ fn poll(lines: &[Line]) -> Option<usize> {
     let field = |offset| MemoryOperand::with_base_displ(Register::RSP, i64::from(offset));
     let pointed = MemoryOperand::with_base(t);
     let t32 = t.full_register32();
+    // Wherever it leads.
+    let branch = |code| Instruction::with_branch(code, 0);
     let expected = [
         Instruction::with2(Op::Mov_r64_rm64, t, field(frame::POLL_FLAGS)),
         Instruction::with2(Op::Mov_r32_rm32, t32, pointed),
         Instruction::with2(Op::Test_rm32_r32, field(frame::POLL_MASK), t32),
-        Ok(Instruction::default()),
+        branch(Op::Jne_rel32_64),
         Instruction::with2(Op::Mov_r64_rm64, t, field(frame::POLL_SOFTIRQ)),
         Instruction::with2(Op::Cmp_rm16_imm8, pointed, 0),
-        Ok(Instruction::default()),
+        branch(Op::Jne_rel32_64),
+        // How much is for the rule Work.
+        Instruction::with2(
+            Op::Sub_rm32_imm32,
+            field(frame::BUDGET),
+            lines.get(BUDGET_AT)?.instruction.immediate32(),
+        ),
+        branch(Op::Js_rel32_64),
     ];
     for (line, expected) in lines.iter().zip(&expected) {
         let expected = expected.as_ref().ok()?;
-        let same = if *expected == Instruction::default() {
-            line.instruction.mnemonic() == Mnemonic::Jne && matches!(line.jump, Jump::To(_))
+        let same = if expected.is_jcc_short_or_near() {
+            line.instruction.condition_code() == expected.condition_code()
+                && matches!(line.jump, Jump::To(_))
         } else {
             same(&line.instruction, expected)
         };

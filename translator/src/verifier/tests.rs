@@ -15,7 +15,7 @@ mod tables;
 
 use super::{Features, Policy, Rule, verify};
 use crate::fragment::{Exit, ExitKind, Fixup, Fragment, Parts, Translated, Unsupported};
-use crate::frame::{self, spill};
+use crate::frame::{self, WORK_LIMIT, spill};
 use iced_x86::BlockEncoderOptions;
 use iced_x86::code_asm::*;
 
@@ -94,6 +94,12 @@ impl Build {
     }
 
     fn poll_test(&mut self) -> Asm {
+        self.work_test()?;
+        self.take_off(WORK_LIMIT)
+    }
+
+    /// The first part of a poll.
+    fn work_test(&mut self) -> Asm {
         self.a.mov(r9, qword_ptr(rsp + frame::POLL_FLAGS))?;
         self.a.mov(r9d, dword_ptr(r9))?;
         self.a.test(dword_ptr(rsp + frame::POLL_MASK), r9d)?;
@@ -101,6 +107,12 @@ impl Build {
         self.a.mov(r9, qword_ptr(rsp + frame::POLL_SOFTIRQ))?;
         self.a.cmp(word_ptr(r9), 0)?;
         self.jne_poll()
+    }
+
+    /// The last part of a poll, with that many instructions before it.
+    fn take_off(&mut self, work: u32) -> Asm {
+        self.a.sub(dword_ptr(rsp + frame::BUDGET), work as i32)?;
+        self.a.js(self.poll)
     }
 
     fn finish(mut self) -> Result<Parts, iced_x86::IcedError> {
@@ -150,6 +162,7 @@ impl Build {
             relocations,
             sources: vec![0x40_1000..0x40_1020],
             guest_instructions: 1,
+            work: WORK_LIMIT,
             map: vec![],
         })
     }

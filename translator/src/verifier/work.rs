@@ -1,37 +1,63 @@
 //! How much is executed between two polls, at most.
 
-use super::code::{Code, Jump, Role};
+use super::code::{Code, Jump, Line, Memory, Role};
 use super::{Rule, VerifyError};
-use crate::frame::{REP_LIMIT, WORK_LIMIT};
+use crate::frame::{BUDGET, REP_LIMIT, WORK_LIMIT};
 
 /// Proves that no path from the entry or behind a poll to the next poll, or
-/// out, is longer than [`WORK_LIMIT`] instructions, repetitions counted.
+/// out, is longer than [`WORK_LIMIT`] instructions, repetitions counted; that each poll
+/// takes off the budget what the longest path to its jump backward has; and that no path
+/// is longer than the fragment says.
 ///
 /// Jumps backward end a poll (that is [`Rule::Loop`], which is proven first),
-/// so what is left has no loops, and the longest paths from the last line to the
-/// first follow from those behind them.
+/// so what is left has no loops, and the longest paths to the first line to the
+/// last follow from those before them.
 pub(super) fn prove(code: &Code) -> Result<(), Box<VerifyError>> {
-    let mut behind = vec![0u32; code.lines.len() + 1];
-    for (i, line) in code.lines.iter().enumerate().rev() {
+    let mut before = vec![0u32; code.lines.len() + 1];
+    let mut taken_off = 0;
+    for (i, line) in code.lines.iter().enumerate() {
         let refused = |detail| Err(code.error(i, (Rule::Work, detail)));
-        let mut longest = if line.falls_through() { behind[i + 1] } else { 0 };
+        let own = if line.role == Role::Bounded { REP_LIMIT.unsigned_abs() } else { 1 };
+        let path = before[i] + own;
+        if path > WORK_LIMIT {
+            return refused("too much can be executed without a poll up to here");
+        }
+        if path > code.parts.work {
+            return refused("more can be executed up to here than the fragment says");
+        }
+        if is_taking_off(line) {
+            taken_off = line.instruction.immediate32();
+        }
+        let mut reach = |to: usize| before[to] = before[to].max(path);
         match line.jump {
             // The next stretch begins there, with its own bound.
-            Jump::To(_) if line.role == Role::BackEdge => {}
-            Jump::To(target) => longest = longest.max(behind[target]),
+            Jump::To(_) if line.role == Role::BackEdge => {
+                // More would do no harm; so much more would be a gain.
+                if !(path..=i32::MAX.unsigned_abs()).contains(&taken_off) {
+                    return refused("the poll takes off less than is executed");
+                }
+            }
+            Jump::To(target) if target <= i => {
+                return refused("jumps backward without a poll");
+            }
+            Jump::To(target) => reach(target),
             Jump::None | Jump::Out => {}
         }
-        if let Some(landing) = line.landing {
-            if landing <= i {
+        match line.landing {
+            Some(landing) if landing <= i => {
                 return refused("a fault continues before the instruction");
             }
-            longest = longest.max(behind[landing]);
+            Some(landing) => reach(landing),
+            None => {}
         }
-        let own = if line.role == Role::Bounded { REP_LIMIT.unsigned_abs() } else { 1 };
-        behind[i] = longest + own;
-        if behind[i] > WORK_LIMIT {
-            return refused("too much can be executed without a poll from here");
+        if line.falls_through() {
+            reach(i + 1);
         }
     }
     Ok(())
+}
+
+/// Whether it is that part of a poll.
+fn is_taking_off(line: &Line) -> bool {
+    line.role == Role::Poll && line.memory == Memory::Frame(BUDGET)
 }

@@ -12,6 +12,7 @@ fn parts(entry: u64, sources: &[(u64, u64)], site: u64) -> Parts {
         relocations: Vec::new(),
         sources: sources.iter().map(|(start, end)| *start..*end).collect(),
         guest_instructions: 1,
+        work: 1,
         map: Vec::new(),
     }
 }

@@ -140,6 +140,8 @@ const ESCAPES: &[Escape] = &[
             a.mov(r12, qword_ptr(rsp + frame::POLL_SOFTIRQ))?;
             a.cmp(word_ptr(r12), 0)?;
             a.jne(leave)?;
+            a.sub(dword_ptr(rsp + frame::BUDGET), 1000)?;
+            a.js(leave)?;
             a.jmp(top)?;
             a.set_label(&mut leave)?;
             a.mov(r12d, 0)?;
@@ -260,13 +262,19 @@ const ESCAPES: &[Escape] = &[
         name: "what lies behind the frame",
         rule: Rule::Frame,
         shows: true,
-        code: |a| a.mov(r9, qword_ptr(rsp + 0x68)),
+        code: |a| a.mov(r9, qword_ptr(rsp + frame::SIZE as i32)),
     },
     Escape {
         name: "work is never pending",
         rule: Rule::Frame,
         shows: true,
         code: |a| a.mov(dword_ptr(rsp + frame::POLL_MASK), 0),
+    },
+    Escape {
+        name: "the budget is never used up",
+        rule: Rule::Frame,
+        shows: true,
+        code: |a| a.mov(dword_ptr(rsp + frame::BUDGET), i32::MAX),
     },
     Escape {
         name: "a loop without a poll",
@@ -336,6 +344,7 @@ fn fragment(escape: &Escape) -> Fragment<Translated> {
         relocations,
         sources: std::iter::once(0x1000..0x1010).collect(),
         guest_instructions: 1,
+        work: frame::WORK_LIMIT,
         map: vec![],
     })
 }

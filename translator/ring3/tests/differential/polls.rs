@@ -1,4 +1,4 @@
-//! Loops end when work is pending.
+//! Loops end when work is pending, or when they have executed enough.
 
 use crate::case::random_state;
 use crate::harness::fragment_at;
@@ -87,6 +87,40 @@ fn flags_outside_the_mask_do_not_end_a_loop() {
     // SAFETY: a verified fragment that touches no memory.
     let left = unsafe { runner.enter(&loaded, &mut state) }.unwrap();
     assert_eq!(left.exit.kind, ExitKind::Syscall);
+}
+
+/// A loop that is left again and again computes what it does natively.
+#[test]
+fn a_loop_ends_when_its_budget_is_used_up() {
+    let _guests = crate::beside_others();
+    let mut memory = GuestMemory::new().unwrap();
+    let mut a = CodeAssembler::new(64).unwrap();
+    let mut top = a.create_label();
+    // More than is unrolled by far, and with flags that live on.
+    a.mov(ecx, 10_000).unwrap();
+    a.set_label(&mut top).unwrap();
+    a.adc(rax, rbx).unwrap();
+    a.dec(rcx).unwrap();
+    a.jne(top).unwrap();
+    a.syscall().unwrap();
+    let code = a.assemble(memory.code()).unwrap();
+    memory.write_code(0, &code).unwrap();
+    let (start, end) = (memory.code(), memory.code() + code.len() as u64 - 2);
+    let mut before = 0;
+    for budget in [1 << 30, 20_000, 2000, 0] {
+        let mut expected = random_state(&mut Rng(9), &memory);
+        let mut state = expected.clone();
+        crate::harness::run_reference(&mut memory, start, end, &mut expected);
+        let mut runner = Runner::new().unwrap();
+        runner.limit_budget(budget);
+        let chain =
+            crate::harness::run_translated(&memory, &mut runner, start, &mut state, "counted loop")
+                .expect("translatable");
+        assert_eq!(chain.last.exit.kind, ExitKind::Syscall);
+        assert_eq!(state.differences(&expected, ARITHMETIC_FLAGS), Vec::<String>::new());
+        assert!(chain.entered > before, "{budget}: {} fragments", chain.entered);
+        before = chain.entered;
+    }
 }
 
 #[test]

@@ -83,6 +83,8 @@ fn polled_loop() {
         b.a.mov(r9, qword_ptr(rsp + frame::POLL_SOFTIRQ))?;
         b.a.cmp(word_ptr(r9), 0)?;
         b.a.jne(on)?;
+        b.a.sub(dword_ptr(rsp + frame::BUDGET), 1000)?;
+        b.a.js(on)?;
         b.a.jmp(top)?;
         b.a.set_label(&mut on)?;
         b.a.mov(r9, qword_ptr(rsp + frame::USER_R11))
@@ -98,6 +100,32 @@ fn polled_loop() {
             b.a.mov(r9, qword_ptr(rsp + frame::POLL_SOFTIRQ))?;
             b.a.cmp(word_ptr(r9), 0)?;
             b.jne_poll()?;
+            b.take_off(WORK_LIMIT)?;
+            b.a.jmp(top)
+        }),
+    );
+    // Nothing is taken off, it does not matter, or some is put back.
+    refused(
+        Rule::Frame,
+        looped(|b, top| {
+            b.work_test()?;
+            b.a.jmp(top)
+        }),
+    );
+    refused(
+        Rule::Frame,
+        looped(|b, top| {
+            b.work_test()?;
+            b.a.sub(dword_ptr(rsp + frame::BUDGET), 1000)?;
+            b.a.je(b.poll)?;
+            b.a.jmp(top)
+        }),
+    );
+    refused(
+        Rule::Frame,
+        looped(|b, top| {
+            b.poll_test()?;
+            b.a.add(dword_ptr(rsp + frame::BUDGET), 1000)?;
             b.a.jmp(top)
         }),
     );
@@ -273,3 +301,44 @@ fn work_between_polls_is_bounded() {
 
 /// Instructions that leave room for what the build adds.
 const WORK_ROOM: u32 = frame::WORK_LIMIT - 64;
+
+/// A loop of `count` instructions whose poll takes off `work`.
+fn counted(count: usize, work: u32) -> Parts {
+    parts(|b| {
+        let (mut top, mut done) = (b.a.create_label(), b.a.create_label());
+        b.a.set_label(&mut top)?;
+        for _ in 0..count {
+            b.a.dec(rcx)?;
+        }
+        b.a.je(done)?;
+        b.work_test()?;
+        b.take_off(work)?;
+        b.a.jmp(top)?;
+        b.a.set_label(&mut done)?;
+        b.a.mov(r9, qword_ptr(rsp + frame::USER_R11))
+    })
+}
+
+#[test]
+fn polls_take_off_what_was_executed() {
+    // endbr64 and r11, the loop, je, the poll's nine, jmp. Too many for an 8-bit operand,
+    // which would be no poll.
+    let path = |count: u32| 2 + count + 1 + 9 + 1;
+    for count in [200, 1000] {
+        accepted_parts(counted(count as usize, path(count)));
+        accepted_parts(counted(count as usize, i32::MAX as u32));
+        refused_parts(Rule::Work, counted(count as usize, path(count) - 1));
+        refused_parts(Rule::Work, counted(count as usize, 130));
+        refused_parts(Rule::Frame, counted(count as usize, 1));
+        // It would put something back.
+        refused_parts(Rule::Work, counted(count as usize, 0x8000_0000));
+    }
+}
+
+#[test]
+fn a_fragment_says_how_long_its_ways_are() {
+    // Through the poll and out.
+    let longest = 2 + 200 + 1 + 9 + 3;
+    accepted_parts(Parts { work: longest, ..counted(200, longest) });
+    refused_parts(Rule::Work, Parts { work: longest - 1, ..counted(200, longest) });
+}

@@ -33,6 +33,9 @@ fn frame_fields() {
     refused(Rule::Frame, |b| b.a.mov(rax, qword_ptr(rsp + frame::POLL_FLAGS)));
     refused(Rule::Frame, |b| b.a.mov(eax, dword_ptr(rsp + frame::POLL_MASK)));
     refused(Rule::Frame, |b| b.a.mov(dword_ptr(rsp + frame::POLL_MASK), 0));
+    refused(Rule::Frame, |b| b.a.mov(dword_ptr(rsp + frame::BUDGET), 1000));
+    refused(Rule::Frame, |b| b.a.mov(qword_ptr(rsp + frame::BUDGET), rax));
+    refused(Rule::Frame, |b| b.a.sub(dword_ptr(rsp + frame::BUDGET), 1000));
     refused(Rule::Frame, |b| b.a.mov(eax, dword_ptr(rsp + frame::EXIT_ID)));
     refused(Rule::Frame, |b| b.a.mov(dword_ptr(rsp + frame::EXIT_ID), eax));
     refused(Rule::MemoryForm, |b| b.a.mov(rax, qword_ptr(rsp + rbx)));
