@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{Machine, lab, result, run, with_program};
+use support::{Machine, RUN_FUNCTIONS, lab, result, run, with_program};
 
 /// The lines of the policy that apply, by name.
 fn applying(diagnosis: &Value) -> Vec<&str> {
@@ -93,4 +93,27 @@ fn vm_mitigations_of_processors_on_6_1() {
     for (cpu, expected) in MODELS {
         policy_is_as_told(Machine::V6_1_KPTI_ON, cpu, expected);
     }
+}
+
+/// Where interrupts wait until a fragment is left, long loops are left now and then, and
+/// not at each turn: what is done on the way into a fragment would cost more than is saved.
+#[test]
+fn vm_loops_go_on_where_interrupts_wait_on_6_12() {
+    let lab = lab();
+    let job = Machine::V6_12_KPTI_ON.job(&lab, "waiting-loops", true);
+    let mut job = with_program(job, "pace", &["pace.c"]).shell(format!(
+        "{RUN_FUNCTIONS}
+         cd /results
+         ub run --eager --require --report report.json -- pace long 4000 500
+         await_report report.json"
+    ));
+    job.cpu = Some("Cascadelake-Server".into());
+    job.la57 = false;
+    let outcome = run(&lab, &job);
+    let report: Value = serde_json::from_str(&result(&outcome, "report.json")).expect("a report");
+    let count = |name: &str| report[name].as_u64().expect("a number");
+    let stays = count("fragments_run") as f64 / count("ridden") as f64;
+    println!("{stays:.1} stays for a gap of 50,000 instructions");
+    // Some thirty thousand instructions of the fragments' own are in a budget.
+    assert!((1.5..20.0).contains(&stays), "{stays}: {report}");
 }
