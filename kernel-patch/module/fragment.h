@@ -43,7 +43,7 @@ struct ub_fragment {
 	struct ub_link *links;		/* one for each exit */
 	u64 written;			/* what ub_arena_seen must be for code */
 	u32 exit_count;
-	u32 work;			/* as in struct ub_install, not 0 */
+	u32 work;			/* what a link from it takes off the budget */
 	u32 code_length;
 	bool used;			/* run since the last look for a cold one; racy */
 	struct list_head in_space;	/* space->lock */

@@ -230,7 +230,7 @@ int ub_install(struct ub_session *session, const struct ub_install *request)
 	fragment->entry = request->entry;
 	fragment->code_length = request->code_length;
 	fragment->exit_count = request->exit_count;
-	fragment->work = request->work ?: UB_MAX_WORK;
+	fragment->work = (request->work ?: UB_MAX_WORK) + UB_LINK_WORK;
 	fragment->fixup_count = request->fixup_count;
 	fragment->source_count = request->source_count;
 	fragment->session = session;

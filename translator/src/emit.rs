@@ -1,9 +1,9 @@
 //! A stream of instructions with labels, in sections, and its assembly.
 
-use iced_x86::{Code, Instruction, MemoryOperand, Register};
+use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic, Register};
 
 use crate::assemble::Branch;
-use crate::frame::{self, REP_LIMIT};
+use crate::frame::{self, REP_LIMIT, SLOW_WORK};
 
 /// A place in the code, bound once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,9 +56,27 @@ impl Item {
             {
                 REP_LIMIT.unsigned_abs()
             }
+            Operation::Plain(instruction) if is_slow(instruction.mnemonic()) => SLOW_WORK,
             _ => 1,
         }
     }
+}
+
+/// Whether it counts for [`SLOW_WORK`] instructions.
+fn is_slow(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Div
+            | M::Idiv
+            | M::Rdrand
+            | M::Rdseed
+            | M::Pause
+            | M::Clflush
+            | M::Clflushopt
+            | M::Clwb
+            | M::Mfence
+    )
 }
 
 /// Collects instructions; [`assemble`](crate::assemble::assemble) turns them
@@ -325,10 +343,12 @@ mod tests {
     }
 
     #[test]
-    fn repetitions_count() {
+    fn repetitions_and_slow_instructions_count() {
         let mut emit = Emitter::new(1);
         let copy = Instruction::with_rep_movsb(64).expect("rep movsb");
         emit.push(copy);
         assert_eq!(emit.count_work(), REP_LIMIT.unsigned_abs());
+        emit.push(Instruction::with(Code::Pause));
+        assert_eq!(emit.count_work(), REP_LIMIT.unsigned_abs() + SLOW_WORK);
     }
 }

@@ -46,6 +46,9 @@ pub const REP_LIMIT: i32 = 1024;
 /// Most instructions between two polls, each repetition counted: on any path
 /// of a fragment from its entry or a poll to the next poll or out.
 pub const WORK_LIMIT: u32 = 8192;
+/// How many instructions one counts for that takes far longer than others: divisions,
+/// random numbers, flushes of cache lines, `pause`.
+pub const SLOW_WORK: u32 = 64;
 /// Alignment within which a locked operand must lie: a split lock in ring 0
 /// is fatal where the CPU detects it.
 pub const CACHE_LINE: u32 = 64;

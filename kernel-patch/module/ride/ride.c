@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/bitops.h>
 #include <linux/bottom_half.h>
+#include <linux/cache.h>
 #include <linux/errno.h>
 #include <linux/irqflags.h>
 #include <linux/limits.h>
@@ -111,19 +112,29 @@ static __always_inline bool next_call(struct ub_rider *rider, struct pt_regs *re
 }
 
 /*
+ * What polls see where interrupts wait: nothing becomes pending there but by interrupt, or
+ * can wait until the budget is used up. In a cache line of its own, as a poll brings the line
+ * it looks at into buffers that were cleared for the user code behind it.
+ */
+static const u64 nothing_pending[SMP_CACHE_BYTES / sizeof(u64)] ____cacheline_aligned;
+
+/*
  * Runs the fragment and those that its exits are linked to, and brings regs up
  * to date. UB_CALL, or UB_GO and how it was left.
  */
 static __always_inline int enter(struct ub_rider *rider, struct ub_fragment *fragment,
 				 struct pt_regs *regs, struct ub_exit *exit)
 {
+	const u16 *softirqs = ub_softirq_pending();
 	struct ub_left left;
 
 	if (unlikely(this_cpu_read(ub_arena_seen) < fragment->written))
 		ub_arena_catch_up();
-	if (unlikely(ub_interrupts_wait()))
+	if (unlikely(ub_interrupts_wait())) {
+		softirqs = (const u16 *)nothing_pending;
 		local_irq_disable();
-	left = ub_run_fragment(regs, fragment, ub_softirq_pending(), &rider->run);
+	}
+	left = ub_run_fragment(regs, fragment, softirqs, &rider->run);
 	if (unlikely(ub_interrupts_wait()))
 		local_irq_enable();
 	fragment = left.fragment;
@@ -179,7 +190,11 @@ static noinline int start(struct ub_rider *rider)
 
 	if (stop == UB_GO) {
 		rider->run.work_flags = &current_thread_info()->flags;
-		rider->run.budget = ub_interrupts_wait() ? UB_WAITING_BUDGET : INT_MAX;
+		rider->run.budget = INT_MAX;
+		if (ub_interrupts_wait()) {
+			rider->run.work_flags = nothing_pending;
+			rider->run.budget = UB_WAITING_BUDGET;
+		}
 		rider->run.poll_mask = UB_WORK_MASK;
 		rider->run.stack_end = TASK_SIZE_MAX;
 		rider->riding = true;

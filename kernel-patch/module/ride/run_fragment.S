@@ -160,7 +160,7 @@ SYM_INNER_LABEL(ub_fragment_exit_stub, SYM_L_GLOBAL)
 	movq	PER_CPU_VAR(ub_arena_seen), %rax
 	cmpq	FRAGMENT_WRITTEN(%rcx), %rax
 	jb	.Lleave
-	/* What may have been executed in this one since its last poll. */
+	/* What may have been executed in this one since its last poll, and the link. */
 	movq	STACK_FRAGMENT(%rsp), %rax
 	movl	FRAGMENT_WORK(%rax), %eax
 	subl	%eax, FRAME_BUDGET(%rsp)

@@ -39,9 +39,12 @@
 #define UB_LINKS_IN_A_ROW 256
 /*
  * Instructions after which interrupts get their turn where they wait (ub_interrupts_wait()),
- * and at most UB_MAX_WORK more until the next poll: some 10 us. A gap of a server takes fewer.
+ * and at most UB_MAX_WORK more until the next poll. Those that take long count for several;
+ * so it is some 10 us, and more where each load misses the caches. A gap of a server takes fewer.
  */
 #define UB_WAITING_BUDGET (32 * 1024)
+/* What a link takes off the budget besides: its own way, and clearing buffers on it. */
+#define UB_LINK_WORK 128
 
 #ifndef __ASSEMBLY__
 

@@ -31,7 +31,7 @@ pub(super) enum Memory {
 pub(super) enum Role {
     /// None; the ordinary rules hold.
     Plain,
-    /// In a poll, up to its second `jne`.
+    /// In a poll, up to its last conditional jump.
     Poll,
     /// The jump that ends a poll.
     BackEdge,

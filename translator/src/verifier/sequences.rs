@@ -75,7 +75,8 @@ fn poll(lines: &[Line]) -> Option<usize> {
     for (line, expected) in lines.iter().zip(&expected) {
         let expected = expected.as_ref().ok()?;
         let same = if expected.is_jcc_short_or_near() {
-            line.instruction.condition_code() == expected.condition_code()
+            line.instruction.is_jcc_short_or_near()
+                && line.instruction.condition_code() == expected.condition_code()
                 && matches!(line.jump, Jump::To(_))
         } else {
             same(&line.instruction, expected)

@@ -15,7 +15,7 @@ pub(super) enum Origin {
     Entry,
     /// A fault.
     Fault,
-    /// A `jne` of a poll.
+    /// A conditional jump of a poll.
     Poll,
 }
 

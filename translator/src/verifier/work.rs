@@ -2,7 +2,8 @@
 
 use super::code::{Code, Jump, Line, Memory, Role};
 use super::{Rule, VerifyError};
-use crate::frame::{BUDGET, REP_LIMIT, WORK_LIMIT};
+use crate::frame::{BUDGET, REP_LIMIT, SLOW_WORK, WORK_LIMIT};
+use iced_x86::Mnemonic;
 
 /// Proves that no path from the entry or behind a poll to the next poll, or
 /// out, is longer than [`WORK_LIMIT`] instructions, repetitions counted; that each poll
@@ -17,8 +18,7 @@ pub(super) fn prove(code: &Code) -> Result<(), Box<VerifyError>> {
     let mut taken_off = 0;
     for (i, line) in code.lines.iter().enumerate() {
         let refused = |detail| Err(code.error(i, (Rule::Work, detail)));
-        let own = if line.role == Role::Bounded { REP_LIMIT.unsigned_abs() } else { 1 };
-        let path = before[i] + own;
+        let path = before[i] + own(line);
         if path > WORK_LIMIT {
             return refused("too much can be executed without a poll up to here");
         }
@@ -55,6 +55,19 @@ pub(super) fn prove(code: &Code) -> Result<(), Box<VerifyError>> {
         }
     }
     Ok(())
+}
+
+/// How many instructions it counts for.
+fn own(line: &Line) -> u32 {
+    use Mnemonic as M;
+    if line.role == Role::Bounded {
+        return REP_LIMIT.unsigned_abs();
+    }
+    match line.instruction.mnemonic() {
+        M::Div | M::Idiv | M::Rdrand | M::Rdseed => SLOW_WORK,
+        M::Clflush | M::Clflushopt | M::Clwb | M::Mfence | M::Pause => SLOW_WORK,
+        _ => 1,
+    }
 }
 
 /// Whether it is that part of a poll.
