@@ -10,6 +10,10 @@ use crate::plan::Workload;
 use crate::report;
 use crate::stats;
 
+/// Pairs of processes that are measured: under an emulator one process is faster than
+/// another of the same program for as long as they live.
+pub const LAUNCHES: u32 = 3;
+
 /// Gains up to this share are within what a measurement of so short a time can
 /// tell, and are not judged.
 pub const JUDGED_GAIN: f64 = 0.1;

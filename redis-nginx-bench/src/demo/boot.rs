@@ -17,6 +17,7 @@ use super::programs::find_program;
 use crate::events::{Event, Lines, RoundsPlan};
 use crate::outcome::Outcome;
 use crate::plan::{Mode, Plan, Workload};
+use crate::prediction::LAUNCHES;
 use crate::workload::Storage;
 
 /// The command under test.
@@ -191,6 +192,9 @@ impl Laboratory {
             job = job.icount(0);
             job.smp = 1;
             job.timeout = limit(plan.workloads.len());
+        }
+        if purpose == Purpose::Predict {
+            job.timeout = limit(plan.workloads.len() * LAUNCHES as usize);
         }
 
         let outcome = self.attempt(job, &mut |_| {})?;

@@ -13,14 +13,11 @@ use super::{machine, prepare};
 use crate::events::Work;
 use crate::outcome::Counts;
 use crate::plan::{Mode, Plan, Workload};
-use crate::prediction::{PredictionCell, PredictionOutcome};
+use crate::prediction::{LAUNCHES, PredictionCell, PredictionOutcome};
 use crate::{Error, Result};
 
 /// How long `ub predict` watches.
 const WATCHED: &str = "2";
-/// Pairs of processes that are measured: under an emulator one process is faster than
-/// another of the same program for as long as they live.
-const LAUNCHES: u32 = 3;
 /// Time between two looks whether it does.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
