@@ -26,9 +26,18 @@ fn policy_is_as_told(machine: Machine, cpu: &str, expected: &[&str]) {
          ub doctor --format json >foretold.json || true
          module load /ub/modules/ub_gate.ko && module load /ub/modules/ub.ko
          ub doctor --format json >said.json || true
-         (sleep 4; >stop) &
-         ub run --eager --report report.json -- worker until stop >out 2>err
-         echo $? >status",
+         ub run --eager --report report.json -- worker until stop >out 2>err &
+         # Until it rides, not only in one gap, or is told that it cannot.
+         left=300
+         rides='\"ridden\":[1-9][0-9]*,\"ridden_share\"'
+         until grep -qs $rides report.json || grep -qs 'no rides' err || [ $left = 0 ]; do
+             left=$((left - 1))
+             sleep 0.1
+         done
+         >stop
+         status=0
+         wait $! || status=$?
+         echo $status >status",
     );
     job.cpu = Some(cpu.to_owned());
     job.la57 = false;
