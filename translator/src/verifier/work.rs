@@ -11,8 +11,8 @@ use iced_x86::Mnemonic;
 /// is longer than the fragment says.
 ///
 /// Jumps backward end a poll (that is [`Rule::Loop`], which is proven first),
-/// so what is left has no loops, and the longest paths to the first line to the
-/// last follow from those before them.
+/// so what is left has no loops, and the longest path to each line follows from those to
+/// the lines before it.
 pub(super) fn prove(code: &Code) -> Result<(), Box<VerifyError>> {
     let mut before = vec![0u32; code.lines.len() + 1];
     let mut taken_off = 0;
@@ -32,7 +32,7 @@ pub(super) fn prove(code: &Code) -> Result<(), Box<VerifyError>> {
         match line.jump {
             // The next stretch begins there, with its own bound.
             Jump::To(_) if line.role == Role::BackEdge => {
-                // More would do no harm; so much more would be a gain.
+                // More does no harm, unless it is negative as the CPU takes it.
                 if !(path..=i32::MAX.unsigned_abs()).contains(&taken_off) {
                     return refused("the poll takes off less than is executed");
                 }
