@@ -30,13 +30,18 @@ pub enum Way {
     /// In a session that counts and times gaps but translates nothing. What
     /// is between two system calls then runs in user mode.
     Watched,
-    /// Under `ub run`.
+    /// In a session in which all that can ride does, whether it pays or not.
     Ub,
+    /// Under `ub run` without options: where rides do not pay, the program is
+    /// let go and in no session then.
+    Plain,
 }
 
 impl Way {
+    /// What a ride is compared with, and the ride.
+    pub const RIDE: [Self; 3] = [Self::Native, Self::Watched, Self::Ub];
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 3] = [Self::Native, Self::Watched, Self::Ub];
+    pub const ALL: [Self; 4] = [Self::Native, Self::Watched, Self::Ub, Self::Plain];
 
     /// The name in reports.
     #[must_use]
@@ -45,6 +50,7 @@ impl Way {
             Self::Native => "native",
             Self::Watched => "watched",
             Self::Ub => "ub",
+            Self::Plain => "ub run",
         }
     }
 }

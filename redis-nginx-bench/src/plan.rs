@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cost::Way;
 pub use crate::workload::Workload;
 use crate::{Error, Result};
 
@@ -77,6 +78,8 @@ pub struct Plan {
     pub workloads: Vec<Workload>,
     /// The modes to compare.
     pub modes: Vec<Mode>,
+    /// What is compared where instructions are counted.
+    pub ways: Vec<Way>,
     /// Timed loads of each mode; consecutive rounds reverse the order (ABBA).
     pub rounds: u32,
     /// Wanted duration of one timed load, in milliseconds. Untimed native loads
@@ -132,6 +135,15 @@ pub struct Plant {
 }
 
 impl Plan {
+    /// Adds options of `ub run`, which takes none of them twice.
+    pub fn add_ub_options(&mut self, options: &[&str]) {
+        for option in options {
+            if !self.ub_options.iter().any(|given| given == option) {
+                self.ub_options.push((*option).to_owned());
+            }
+        }
+    }
+
     /// Checks what serde cannot.
     ///
     /// # Errors
@@ -166,6 +178,7 @@ pub(crate) mod tests {
         Plan {
             workloads: Workload::DEMO.to_vec(),
             modes: vec![Mode::Native, Mode::Ub],
+            ways: Way::ALL.to_vec(),
             rounds: 3,
             timed_ms: 100,
             warmup_ms: 10,
@@ -198,6 +211,14 @@ pub(crate) mod tests {
     fn json_round_trip_keeps_everything() {
         let text = serde_json::to_string(&plan()).unwrap();
         assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan());
+    }
+
+    #[test]
+    fn options_are_given_once() {
+        let mut plan = plan();
+        plan.add_ub_options(&["--ride-anyway"]);
+        plan.add_ub_options(&["--time-gaps", "--ride-anyway"]);
+        assert_eq!(plan.ub_options, ["--ride-anyway", "--time-gaps"]);
     }
 
     #[test]

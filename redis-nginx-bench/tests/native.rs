@@ -22,6 +22,7 @@ fn plan(scratch: &Path, workloads: &[Workload]) -> Plan {
     Plan {
         workloads: workloads.to_vec(),
         modes: vec![Mode::Native],
+        ways: vec![],
         rounds: 2,
         timed_ms: 50,
         warmup_ms: 0,

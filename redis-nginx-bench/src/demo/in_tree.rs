@@ -52,7 +52,13 @@ pub(super) fn run(options: &Options, file: &Path) -> Result<Verdict> {
     if options.workloads.is_empty() {
         plan.workloads = vec![Workload::Null, Workload::REDIS_GET];
     }
-    let bare = Plan { modes: vec![Mode::Native], workloads: vec![Workload::Null], ..plan.clone() };
+    plan.ways = Way::RIDE.to_vec();
+    let bare = Plan {
+        modes: vec![Mode::Native],
+        ways: vec![Way::Native],
+        workloads: vec![Workload::Null],
+        ..plan.clone()
+    };
     let mut verdict = Verdict::default();
     let mut counted = Vec::new();
     for column in &COLUMNS {

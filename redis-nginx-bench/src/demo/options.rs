@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use ub_vm_lab::KernelVersion;
 
+use crate::cost::Way;
 use crate::plan::{Mode, Plan, Plant, Workload};
 
 /// Options of `ub run` on an emulated CPU: find hot gaps early, admit long ones
@@ -216,6 +217,7 @@ impl Options {
         Plan {
             workloads: workloads.collect(),
             modes: if self.native_only { vec![Mode::Native] } else { vec![Mode::Native, Mode::Ub] },
+            ways: Way::RIDE.to_vec(),
             rounds: self.rounds().div_ceil(u32::from(divisor)),
             timed_ms: self.timed_ms / u64::from(divisor),
             warmup_ms: self.warmup_ms / u64::from(divisor),

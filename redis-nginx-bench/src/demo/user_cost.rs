@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::boot::{Booted, Laboratory, Purpose};
 use super::options::{Guest, Options};
-use super::verdict::Verdict;
+use super::verdict::{PROMISED_SPEED, Verdict};
 use crate::cost::{CostCell, CostOutcome, CostRun, Spread, Way};
 use crate::plan::{Mode, Plan, Workload};
 
@@ -66,12 +66,12 @@ pub(super) fn plan(options: &Options, guest: &Guest) -> Plan {
         plan.workloads = vec![Workload::Null, Workload::REDIS_SET, Workload::REDIS_GET];
     }
     plan.modes = vec![Mode::Native, Mode::Ub];
+    plan.ways = Way::ALL.to_vec();
     plan.operations = (REQUESTS, REQUESTS);
     plan.settle_ms = SETTLE_MS;
     plan.settle_looks = SETTLE_LOOKS;
     // What every gap costs in a ride, also of those that do not pay.
-    let options = ["--time-gaps", "--native-interval=4294967295"];
-    plan.ub_options.extend(options.map(String::from));
+    plan.add_ub_options(&["--ride-anyway", "--time-gaps", "--native-interval=4294967295"]);
     plan
 }
 
@@ -81,8 +81,9 @@ fn legend(outcome: &CostOutcome) -> String {
          Figures are counts of guest instructions, emulated: they tell how much code is executed, \n\
          not how fast a CPU does it. \"between calls\" is from the end of one system call to the\n\
          start of the next: the program's own code, with the way to user mode and back (watched) or\n\
-         what a ride does in its place (ub). \"native\" is without any session; in sessions every gap is\n\
-         timed, which costs some instructions itself. +- is the difference between the runs.",
+         what a ride does in its place (ub, where all that can ride does). \"native\" is without any\n\
+         session; in sessions every gap is timed, which costs some instructions itself. \"ub run\" is as a\n\
+         user types it: where rides do not pay, it lets the program go. +- is the difference between the runs.",
         outcome.machine.kernel, outcome.machine.cpu,
     )
 }
@@ -101,7 +102,8 @@ fn table(outcome: &CostOutcome) -> Table {
 
 fn row(cell: &CostCell, matches: bool) -> Vec<String> {
     let counts = cell.counts();
-    let watched = cell.way != Way::Native;
+    // Nor is a program counted that was let go.
+    let watched = counts.syscalls > 0;
     let when = |shown: bool, text: String| if shown { text } else { "-".to_owned() };
     let gaps = |kind: &str| counts.gaps.get(kind).map_or(0, |gaps| gaps.count);
     vec![
@@ -152,7 +154,22 @@ fn comparison(outcome: &CostOutcome) -> String {
         }
         lines.push(line);
     }
+    for cell in outcome.cells.iter().filter(|cell| cell.way == Way::Plain) {
+        if let Some(speed) = speed(outcome, cell) {
+            lines.push(format!(
+                "{}, as a user runs it: {speed:.3} of the native speed",
+                cell.workload
+            ));
+        }
+    }
     lines.join("\n")
+}
+
+/// The native instructions as a share of those of `cell`.
+fn speed(outcome: &CostOutcome, cell: &CostCell) -> Option<f64> {
+    let native = find(outcome, cell.workload, Way::Native)?;
+    let total = |cell: &CostCell| Some(cell.figure(|run| Some(run.total()))?.mean);
+    Some(total(native)? / total(cell)?)
 }
 
 /// Why calls were not ridden, and what was not translated.
@@ -246,6 +263,15 @@ pub(super) fn wrong_results(outcome: &CostOutcome) -> Vec<String> {
 /// Wrong results and missing rides are failures here: both are promised.
 fn verdict(outcome: &CostOutcome) -> Verdict {
     let mut verdict = Verdict { failures: wrong_results(outcome), ..Verdict::default() };
+    for cell in outcome.cells.iter().filter(|cell| cell.way == Way::Plain) {
+        if let Some(speed) = speed(outcome, cell).filter(|speed| *speed < PROMISED_SPEED) {
+            verdict.failures.push(format!(
+                "{} {}: {speed:.3} of the native speed, by instructions",
+                cell.workload,
+                cell.way.name()
+            ));
+        }
+    }
     for cell in outcome.cells.iter().filter(|cell| cell.way == Way::Ub) {
         let share = cell.counts().ridden_share();
         if share < PROMISED_SHARE {
@@ -277,7 +303,7 @@ mod tests {
         let run = CostRun {
             requests: 100,
             cpu_ns: 100_000,
-            counts: (way != Way::Native).then_some(counts),
+            counts: matches!(way, Way::Watched | Way::Ub).then_some(counts),
             settled: Some(Settled { loads: 4, seconds: 2.0, stable: false }),
             report: None,
             digest: "d".into(),
@@ -304,6 +330,7 @@ mod tests {
                 cell(Workload::REDIS_GET, Way::Native, 0, 0),
                 cell(Workload::REDIS_GET, Way::Watched, 0, 60_000),
                 cell(Workload::REDIS_GET, Way::Ub, 190, 90_000),
+                cell(Workload::REDIS_GET, Way::Plain, 0, 0),
             ],
         }
     }
@@ -328,9 +355,25 @@ mod tests {
     }
 
     #[test]
+    fn who_is_let_go_must_not_be_slower() {
+        let mut outcome = outcome();
+        for (cpu_ns, fails) in [(102_000, false), (102_100, true)] {
+            for run in &mut outcome.cells[6].runs {
+                run.cpu_ns = cpu_ns;
+            }
+            let failures = verdict(&outcome).failures;
+            assert_eq!(!failures.is_empty(), fails, "{failures:?}");
+        }
+        assert!(
+            comparison(&outcome)
+                .ends_with("redis-get, as a user runs it: 0.979 of the native speed")
+        );
+    }
+
+    #[test]
     fn the_way_itself_is_taken_off() {
         let text = comparison(&outcome());
-        let redis = text.lines().last().unwrap();
+        let redis = text.lines().find(|line| line.starts_with("redis-get:")).unwrap();
         assert!(redis.contains("600 instructions a request natively, 900 under ub, 1.50 times"));
         assert!(redis.ends_with("400 and 800, 2.00 times"), "{redis}");
     }

@@ -18,7 +18,7 @@ pub struct Verdict {
 }
 
 /// Least speed of any program, as a share of the native one.
-const PROMISED_SPEED: f64 = 0.98;
+pub(super) const PROMISED_SPEED: f64 = 0.98;
 
 /// Share of ridden calls that each workload must exceed, where one is promised.
 fn promised_share(workload: Workload) -> Option<f64> {

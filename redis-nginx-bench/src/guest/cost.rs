@@ -7,7 +7,7 @@ use super::launch::{How, Launcher};
 use super::{Amount, Sample, machine, prepare, sample};
 use crate::Result;
 use crate::cost::{CostCell, CostOutcome, CostRun, Way};
-use crate::plan::{Mode, Plan, Workload};
+use crate::plan::{Plan, Workload};
 
 /// Requests before the timed part and between two looks while settling, as a
 /// multiple of the timed ones. Code becomes known one stretch after the other,
@@ -23,9 +23,7 @@ pub fn run(plan: &Plan) -> Result<CostOutcome> {
     let launcher = prepare(plan)?;
     let mut cells = Vec::new();
     for workload in &plan.workloads {
-        // Without a module there is one way only.
-        let ways = if plan.modes.contains(&Mode::Ub) { &Way::ALL[..] } else { &[Way::Native] };
-        for &way in ways {
+        for &way in &plan.ways {
             let runs = (0..plan.rounds)
                 .map(|_| measure(&launcher, *workload, way))
                 .collect::<Result<_>>()?;
@@ -40,6 +38,7 @@ fn measure(launcher: &Launcher, workload: Workload, way: Way) -> Result<CostRun>
         Way::Native => How::Native,
         Way::Watched => How::Count,
         Way::Ub => How::Ub,
+        Way::Plain => How::Plain,
     };
     let plan = launcher.plan();
     let amount = Amount {

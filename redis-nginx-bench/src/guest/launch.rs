@@ -43,8 +43,10 @@ pub(super) const CLIENT_CPU: usize = 1;
 pub enum How {
     /// As it is.
     Native,
-    /// Under `ub run`.
+    /// Under `ub run` with the plan's options.
     Ub,
+    /// Under `ub run` without any.
+    Plain,
     /// Under `ub run` with a hot count that nothing reaches: calls are
     /// counted, nothing is translated.
     Count,
@@ -164,6 +166,9 @@ impl Launcher {
 
 /// Options of `ub run` for this start.
 fn ub_options(options: &[String], how: How) -> Vec<String> {
+    if how == How::Plain {
+        return Vec::new();
+    }
     let mut options = options.to_vec();
     if how == How::Count {
         // Nothing gets hot, and the session goes on where rides do not pay.
@@ -436,6 +441,7 @@ mod tests {
     fn what_only_counts_gets_nothing_hot_and_is_not_let_go() {
         let options = ["--hot-count=8", "--verbose", "--ride-anyway"].map(str::to_owned);
         assert_eq!(ub_options(&options, How::Ub), options);
+        assert_eq!(ub_options(&options, How::Plain), [""; 0]);
         assert_eq!(
             ub_options(&options, How::Count),
             ["--verbose", "--hot-count=4294967295", "--ride-anyway"]

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::instructions;
 use super::record::{MachineRecord, Record, Settings, Target};
-use crate::cost::{CostCell, CostOutcome};
+use crate::cost::{CostCell, CostOutcome, Way};
 use crate::demo::boot::{Booted, Laboratory, Purpose, own_folder};
 use crate::demo::find_program;
 use crate::demo::options::{Guest, guest_paths};
@@ -192,6 +192,7 @@ fn plan(settings: &Settings, programs: Programs, scratch: PathBuf) -> Plan {
     Plan {
         workloads: settings.workloads.clone(),
         modes: settings.modes.clone(),
+        ways: Way::RIDE.to_vec(),
         rounds: settings.rounds,
         timed_ms: settings.timed_ms,
         warmup_ms: settings.warmup_ms,
@@ -220,8 +221,12 @@ fn counting_plan(settings: &Settings) -> Plan {
     plan.modes = vec![Mode::Native, Mode::Ub];
     plan.rounds = COUNTED_RUNS;
     plan.operations = (COUNTED_OPERATIONS, COUNTED_OPERATIONS);
-    let options = ["--eager", "--time-gaps", "--native-interval=4294967295"];
-    plan.ub_options.extend(options.map(String::from));
+    plan.add_ub_options(&[
+        "--ride-anyway",
+        "--eager",
+        "--time-gaps",
+        "--native-interval=4294967295",
+    ]);
     plan
 }
 

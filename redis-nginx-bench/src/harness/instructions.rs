@@ -105,6 +105,7 @@ pub fn name(way: Way) -> &'static str {
         Way::Native => "native",
         Way::Watched => "native, counted by a session",
         Way::Ub => "ub",
+        Way::Plain => "ub, let go where rides do not pay",
     }
 }
 
