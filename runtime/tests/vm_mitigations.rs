@@ -123,6 +123,7 @@ fn vm_loops_go_on_where_interrupts_wait_on_6_12() {
     let count = |name: &str| report[name].as_u64().expect("a number");
     let stays = count("fragments_run") as f64 / count("ridden") as f64;
     println!("{stays:.1} stays for a gap of 50,000 instructions");
-    // Some thirty thousand instructions of the fragments' own are in a budget.
-    assert!((1.5..20.0).contains(&stays), "{stays}: {report}");
+    // Some four thousand instructions of the fragments' own are in a budget, some twenty in
+    // each of 12,500 turns.
+    assert!((1.5..100.0).contains(&stays), "{stays}: {report}");
 }
