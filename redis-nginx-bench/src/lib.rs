@@ -10,7 +10,7 @@
 //! | [`cost`] | both | what a request costs in instructions, as JSON |
 //! | [`prediction`] | both | what `ub predict` said and what came, as JSON |
 //! | [`content`] | guest | deterministic data and digests |
-//! | [`micro`] | guest | the `null` and `pread` loops |
+//! | [`micro`] | guest | loops of system calls: null, bare, pread, io_uring |
 //! | [`interpose`] | guest | other ways of getting hold of a call |
 //! | [`resp`], `http` | guest | small clients that check what servers say |
 //! | [`memcache`] | guest | load generator for memcached |

@@ -230,6 +230,15 @@ impl Counts {
     }
 }
 
+/// The commonest of `exits`, counts by reason, with its share of all, as tables show it;
+/// "-" without any.
+pub(crate) fn top_exit(exits: &BTreeMap<String, u64>) -> String {
+    let total: u64 = exits.values().sum();
+    exits.iter().max_by_key(|(_, count)| **count).map_or("-".into(), |(reason, count)| {
+        format!("{reason} {:.0} %", 100.0 * crate::stats::ratio(*count, total))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,6 +296,13 @@ mod tests {
         assert_eq!(between.gaps["ridden"], Gaps { count: 10, cycles: 100 });
         assert_eq!(between.gap_cycles_per_op(), Some(3.0));
         assert_eq!(between.exits, BTreeMap::from([("poll".into(), 3), ("guard".into(), 1)]));
+    }
+
+    #[test]
+    fn the_commonest_exit_comes_with_its_share() {
+        let exits = BTreeMap::from([("fault".into(), 1), ("poll".into(), 3)]);
+        assert_eq!(top_exit(&exits), "poll 75 %");
+        assert_eq!(top_exit(&BTreeMap::new()), "-");
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Programs {
     }
 }
 
+/// Option of `ub run` with which no passage of a translated gap goes natively to compare:
+/// nothing is measured and nothing judged, so all of them count as rides. The number is
+/// `UB_NATIVE_NEVER` of the module.
+pub(crate) const NEVER_NATIVE: &str = "--native-interval=4294967295";
+
 /// What the guest driver does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,8 +106,8 @@ pub struct Plan {
     pub programs: Programs,
     /// Directory on a tmpfs for data, sockets and logs; created when missing.
     pub scratch: PathBuf,
-    /// Bring up the loopback interface and write a minimal user database, as
-    /// a bare initramfs has neither.
+    /// This is a guest of the lab: write a minimal user database where there is none, and
+    /// make network interfaces as needed.
     pub prepare_guest: bool,
     /// Number of keys in the redis dataset.
     pub redis_keys: u64,

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::bootstrap::Interval;
 use crate::cost::Settled;
-use crate::outcome::Machine;
+use crate::outcome::{Machine, top_exit};
 use crate::plan::Mode;
 use crate::report::{Cell, Report};
 
@@ -57,7 +57,7 @@ fn row(cell: &Cell, emulated: bool) -> [String; COLUMNS.len()] {
         per_op(cell.syscalls_per_op),
         if ub { format!("{:.1} %", cell.ridden_share * 100.0) } else { "-".into() },
         per_op(cell.transitions_per_op),
-        top_exit(cell),
+        top_exit(&cell.exits),
         if cell.results_match { "match" } else { "DIFFER" }.into(),
     ]
 }
@@ -70,13 +70,6 @@ fn times(Interval { estimate, low, high }: &Interval) -> String {
 /// The upstream version at the front of a kernel release.
 fn upstream(release: &str) -> &str {
     release.split(['+', '-']).next().unwrap_or(release)
-}
-
-fn top_exit(cell: &Cell) -> String {
-    let total: u64 = cell.exits.values().sum();
-    cell.exits.iter().max_by_key(|(_, count)| **count).map_or("-".into(), |(reason, count)| {
-        format!("{reason} {:.0} %", 100.0 * crate::stats::ratio(*count, total))
-    })
 }
 
 /// The lines below the table: where nothing was to ride, and why; and how long

@@ -81,7 +81,7 @@ pub enum Workload {
         /// executes it.
         by: Receiver,
     },
-    /// memcached under an own client. One operation: one request.
+    /// memcached under a client of our own. One operation: one request.
     Memcached {
         /// get or set.
         access: Access,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::checkout::checkout;
 use crate::error::{Context, LabError, Result};
 
 /// Name of the lab's folder in the user's cache folder.
@@ -18,14 +19,20 @@ const CACHE_NAME: &str = "userspace-bypass";
 /// How often a taken guest slot is tried again.
 const SLOT_RETRY: Duration = Duration::from_millis(50);
 
-/// The folder for downloads that outlive a build: `$UB_CACHE_DIR`, else
-/// `$XDG_CACHE_HOME/userspace-bypass`, else `~/.cache/userspace-bypass`, and where that
+/// The folder that is wanted for downloads that outlive a build: `$UB_CACHE_DIR`, else
+/// `$XDG_CACHE_HOME/userspace-bypass`, else `~/.cache/userspace-bypass`. `None` if none of
+/// these variables is set. Whether it exists or can be written is not looked at.
+#[must_use]
+pub fn preferred_cache_dir() -> Option<PathBuf> {
+    set("UB_CACHE_DIR")
+        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join(CACHE_NAME)))
+        .or_else(|| set("HOME").map(|home| home.join(".cache").join(CACHE_NAME)))
+}
+
+/// The folder for downloads that outlive a build: [`preferred_cache_dir`], and where that
 /// cannot be written, one below [`target_dir`].
 pub(crate) fn cache_dir() -> Result<PathBuf> {
-    let preferred = set("UB_CACHE_DIR")
-        .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join(CACHE_NAME)))
-        .or_else(|| set("HOME").map(|home| home.join(".cache").join(CACHE_NAME)));
-    if let Some(dir) = preferred {
+    if let Some(dir) = preferred_cache_dir() {
         let dir = std::path::absolute(&dir).context("making absolute", &dir)?;
         match probe_writable(&dir) {
             Ok(()) => return Ok(dir),
@@ -49,12 +56,9 @@ fn probe_writable(dir: &Path) -> io::Result<()> {
 /// The folder for what is built and logged: cargo's target folder in a
 /// checkout, else `target` in the working directory.
 pub(crate) fn target_dir() -> Result<PathBuf> {
-    let dir = set("CARGO_TARGET_DIR").unwrap_or_else(|| {
-        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-        match workspace {
-            Some(root) if root.join("Cargo.toml").exists() => root.join("target"),
-            _ => PathBuf::from("target"),
-        }
+    let dir = set("CARGO_TARGET_DIR").unwrap_or_else(|| match checkout() {
+        Some(root) if root.join("Cargo.toml").exists() => root.join("target"),
+        _ => PathBuf::from("target"),
     });
     std::path::absolute(&dir).context("making absolute", &dir)
 }

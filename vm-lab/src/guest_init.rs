@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::checkout::checkout;
 use crate::command;
 use crate::error::{LabError, Result};
 
@@ -29,12 +30,13 @@ fn search() -> Result<PathBuf> {
         }
         return Err(LabError::Setup(format!("UB_GUEST_INIT={} is not a file", path.display())));
     }
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    let under_cargo = env::var_os("CARGO").is_some() && manifest.exists();
+    let manifest = checkout().map(|root| root.join("vm-lab/Cargo.toml"));
+    let manifest = manifest.filter(|manifest| manifest.exists());
+    let under_cargo = env::var_os("CARGO").is_some() && manifest.is_some();
     if !under_cargo && let Some(path) = beside_this_program() {
         return Ok(path);
     }
-    if manifest.exists() {
+    if let Some(manifest) = manifest {
         return build(&manifest);
     }
     Err(LabError::Setup(format!(

@@ -51,8 +51,9 @@ pub fn prerequisites() -> Result<()> {
     apt::install(&missing)
 }
 
-/// Finds an executable file as a shell would.
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+/// Finds an executable file as a shell would, also in the folders for administrators.
+#[must_use]
+pub fn find_program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         let path = Path::new(name);
         return is_executable(path).then(|| path.to_owned());

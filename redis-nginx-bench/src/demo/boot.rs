@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ub_vm_lab::{Job, Lab, LabError, Module, Variant};
@@ -198,13 +198,7 @@ impl Laboratory {
         }
 
         let outcome = self.attempt(job, &mut |_| {})?;
-        if !outcome.status.success() {
-            bail!(
-                "the driver failed in the guest; logs are in {}\n{}",
-                outcome.directory.display(),
-                outcome.stderr_text()
-            );
-        }
+        check_driver(&outcome)?;
         let data = outcome
             .file(guest_paths::OUTCOME)
             .context("the driver succeeded and left no outcome: bug in ub-bench-guest")?;
@@ -215,9 +209,7 @@ impl Laboratory {
             log: outcome.console,
         })
     }
-}
 
-impl Laboratory {
     /// A job whose command is the driver's `verb` with `plan`, which is
     /// written to `folder`.
     fn job(
@@ -300,14 +292,19 @@ impl Laboratory {
         if let Some(error) = failed {
             return Err(error);
         }
-        ensure!(
-            outcome.status.success(),
-            "the driver failed in the guest; logs are in {}\n{}",
-            outcome.directory.display(),
-            outcome.stderr_text()
-        );
-        Ok(())
+        check_driver(&outcome)
     }
+}
+
+/// Whether the driver says that it succeeded.
+fn check_driver(outcome: &ub_vm_lab::Outcome) -> Result<()> {
+    ensure!(
+        outcome.status.success(),
+        "the driver failed in the guest; logs are in {}\n{}",
+        outcome.directory.display(),
+        outcome.stderr_text()
+    );
+    Ok(())
 }
 
 /// The life of a guest that does so many works.
@@ -360,15 +357,11 @@ pub(crate) fn own_folder(bin_dir: Option<&Path>) -> Result<PathBuf> {
     Ok(program.parent().context("this program has no folder")?.to_owned())
 }
 
-/// The module's source: in the checkout this was built from, else below the
-/// working directory.
+/// The modules' source, in the checkout.
 fn module_source() -> Result<PathBuf> {
-    let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel-patch/module");
-    let here = PathBuf::from("kernel-patch/module");
-    [built_from, here]
-        .into_iter()
-        .find(|folder| folder.is_dir())
-        .context("kernel-patch/module not found; run this in a checkout of the project")
+    let checkout = ub_vm_lab::checkout()
+        .context("kernel-patch/module not found; run this in a checkout of the project")?;
+    Ok(checkout.join("kernel-patch/module"))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::boot::{Booted, Laboratory, Purpose};
 use super::options::{Guest, Options};
 use super::verdict::{PROMISED_SPEED, Verdict};
 use crate::cost::{CostCell, CostOutcome, CostRun, Spread, Way};
-use crate::plan::{Mode, Plan, Workload};
+use crate::plan::{Mode, NEVER_NATIVE, Plan, Workload};
 
 /// Share of the system calls that must be ridden by each server workload.
 const PROMISED_SHARE: f64 = 0.95;
@@ -71,7 +71,7 @@ pub(super) fn plan(options: &Options, guest: &Guest) -> Plan {
     plan.settle_ms = SETTLE_MS;
     plan.settle_looks = SETTLE_LOOKS;
     // What every gap costs in a ride, also of those that do not pay.
-    plan.add_ub_options(&["--ride-anyway", "--time-gaps", "--native-interval=4294967295"]);
+    plan.add_ub_options(&["--ride-anyway", "--time-gaps", NEVER_NATIVE]);
     plan
 }
 

@@ -1,4 +1,4 @@
-//! Measures memcached, with an own client.
+//! Measures memcached, with a client of our own.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! Measures nginx: wrk puts the load on it, an own client fetches bodies of
+//! Measures nginx: wrk puts the load on it, a client of our own fetches bodies of
 //! several sizes and compares them with what was written to disk.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! Measures redis-server: redis-benchmark puts the load on it, an own client
+//! Measures redis-server: redis-benchmark puts the load on it, a client of our own
 //! loads a known dataset and checks what the server says about it.
 
 use std::net::SocketAddr;

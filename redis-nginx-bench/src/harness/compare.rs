@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::analysis::pairs;
 use super::record::{Cell, MachineRecord, Record, Target};
-use super::terminal::{label, percent};
+use super::terminal::percent;
 use crate::bootstrap::{self, Interval};
 use crate::plan::{Mode, Workload};
 use crate::report::median_speedup;
@@ -154,12 +154,12 @@ fn notes(old: &MachineRecord, new: &MachineRecord) -> Vec<String> {
     let (Some(before), Some(now)) = (&old.environment, &new.environment) else {
         return vec![];
     };
-    let mut notes = vec![format!("{}: {}", old.target, label(now))];
+    let mut notes = vec![format!("{}: {}", old.target, now.label())];
     if before != now {
         notes.push(format!(
             "{}: ANOTHER MACHINE before, so differences may not be the program's: {}",
             old.target,
-            label(before)
+            before.label()
         ));
     }
     notes

@@ -16,7 +16,7 @@ use crate::demo::boot::{Booted, Laboratory, Purpose, own_folder};
 use crate::demo::find_program;
 use crate::demo::options::{Guest, guest_paths};
 use crate::events::{Event, Lines, RoundsPlan, Work};
-use crate::plan::{Mode, Plan, Programs};
+use crate::plan::{Mode, NEVER_NATIVE, Plan, Programs};
 
 /// Keys of the redis dataset.
 const REDIS_KEYS: u64 = 1000;
@@ -221,12 +221,7 @@ fn counting_plan(settings: &Settings) -> Plan {
     plan.modes = vec![Mode::Native, Mode::Ub];
     plan.rounds = COUNTED_RUNS;
     plan.operations = (COUNTED_OPERATIONS, COUNTED_OPERATIONS);
-    plan.add_ub_options(&[
-        "--ride-anyway",
-        "--eager",
-        "--time-gaps",
-        "--native-interval=4294967295",
-    ]);
+    plan.add_ub_options(&["--ride-anyway", "--eager", "--time-gaps", NEVER_NATIVE]);
     plan
 }
 

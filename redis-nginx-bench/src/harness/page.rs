@@ -9,7 +9,7 @@ use super::analysis::Figures;
 use super::instructions::{self, Split};
 use super::published::SOURCE;
 use super::record::{Cell, Environment, MachineRecord, Record, Target};
-use super::terminal::{label, percent, rate};
+use super::terminal::{percent, rate};
 use crate::report::LEVEL;
 use crate::workload::Workload;
 
@@ -55,7 +55,7 @@ pub fn render(record: &Record) -> String {
         }
         h2 { "Machines" }
         @for (machine, environment) in &machines {
-            p { b { (machine.target) } ": " (label(environment).replace('\n', ". ")) }
+            p { b { (machine.target) } ": " (environment.label().replace('\n', ". ")) }
         }
         p class="soft" {
             (settings.rounds) " rounds wanted over " (settings.launches) " pairs of processes, timed "

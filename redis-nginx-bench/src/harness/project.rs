@@ -9,8 +9,7 @@ use std::fmt;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::analysis::Figures;
-use super::record::{MachineRecord, Record};
-use super::terminal::label;
+use super::record::{Environment, MachineRecord, Record};
 use crate::plan::Workload;
 
 /// The formula, as it is printed.
@@ -91,7 +90,7 @@ impl Projection {
                 })
             })
             .collect();
-        let facts = |machine: &MachineRecord| machine.environment.as_ref().map(label);
+        let facts = |machine: &MachineRecord| machine.environment.as_ref().map(Environment::label);
         Some(Self {
             inputs,
             switch_ns,

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::analysis::Figures;
 use super::record::{Environment, MachineRecord, Record, Settings};
-use super::terminal::{label, percent};
+use super::terminal::percent;
 use crate::plan::Workload;
 
 /// What stands before and behind the generated part.
@@ -27,11 +27,25 @@ pub fn figures(record: &Record) -> String {
         .collect();
     let mut text = String::new();
     for (machine, environment) in &machines {
-        let facts = label(environment);
+        let facts = environment.label();
         let _ = writeln!(text, "{}: {}\n", machine.target, facts.lines().next().unwrap_or(""));
     }
-    let Settings { rounds, timed_ms, .. } = record.settings;
-    let _ = writeln!(text, "{rounds} rounds of {timed_ms} ms for each figure.\n");
+    let Settings { rounds, timed_ms, ref ub_options, .. } = record.settings;
+    let _ = writeln!(text, "{rounds} rounds of {timed_ms} ms for each figure.");
+    if !ub_options.is_empty() {
+        let _ = writeln!(text, "Options of `ub run`: `{}`.", ub_options.join(" "));
+    }
+    let learning = machines.iter().flat_map(|(machine, _)| &machine.cells).filter(|cell| {
+        cell.launches.iter().any(|launch| launch.settled.is_some_and(|settled| !settled.stable))
+    });
+    let learning = learning.count();
+    if learning > 0 {
+        let _ = writeln!(
+            text,
+            "Figures under ub that were taken before translation had come to rest: {learning}."
+        );
+    }
+    text.push('\n');
     text.push_str("| workload | transitions per operation, native |");
     for (machine, environment) in &machines {
         let gain = if environment.is_emulated() { "" } else { ", gain" };
@@ -97,6 +111,11 @@ mod tests {
         let mut record = record(4, 1.5);
         let text = figures(&record);
         assert!(text.contains("| `null` | 2.000 | 0.500, 75.0 % |"), "{text}");
+        assert!(!text.contains("come to rest"), "{text}");
+        for launch in &mut record.machines[0].cells[0].launches {
+            launch.settled.as_mut().unwrap().stable = false;
+        }
+        assert!(figures(&record).contains("come to rest: 1.\n"), "{}", figures(&record));
         assert!(!text.contains("gain") && text.contains("accelerator tcg"), "{text}");
         record.machines[0].environment.as_mut().unwrap().accelerator = "kvm".into();
         assert!(figures(&record).contains("gain"));

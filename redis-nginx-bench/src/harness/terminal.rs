@@ -1,6 +1,5 @@
 //! A run as tables for the terminal.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -9,6 +8,7 @@ use super::analysis::Figures;
 use super::instructions;
 use super::record::{Cell, Environment, MachineRecord, Record};
 use crate::bootstrap::Interval;
+use crate::outcome::top_exit;
 use crate::report::LEVEL;
 
 /// Draws all machines of `record`.
@@ -18,7 +18,7 @@ pub fn draw(record: &Record) -> String {
     for machine in &record.machines {
         match &machine.environment {
             Some(environment) => {
-                let _ = writeln!(text, "{}\n{}", label(environment), table(machine, environment));
+                let _ = writeln!(text, "{}\n{}", environment.label(), table(machine, environment));
                 text.push_str(&remarks(machine));
                 if let Some(table) = instructions::table(&machine.instructions) {
                     let _ = writeln!(text, "{}\n{table}", instructions::CAPTION);
@@ -37,30 +37,6 @@ pub fn draw(record: &Record) -> String {
          median over the rounds of ub's rate less the native one of the same round.",
         100.0 * LEVEL
     );
-    text
-}
-
-/// The facts that label every figure of a machine.
-#[must_use]
-pub fn label(environment: &Environment) -> String {
-    let Environment { accelerator, machine } = environment;
-    let kpti = match machine.kpti {
-        Some(true) => "on",
-        Some(false) => "off",
-        None => "unknown",
-    };
-    let mut text = format!(
-        "accelerator {accelerator} | KPTI {kpti} | kernel {} | CPU {} ({} used) | mitigations: {}",
-        machine.kernel,
-        machine.cpu,
-        machine.cpus,
-        machine.mitigations()
-    );
-    if environment.is_emulated() {
-        text.push_str(
-            "\nThe CPU is emulated: rates, times and gains say nothing about real hardware. Counts do.",
-        );
-    }
     text
 }
 
@@ -116,7 +92,7 @@ fn row(cell: &Cell, figures: &Figures) -> Vec<String> {
         counted(figures.native_calls),
         counted(figures.ub_transitions()),
         figures.ridden_share().map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
-        figures.counts.as_ref().map_or("-".into(), |counts| top(&counts.exits)),
+        figures.counts.as_ref().map_or("-".into(), |counts| top_exit(&counts.exits)),
         warm_up(figures),
         figures.rounds.to_string(),
         match (figures.results_match, figures.faults.is_empty()) {
@@ -142,13 +118,6 @@ pub fn percent(interval: Interval) -> String {
     let Interval { estimate, low, high } = interval;
     let [estimate, low, high] = [estimate, low, high].map(|ratio| 100.0 * (ratio - 1.0));
     format!("{estimate:+.1} % ({low:+.1} to {high:+.1})")
-}
-
-fn top(exits: &BTreeMap<String, u64>) -> String {
-    let total: u64 = exits.values().sum();
-    exits.iter().max_by_key(|(_, count)| **count).map_or("-".into(), |(reason, count)| {
-        format!("{reason} {:.0} %", 100.0 * crate::stats::ratio(*count, total))
-    })
 }
 
 fn warm_up(figures: &Figures) -> String {
