@@ -10,6 +10,7 @@
 //! are left out, as the module retires their fragments.
 
 mod allowed;
+mod limits;
 mod ride;
 #[cfg(test)]
 mod tests;
@@ -23,12 +24,16 @@ use crate::costs::Costs;
 use crate::profile::{Profile, ProfiledGap};
 use allowed::is_allowed;
 
+pub use limits::Limits;
 pub use ride::RideCosts;
 
 /// Version of the JSON form.
 pub const SCHEMA: u32 = 1;
 /// Below this share of the CPU time in switches, there is nothing to gain.
 const NOT_BOUND: f64 = 0.02;
+/// From this share of the calls on that should be ridden and are not tried, that is said
+/// with the verdict.
+const HARDLY_TRIED: f64 = 0.9;
 /// Below this share of one CPU, a program waits most of the time.
 const MOSTLY_WAITS: f64 = 0.2;
 /// Gaps from 2 to this power nanoseconds are the scheduler's work rather
@@ -64,6 +69,11 @@ pub struct Prediction {
     pub gain: f64,
     /// Share of the system calls that should be ridden.
     pub ridden_share: f64,
+    /// What sessions leave alone.
+    pub limits: Limits,
+    /// Share of the calls that should be ridden which a session with these limits would
+    /// not try.
+    pub untried: f64,
     /// The verdict in words.
     pub verdict: Verdict,
     /// The gaps, the one that saves most first.
@@ -103,16 +113,23 @@ pub struct PredictedGap {
     pub saved_ns: f64,
     /// Whether it should ride.
     pub rides: bool,
+    /// Passages that a session would try, by its limits.
+    pub tried: u64,
 }
 
-/// Says what riding would gain.
+/// Says what riding would gain, and how much of that a session with these limits
+/// would try.
 #[must_use]
-pub fn predict(profile: &Profile, ride: RideCosts) -> Prediction {
+pub fn predict(profile: &Profile, ride: RideCosts, limits: Limits) -> Prediction {
     let calls = profile.calls();
     let costs = &profile.costs;
+    let rates = limits::rates(profile);
     let mut gaps: Vec<PredictedGap> = Vec::new();
     for gap in profile.gaps.iter().filter(|gap| gap.timed() > 0) {
-        let predicted = predicted(gap, profile, ride);
+        let mut predicted = predicted(gap, profile, ride);
+        if limits.admit(rates[&gap.thread], predicted.user_ns) {
+            predicted.tried = predicted.count;
+        }
         match gaps.iter_mut().find(|known| known.label == predicted.label) {
             Some(known) => known.merge(&predicted),
             None => gaps.push(predicted),
@@ -127,6 +144,7 @@ pub fn predict(profile: &Profile, ride: RideCosts) -> Prediction {
     let crossing = (bound + refill / busy_ns).min(1.0);
     let riding = || gaps.iter().filter(|gap| gap.rides);
     let ridden: u64 = riding().map(|gap| gap.count).sum();
+    let tried: u64 = riding().map(|gap| gap.tried).sum();
     // Whatever the noise of the measurements says, the rides themselves remain.
     let ride_ns = ride.call_ns(costs.instruction_ns);
     let most = crossing.min(1.0 - ridden as f64 * ride_ns / busy_ns).max(0.0);
@@ -153,6 +171,8 @@ pub fn predict(profile: &Profile, ride: RideCosts) -> Prediction {
         saved,
         gain: saved / (1.0 - saved).max(0.01),
         ridden_share: ridden as f64 / calls.max(1) as f64,
+        limits,
+        untried: (ridden - tried) as f64 / ridden.max(1) as f64,
         verdict,
         gaps,
     }
@@ -198,6 +218,7 @@ fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> Predicted
         refill_ns,
         saved_ns,
         rides: can_ride && saved_ns > 0.0 && ride.may_pay(),
+        tried: 0,
     }
 }
 
@@ -240,6 +261,7 @@ impl PredictedGap {
         self.refill_ns = mean(self.refill_ns, other.refill_ns);
         self.rides = self.saved_ns > 0.0 && (self.rides || other.rides);
         self.count += other.count;
+        self.tried += other.tried;
     }
 }
 
@@ -262,6 +284,9 @@ impl Prediction {
         line(percent(self.bound), "of that in switches");
         line(percent(self.crossing), "with what they cause: no ride can save more");
         line(percent(self.ridden_share), "of the system calls should be ridden");
+        if self.untried > 0.0 {
+            line(percent(self.untried), "of these are left alone as sessions are set");
+        }
         line(percent(self.saved), "of the CPU time should be saved");
         let _ = write!(out, "\n {}\n\n", self.verdict_text());
         if self.gaps.is_empty() || most == 0 || self.verdict == Verdict::NotBound {
@@ -330,9 +355,24 @@ impl Prediction {
                 "Its gaps are too long for what a switch costs here; expect nothing.".to_owned()
             }
             Verdict::Pays => format!(
-                "Expect up to {:.0} % more work done where the CPU is the limit.",
-                (100.0 * self.gain).max(1.0)
+                "Expect up to {:.0} % more work done where the CPU is the limit{}.",
+                (100.0 * self.gain).max(1.0),
+                self.unless_tried()
             ),
         }
+    }
+
+    /// What the verdict depends on, if sessions would leave most of it alone.
+    fn unless_tried(&self) -> String {
+        if self.untried < HARDLY_TRIED {
+            return String::new();
+        }
+        let Limits { min_rate, gap_max_ns } = self.limits;
+        format!(
+            ", if sessions are set to\n try it: they leave threads alone that make fewer than {} \
+             system calls a second\n (min_rate), and gaps that take longer than {} (gap_max_us)",
+            grouped(min_rate.into()),
+            duration(gap_max_ns)
+        )
     }
 }

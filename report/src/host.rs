@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +158,33 @@ fn accelerator() -> &'static str {
     }
 }
 
+/// `/proc/PID/status` of a process or a thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessStatus(String);
+
+impl ProcessStatus {
+    /// Reads that of the process or thread `id`; `None` if it has gone.
+    #[must_use]
+    pub fn read(id: u32) -> Option<Self> {
+        // Names of programs need not be text.
+        let bytes = fs::read(format!("/proc/{id}/status")).ok()?;
+        Some(Self::parse(&String::from_utf8_lossy(&bytes)))
+    }
+
+    /// Takes what was read from there.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The value of the field `name`, if it is there and can be understood.
+    #[must_use]
+    pub fn field<T: FromStr>(&self, name: &str) -> Option<T> {
+        let value = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value?.trim().parse().ok()
+    }
+}
+
 /// A file's text without surrounding white space, if it can be read.
 #[must_use]
 pub fn read_line(path: impl AsRef<Path>) -> Option<String> {
@@ -186,6 +214,17 @@ mod tests {
         assert_eq!(kpti(&without, &said("Mitigation: PTI")), Some(true));
         assert_eq!(kpti(&without, &said("Not affected")), Some(false));
         assert_eq!(kpti(&CpuInfo::default(), &BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn fields_of_a_status_are_found_by_their_whole_name() {
+        let status = ProcessStatus::parse("Name:\tPPid: 9\nSeccomp_filters:\t9\nSeccomp:\t2\n");
+        assert_eq!(status.field("Seccomp"), Some(2));
+        assert_eq!(status.field::<String>("Name").as_deref(), Some("PPid: 9"));
+        assert_eq!((status.field::<u32>("PPid"), status.field::<u32>("Name")), (None, None));
+        let own = ProcessStatus::read(std::process::id()).unwrap();
+        assert_eq!(own.field("Tgid"), Some(std::process::id()));
+        assert_eq!(ProcessStatus::read(0), None);
     }
 
     #[test]

@@ -13,10 +13,11 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::signal::{sigaction, sigprocmask};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 use tracing::{Level, error};
 use ub_ebpf_fallback::packet_filter::Watcher;
@@ -139,12 +140,14 @@ fn start(keep: &[RawFd], log: Log, work: impl FnOnce() -> i32) -> io::Result<Uni
 
 /// Runs `child` in a new process whose end raises no signal, and waits for it.
 /// An ordinary fork would leave a pending SIGCHLD to a program that is started
-/// with that signal blocked.
+/// with that signal blocked. The child answers 0, or the error number of what it
+/// could not do: its exit status is all that comes back from it.
 fn fork_silently(child: impl FnOnce() -> i32) -> io::Result<()> {
     const NO_SIGNAL: c_long = 0;
     const NO_POINTER: c_long = 0;
     // SAFETY: without flags, clone is fork but for the signal; the process has
-    // one thread, and the child only forks again and exits.
+    // one thread, or `child` takes no lock that another one may hold, and the child
+    // only forks again and exits.
     let pid = unsafe {
         libc::syscall(libc::SYS_clone, NO_SIGNAL, NO_POINTER, NO_POINTER, NO_POINTER, NO_POINTER)
     };
@@ -161,7 +164,10 @@ fn fork_silently(child: impl FnOnce() -> i32) -> io::Result<()> {
             // SIGCHLD ignored there is nothing to wait for and ECHILD is right.
             loop {
                 match waitpid(pid, Some(WaitPidFlag::__WALL)) {
-                    Err(nix::errno::Errno::EINTR) => {}
+                    Err(Errno::EINTR) => {}
+                    Ok(WaitStatus::Exited(_, errno)) if errno != 0 => {
+                        return Err(io::Error::from_raw_os_error(errno));
+                    }
                     _ => return Ok(()),
                 }
             }
@@ -258,5 +264,18 @@ fn close_all_but(keep: &[RawFd]) {
         // the program could not live with.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         first = last.wrapping_add(2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_process_in_between_could_not_do_is_told() {
+        // Nothing but a constant: this process has other threads.
+        let error = fork_silently(|| Errno::EAGAIN as i32).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::EAGAIN as i32));
+        fork_silently(|| 0).unwrap();
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ub_report::host::{Environment, read_line};
+use ub_report::host::{Environment, ProcessStatus, read_line};
 use ub_report::model::{RefusedEntry, Translations};
 use ub_report::symbols::{Mappings, Symbolizer};
 use ub_report::{GapRow, GapState, Process, Report, Source, Totals};
@@ -66,8 +66,7 @@ impl Space {
 
 /// The process that a thread belongs to.
 fn process_of(thread: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    ProcessStatus::read(thread)?.field("Tgid")
 }
 
 impl Recorder {

@@ -126,9 +126,9 @@ impl Supervision {
         }
     }
 
-    /// Has programs run natively where rides cost more than system calls do,
-    /// which is measured when there is something to ride. Without effect on
-    /// sessions that keep what does not pay.
+    /// Has programs run natively where rides save next to nothing: that is measured
+    /// when there is something to ride, see [`Machine`]. Without effect on sessions
+    /// that keep what does not pay.
     #[must_use]
     pub fn heed_costs(mut self) -> Self {
         if self.supervisor.judges() {

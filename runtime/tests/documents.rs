@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use documents::{documents, repository};
+use ub_runtime::abi::Stop;
 
 /// Folders whose files the documents name.
 const FOLDERS: [&str; 13] = [
@@ -292,4 +293,17 @@ fn the_listing_is_that_of_the_translator() {
         }
     }
     assert!(seen > 30, "only {seen} lines were found");
+}
+
+/// Whoever reads why a ride ended must find out what that means.
+#[test]
+fn reasons_are_explained() {
+    let operating = documents().into_iter().find(|document| document.name == "docs/operating.md");
+    let spans = operating.expect("there is a guide").code_spans();
+    let missing: Vec<_> = Stop::ALL
+        .iter()
+        .map(|stop| stop.name())
+        .filter(|name| spans.iter().all(|span| span != name))
+        .collect();
+    assert!(missing.is_empty(), "docs/operating.md does not explain {missing:?}");
 }

@@ -24,7 +24,8 @@ fn vm_commands_of_the_documents() {
     let machine = Machine::V6_12_KPTI_OFF;
     let job = machine.job(&lab, "documents", true).file(file.path(), "/commands");
     let job = ["ls", "pidof", "rmmod"].into_iter().fold(job, |job, name| job.program(name));
-    let job = ["redis-server", "redis-cli"].into_iter().fold(job, with_debian_program);
+    let job =
+        ["redis-server", "redis-cli", "redis-benchmark"].into_iter().fold(job, with_debian_program);
     let outcome = run(&lab, &scripted(job, "documents", &[]));
     assert_steps(&outcome, &["all ran".to_owned()]);
     assert!(result(&outcome, "report.html").contains("<html"), "{}", result(&outcome, "output"));

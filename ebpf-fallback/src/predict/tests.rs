@@ -39,6 +39,11 @@ fn profile(gaps: Vec<ProfiledGap>, cpu_ns: u64) -> Profile {
     }
 }
 
+/// Without limits.
+fn predict(profile: &Profile, ride: RideCosts) -> Prediction {
+    super::predict(profile, ride, Limits { min_rate: 0, gap_max_ns: f64::INFINITY })
+}
+
 fn close(a: f64, b: f64) -> bool {
     (a - b).abs() < 1e-9
 }
@@ -178,4 +183,20 @@ fn threads_count_together() {
     let prediction = predict(&profile(gaps, 2_000_000), NO_COST);
     assert_eq!(prediction.gaps.len(), 1);
     assert!(close(prediction.gaps[0].user_ns, 325.0), "{prediction:?}");
+}
+
+#[test]
+fn what_sessions_leave_alone_is_said() {
+    // A thousand calls in half a millisecond: two million a second; 100 ns of user time.
+    let profile = profile(vec![gap("read", "write", 1000, 250, 250)], 500_000);
+    for (min_rate, gap_max_ns, untried) in
+        [(1_900_000, 101.0, 0.0), (2_100_000, 101.0, 1.0), (1_900_000, 99.0, 1.0)]
+    {
+        let limits = Limits { min_rate, gap_max_ns };
+        let prediction = super::predict(&profile, NO_COST, limits);
+        assert!(close(prediction.untried, untried), "{prediction:?}");
+        let text = prediction.text(5);
+        assert_eq!(text.contains("(min_rate)"), untried > 0.0, "{text}");
+        assert_eq!(text.contains("100.0 %  of these are left alone"), untried > 0.0, "{text}");
+    }
 }

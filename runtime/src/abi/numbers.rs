@@ -126,7 +126,7 @@ uapi_enum! {
         UB_GAP_REASON_NO_GAIN = NoGain = 8, "no_gain";
         /// Translated: the session does not measure.
         UB_GAP_REASON_UNMEASURED = Unmeasured = 9, "unmeasured";
-        /// Retired: on this machine rides cost more than system calls do.
+        /// Retired: on this machine rides save next to nothing.
         UB_GAP_REASON_MACHINE = Machine = 10, "machine";
     }
 }

@@ -9,8 +9,8 @@ use crate::doctor::{Check, Diagnosis, State, Unit};
 
 /// Say what this machine supports and what blocks it
 ///
-/// Exit status: 0 if programs (the unit, where one is named) can ride now, 1 if
-/// not, 125 if ub itself fails.
+/// Exit status: 0 if programs (the unit, where one is named) can ride now, even if
+/// that does not pay, 1 if not, 125 if ub itself fails.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -55,6 +55,17 @@ fn add_checks(out: &mut String, checks: &[Check]) {
     }
 }
 
+/// The finding in one sentence.
+fn verdict(diagnosis: &Diagnosis) -> &'static str {
+    match (diagnosis.rides_possible, diagnosis.rides_pay) {
+        (true, Some(false)) => {
+            "programs can ride on this machine, but are let go, as rides do not pay here"
+        }
+        (true, _) => "programs can ride on this machine",
+        (false, _) => "no rides on this machine now; `ub run` runs programs natively",
+    }
+}
+
 fn text(diagnosis: &Diagnosis) -> String {
     let mut out = String::new();
     let environment = &diagnosis.environment;
@@ -90,12 +101,7 @@ fn text(diagnosis: &Diagnosis) -> String {
             let _ = writeln!(out, "      {place:<18} {what}");
         }
     }
-    let verdict = if diagnosis.rides_possible {
-        "programs can ride on this machine"
-    } else {
-        "no rides on this machine now; `ub run` runs programs natively"
-    };
-    let _ = writeln!(out, "\n{verdict}");
+    let _ = writeln!(out, "\n{}", verdict(diagnosis));
     if let Some(unit) = &diagnosis.unit {
         let _ = writeln!(out, "\nunit {}:", unit.name);
         add_checks(&mut out, &unit.checks);
@@ -103,4 +109,27 @@ fn text(diagnosis: &Diagnosis) -> String {
         let _ = writeln!(out, "{} {can}, as far as the unit is concerned", unit.name);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_does_not_promise_rides_that_do_not_pay() {
+        let mut diagnosis = Diagnosis::make(false);
+        let mut verdict = |possible, pay| {
+            (diagnosis.rides_possible, diagnosis.rides_pay) = (possible, pay);
+            let text = text(&diagnosis);
+            text.lines().last().unwrap_or_default().to_owned()
+        };
+        let can = "programs can ride on this machine";
+        assert_eq!(verdict(true, None), can);
+        assert_eq!(verdict(true, Some(true)), can);
+        assert_eq!(
+            verdict(true, Some(false)),
+            format!("{can}, but are let go, as rides do not pay here")
+        );
+        assert!(verdict(false, None).starts_with("no rides on this machine"));
+    }
 }

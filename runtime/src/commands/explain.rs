@@ -2,6 +2,7 @@
 //! translated.
 
 mod listing;
+mod targets;
 
 use std::fmt::Write;
 

@@ -1,12 +1,13 @@
 //! `ub predict`: what riding would gain, before anything is installed.
 
 use clap::Args;
-use ub_ebpf_fallback::predict::{self, RideCosts};
+use ub_ebpf_fallback::predict::{self, Limits, RideCosts};
 use ub_report::text;
 
 use super::observe::Target;
 use super::output::{Format, Output, json};
-use crate::{config, machine};
+use crate::config::{self, Origin, Places, Settings};
+use crate::machine;
 
 /// Predict what a program would gain on this machine
 ///
@@ -54,8 +55,11 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
         call_instructions: arguments.call_cost,
         ..RideCosts::default()
     };
+    // Settings that cannot be read keep nobody from predicting.
+    let origins = Places::default().origins(&Settings::default()).unwrap_or_default();
+    let limits = limits(&origins);
     arguments.target.observe(|profile| {
-        let prediction = predict::predict(profile, costs);
+        let prediction = predict::predict(profile, costs, limits);
         let shown = match arguments.output.format {
             Format::Text => {
                 let command = arguments.target.words().join(" ");
@@ -66,4 +70,36 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
         };
         arguments.output.put(&shown, arguments.target.stream())
     })
+}
+
+/// What a session would leave alone here, as it is set.
+fn limits(origins: &[Origin]) -> Limits {
+    let number = |name: &str| -> Option<f64> {
+        let origin = origins.iter().find(|origin| origin.name == name)?;
+        origin.value.as_ref()?.parse().ok()
+    };
+    let default = Limits::default();
+    Limits {
+        min_rate: number("min_rate").map_or(default.min_rate, |rate| rate as u32),
+        gap_max_ns: number("gap_max_us")
+            .map_or(default.gap_max_ns, |microseconds| 1e3 * microseconds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_those_of_the_settings() {
+        let origin = |name: &str, value: Option<&str>| Origin {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+            origin: "somewhere".to_owned(),
+        };
+        let origins = [origin("min_rate", Some("1000")), origin("gap_max_us", None)];
+        let expected = Limits { min_rate: 1000, ..Limits::default() };
+        assert_eq!(limits(&origins), expected);
+        assert_eq!(limits(&[origin("gap_max_us", Some("32.5"))]).gap_max_ns, 32_500.0);
+    }
 }

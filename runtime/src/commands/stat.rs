@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ub_report::{Report, text};
 
-use super::child::{Child, Event};
+use super::child::{Child, Event, Status};
 use super::output::{Output, ReportFormat, Stream};
 use super::session::{Decision, Options};
 use super::{become_program, complain};
@@ -13,7 +13,7 @@ use crate::device::Session;
 use crate::exec::EXIT_UB;
 use crate::inspect;
 use crate::logging;
-use crate::session::Wake;
+use crate::session::{Supervision, Wake};
 
 /// Print the counters of a program: of CMD at its end, or of a running one now
 ///
@@ -122,29 +122,7 @@ fn run(arguments: &Arguments) -> u8 {
         active.listen();
     }
 
-    let status = loop {
-        if let Some(active) = &mut supervision {
-            match active.until(Some(child.events())) {
-                Ok(Wake::Caller) => {}
-                // Counting is what was asked for.
-                Ok(Wake::Native) => continue,
-                // Over before the program is: it left the session by failing
-                // to start, or something in it went wrong. Only waiting is left.
-                Ok(Wake::Ended) => {
-                    break child.wait();
-                }
-                Err(error) => {
-                    tracing::error!(%error, "session lost; the program goes on natively");
-                    supervision = None;
-                }
-            }
-        } else {
-            break child.wait();
-        }
-        if let Event::Ended(status) = child.event() {
-            break status;
-        }
-    };
+    let status = supervise_until_end(&child, &mut supervision);
     let failure = if let Some(mut supervision) = supervision {
         supervision.finish();
         match supervision.report() {
@@ -159,4 +137,28 @@ fn run(arguments: &Arguments) -> u8 {
     };
     let status = status.imitate();
     if status == 0 { failure } else { status }
+}
+
+/// Handles the session's reports, if there is one, until the program ends. A session
+/// that is lost meanwhile is taken away.
+fn supervise_until_end(child: &Child, supervision: &mut Option<Supervision>) -> Status {
+    while let Some(active) = supervision {
+        match active.until(Some(child.events())) {
+            Ok(Wake::Caller) => {
+                if let Event::Ended(status) = child.event() {
+                    return status;
+                }
+            }
+            // Counting is what was asked for.
+            Ok(Wake::Native) => {}
+            // Over before the program is: it left the session by failing
+            // to start, or something in it went wrong. Only waiting is left.
+            Ok(Wake::Ended) => break,
+            Err(error) => {
+                tracing::error!(%error, "session lost; the program goes on natively");
+                *supervision = None;
+            }
+        }
+    }
+    child.wait()
 }

@@ -12,6 +12,7 @@ use ub_ebpf_fallback::costs::exercise::Exercise;
 
 use crate::abi::{self, Action, Info, Refusal};
 use crate::device::{Device, OpenError};
+use crate::exercise::NotMeasured;
 use crate::host::{CpuInfo, Environment, read_line};
 use crate::machine;
 pub use backends::Backend;
@@ -67,6 +68,10 @@ pub struct Diagnosis {
     pub schema: u32,
     /// Whether a program run now by this user can ride.
     pub rides_possible: bool,
+    /// Whether rides save enough on this machine; programs are let go where they do
+    /// not, unless they are to ride anyway. Absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rides_pay: Option<bool>,
     /// The machine.
     pub environment: Environment,
     /// The ways in which this machine can be served.
@@ -119,12 +124,12 @@ impl Diagnosis {
         let unknown = without_policy(&environment.mitigations);
         checks.extend(unknown_vulnerabilities(&unknown));
         let rides_possible = info.is_some_and(|info| info.refusals == 0) && unknown.is_empty();
-        if rides_possible {
-            checks.push(ride_costs(measure));
-        }
+        let costs = rides_possible.then(|| known_costs(measure));
+        checks.extend(costs.as_ref().map(ride_costs));
         Self {
             schema: 1,
             rides_possible,
+            rides_pay: costs.and_then(|known| Some(known.ok()??.is_gain())),
             backends: Backend::all(&checks, rides_possible),
             environment,
             checks,
@@ -291,10 +296,14 @@ fn refusals(policy: &[PolicyLine]) -> Check {
     }
 }
 
-/// Whether rides cost less than system calls do.
-fn ride_costs(measure: bool) -> Check {
+/// What rides cost, if that is known or to be measured.
+fn known_costs(measure: bool) -> Result<Option<Exercise>, NotMeasured> {
+    if measure { machine::measure().map(Some) } else { Ok(machine::remembered()) }
+}
+
+/// Whether rides save enough to be worth it, see [`Exercise::is_gain`].
+fn ride_costs(known: &Result<Option<Exercise>, NotMeasured>) -> Check {
     const NAME: &str = "cost of rides";
-    let known = if measure { machine::measure().map(Some) } else { Ok(machine::remembered()) };
     match known {
         Ok(Some(exercise)) if exercise.is_gain() => {
             let Exercise { native, ridden } = exercise;
@@ -305,7 +314,7 @@ fn ride_costs(measure: bool) -> Check {
             );
             Check::new(NAME, State::Ok, found)
         }
-        Ok(Some(exercise)) => Check::new(NAME, State::Note, machine::why_native(&exercise))
+        Ok(Some(exercise)) => Check::new(NAME, State::Note, machine::why_native(exercise))
             .remedy("programs run natively here and lose nothing"),
         Ok(None) => Check::new(NAME, State::Ok, "measured when something is about to ride")
             .remedy("`ub doctor --measure` does it now"),
@@ -333,6 +342,8 @@ fn policy(info: Option<&Info>, facts: &Facts) -> Vec<PolicyLine> {
 
 #[cfg(test)]
 mod tests {
+    use ub_ebpf_fallback::costs::exercise::Times;
+
     use super::*;
 
     fn kernel_of(release: &str, build: &str) -> State {
@@ -368,6 +379,21 @@ mod tests {
         let applying: Vec<_> = lines.iter().filter(|line| line.applies).map(|l| l.name).collect();
         assert_eq!(applying, ["clear_buffers"]);
         assert!(policy(None, &facts).iter().any(|line| line.name == "no_smap" && line.applies));
+    }
+
+    #[test]
+    fn rides_that_save_next_to_nothing_are_a_note() {
+        let times = |ns| Times { null_call_ns: ns, code_ns: ns, message_ns: ns };
+        let costs = |native, ridden| {
+            let exercise = Exercise { native: times(native), ridden: times(ridden) };
+            ride_costs(&Ok(Some(exercise)))
+        };
+        let check = costs(100.0, 95.0);
+        assert_eq!(check.state, State::Note);
+        assert!(check.found.contains("do not pay") && check.remedy.is_some(), "{check:?}");
+        assert_eq!(costs(100.0, 50.0).state, State::Ok);
+        assert_eq!(ride_costs(&Ok(None)).state, State::Ok);
+        assert_eq!(ride_costs(&Err(NotMeasured::Refused)).state, State::Note);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Whether a unit of systemd can ride, and what in it has a say in that.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Check, State};
 use crate::cgroup;
+use crate::host::ProcessStatus;
 
 /// Where the control groups are that systemd names.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -84,7 +85,7 @@ impl Unit {
 impl Process {
     /// `None` if it has gone.
     fn look(pid: u32) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let status = ProcessStatus::read(pid)?;
         let mut magic = [0; 5];
         let program = File::open(format!("/proc/{pid}/exe"));
         let is_32_bit = program.and_then(|mut file| file.read_exact(&mut magic)).is_ok()
@@ -92,12 +93,9 @@ impl Process {
         Some(Self { is_32_bit, ..Self::from_status(pid, &status) })
     }
 
-    fn from_status(pid: u32, status: &str) -> Self {
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
-        };
-        Self { pid, seccomp: field("Seccomp:"), tracer: field("TracerPid:"), is_32_bit: false }
+    fn from_status(pid: u32, status: &ProcessStatus) -> Self {
+        let field = |name: &str| status.field(name).unwrap_or(0);
+        Self { pid, seccomp: field("Seccomp"), tracer: field("TracerPid"), is_32_bit: false }
     }
 }
 
@@ -227,7 +225,7 @@ mod tests {
     #[test]
     fn a_hardened_unit_with_a_filter_rides() {
         let status = "Name:\tredis-server\nTracerPid:\t0\nSeccomp:\t2\nSeccomp_filters:\t9\n";
-        let process = Process::from_status(7, status);
+        let process = Process::from_status(7, &ProcessStatus::parse(status));
         assert_eq!((process.seccomp, process.tracer), (2, 0));
         let checks = checks("redis-server", &parse(REDIS), &[process], None);
         assert!(checks.iter().all(|check| check.state != State::Blocks), "{checks:?}");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ub_report::Report;
 
 use super::{Answer, FragmentDump, PROTOCOL, Question, Request};
+use crate::host::ProcessStatus;
 use crate::machine;
 use crate::runtime_folder::RuntimeFolder;
 
@@ -233,7 +234,6 @@ fn no_device() -> Option<String> {
 }
 
 fn parent(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    let parent = ProcessStatus::read(pid)?.field("PPid")?;
     (parent > 1).then_some(parent)
 }

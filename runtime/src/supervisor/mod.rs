@@ -94,8 +94,8 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         self.judging.is_some()
     }
 
-    /// Retires everything and installs nothing more, as rides cost more than
-    /// system calls do on this machine. For sessions that [judge](Self::judge).
+    /// Retires everything and installs nothing more, as rides save next to nothing
+    /// on this machine. For sessions that [judge](Self::judge).
     pub fn stay_native(&mut self) {
         if let Some(judging) = &mut self.judging {
             judging.stay_native(Instant::now());

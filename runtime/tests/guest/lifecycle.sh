@@ -9,11 +9,6 @@ load() {
 	say "load: $(module load /ub/modules/ub_gate.ko) $(module load /ub/modules/ub.ko)"
 }
 
-unload_ub() {
-	# Supervisors need a moment to notice the end of their sessions.
-	[ "$(module unload ub)" = ok ]
-}
-
 unload_gate() {
 	[ "$(module unload ub_gate)" = ok ]
 }

@@ -4,18 +4,6 @@ cd /results
 
 . /usr/bin/steps.sh
 
-cli() {
-	redis-cli -p 7777 "$@"
-}
-
-serves() {
-	[ "$(cli ping 2>&1)" = PONG ]
-}
-
-unload_ub() {
-	[ "$(module unload ub)" = ok ]
-}
-
 writes() { # FROM TO
 	local i=$1
 	while [ $i -lt $2 ]; do

@@ -8,14 +8,6 @@ number=0
 . /usr/bin/steps.sh
 run="redis $mode"
 
-cli() {
-	redis-cli -p 7777 "$@"
-}
-
-serves() {
-	[ "$(cli ping 2>&1)" = PONG ]
-}
-
 load() {
 	redis-benchmark -p 7777 -t set,get,incr,lpush,hset -r 100 -n 2000 -c 8 -P 4 -q >/dev/null 2>&1
 }

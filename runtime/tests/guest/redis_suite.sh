@@ -7,8 +7,12 @@ place=/tmp/suite-$mode
 mkdir -p $place/src /results/$mode
 cp -r /usr/share/redis-tests/tests $place
 cd $place
-for program in redis-cli redis-benchmark redis-check-aof redis-check-rdb; do
+for program in redis-cli redis-benchmark; do
 	ln -s /usr/bin/$program src/$program
+done
+# The server under other names, as in Debian.
+for program in redis-check-aof redis-check-rdb; do
+	ln -s /usr/bin/redis-server src/$program
 done
 if [ $mode = native ]; then
 	ln -s /usr/bin/redis-server src/redis-server

@@ -22,3 +22,16 @@ rides() { # REPORT
 	grep -qs '"ridden":[1-9][0-9]*,"ridden_share"' "$1"
 }
 
+# Supervisors need a moment to notice the end of their sessions.
+unload_ub() {
+	[ "$(module unload ub)" = ok ]
+}
+
+# The redis server of a script, which listens where no other does.
+cli() {
+	redis-cli -p 7777 "$@"
+}
+
+serves() {
+	[ "$(cli ping 2>&1)" = PONG ]
+}

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter};
+use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, SymbolResolver};
 
+use super::targets::Targets;
 use crate::inspect::FragmentDump;
 
 /// Characters for the program's side.
@@ -17,14 +18,10 @@ pub(super) fn render(
     fragment: &FragmentDump,
     name: &mut dyn FnMut(u64) -> Option<String>,
 ) -> String {
-    let mut formatter = IntelFormatter::new();
-    let options = formatter.options_mut();
-    options.set_hex_prefix("0x");
-    options.set_hex_suffix("");
-    options.set_space_after_operand_separator(true);
-    options.set_branch_leading_zeros(false);
-    options.set_rip_relative_addresses(true);
     let guest = guest_instructions(fragment);
+    let mut program = formatter(Some(Targets::of(guest.values(), name)));
+    // Its addresses are places in the fragment, which have no names.
+    let mut translation = formatter(None);
     let mut out = String::new();
     let entry = name(fragment.entry).map(|name| format!(" {name}")).unwrap_or_default();
     let _ = writeln!(
@@ -38,7 +35,7 @@ pub(super) fn render(
     let mut place = String::new();
     for (index, (address, offset)) in fragment.map.iter().enumerate() {
         let next = fragment.map.get(index + 1).map_or(fragment.code.len(), |(_, at)| *at as usize);
-        let here = name(*address).map(|name| function_of(&name)).unwrap_or_default();
+        let here = name(*address).map(|name| function_of(&name).to_owned()).unwrap_or_default();
         if here != place {
             if !here.is_empty() {
                 let _ = writeln!(out, "{here}:");
@@ -46,13 +43,13 @@ pub(super) fn render(
             place = here;
         }
         let left = match guest.get(address) {
-            Some(instruction) => format!("{address:x}  {}", text(&mut formatter, instruction)),
+            Some(instruction) => format!("{address:x}  {}", text(&mut program, instruction)),
             None => format!("{address:x}  (code is gone)"),
         };
         let offset = (*offset as usize).min(next);
         let translated = decode(&fragment.code[offset..next], offset as u64);
         let mut right =
-            translated.iter().map(|i| format!("{:4x}  {}", i.ip(), text(&mut formatter, i)));
+            translated.iter().map(|i| format!("{:4x}  {}", i.ip(), text(&mut translation, i)));
         let first = right.next().unwrap_or_default();
         let _ = writeln!(out, "{left:<LEFT$}| {first}");
         for line in right {
@@ -61,6 +58,21 @@ pub(super) fn render(
     }
     out.push_str(&exits(fragment, name));
     out
+}
+
+/// A formatter that names the `targets` it knows.
+fn formatter(targets: Option<Targets>) -> IntelFormatter {
+    let targets = targets.map(|targets| Box::new(targets) as Box<dyn SymbolResolver>);
+    let mut formatter = IntelFormatter::with_options(targets, None);
+    let options = formatter.options_mut();
+    options.set_hex_prefix("0x");
+    options.set_hex_suffix("");
+    options.set_space_after_operand_separator(true);
+    options.set_branch_leading_zeros(false);
+    options.set_rip_relative_addresses(true);
+    // Whoever wants to know more asks for the address.
+    options.set_show_symbol_address(true);
+    formatter
 }
 
 /// The instructions of the program that the fragment was made from.
@@ -88,8 +100,8 @@ fn text(formatter: &mut IntelFormatter, instruction: &Instruction) -> String {
 }
 
 /// The name without the distance.
-fn function_of(name: &str) -> String {
-    name.split("+0x").next().unwrap_or_default().to_owned()
+pub(super) fn function_of(name: &str) -> &str {
+    name.split("+0x").next().unwrap_or_default()
 }
 
 /// The ways out, each once.
@@ -144,5 +156,26 @@ libc!write:
         let listing = render(&fragment, &mut name);
         let trimmed: Vec<_> = listing.lines().map(str::trim_end).collect();
         assert_eq!(trimmed.join("\n"), expected.trim_end());
+    }
+    #[test]
+    fn calls_of_other_functions_have_their_names() {
+        let fragment = FragmentDump {
+            entry: 0x1000,
+            code: vec![0x90, 0x90],
+            map: vec![(0x1000, 0), (0x1002, 1)],
+            exits: Vec::new(),
+            // je 0x1007; call 0x3000
+            guest: vec![(0x1000, vec![0x74, 5, 0xe8, 0xf9, 0x1f, 0, 0])],
+        };
+        let mut name = |address: u64| {
+            let (function, start) = if address < 0x2000 { ("f", 0x1000) } else { ("g", 0x3000) };
+            Some(match address - start {
+                0 => format!("a!{function}"),
+                distance => format!("a!{function}+{distance:#x}"),
+            })
+        };
+        let listing = render(&fragment, &mut name);
+        assert!(listing.contains("\n1000  je short 0x1007 "), "{listing}");
+        assert!(listing.contains("\n1002  call a!g (0x3000) "), "{listing}");
     }
 }
