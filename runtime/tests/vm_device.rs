@@ -129,7 +129,8 @@ fn forgets_who_leaves_without_the_mark(machine: Machine) {
     assert!(without.contains(COMPLAINT), "passes without the mark: {without}");
 }
 
-/// What is used behind its end is counted by the kernel, which complains.
+/// What is used behind its end is counted by the kernel, which complains, or waits for
+/// ever for a count that is wrong already.
 #[track_caller]
 fn reads_what_ended_without_the_check(machine: Machine) {
     const CHECK: &str = "END_OF_FILES";
@@ -139,7 +140,8 @@ fn reads_what_ended_without_the_check(machine: Machine) {
                     reading: refused at last: ok\n0 failures\n";
     assert_eq!(result(&run(&lab, &job("NOTHING")), "NOTHING"), expected);
     let error = lab.run(&job(CHECK)).expect_err("passes without the check").to_string();
-    assert!(error.contains("refcount_t"), "{error}");
+    let is_known = ["refcount_t", "no result after"].iter().any(|what| error.contains(what));
+    assert!(is_known, "{error}");
 }
 
 #[test]

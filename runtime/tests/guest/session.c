@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <linux/types.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 
 #include "ub.h"
 
@@ -118,6 +119,58 @@ static bool out_of_patience(double until, const char *function, int line, uint64
 	return true;
 }
 
+/* The environment variable with the descriptor of the shared count. */
+#define WARMED "UB_TEST_WARMED"
+
+struct warmed {
+	uint64_t calls;
+	uint64_t until;		/* of the session's calls that rode: the last that was looked at */
+};
+
+static struct warmed *warmed;
+
+static struct warmed *map_warmed(int file)
+{
+	void *shared = mmap(NULL, sizeof(*warmed), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+
+	return shared == MAP_FAILED ? NULL : shared;
+}
+
+void session_count_warmed(void)
+{
+	char number[16];
+	int file = MUST(memfd_create("warmed", 0));
+
+	MUST(ftruncate(file, sizeof(*warmed)));
+	warmed = map_warmed(file);
+	snprintf(number, sizeof(number), "%d", file);
+	MUST(setenv(WARMED, number, 1));
+}
+
+uint64_t session_warmed(void)
+{
+	return warmed ? __atomic_load_n(&warmed->calls, __ATOMIC_SEQ_CST) : 0;
+}
+
+/* Two may be at it at once: none of the session's calls counts twice. */
+static void add_warmed(uint64_t from, uint64_t to)
+{
+	const char *number = getenv(WARMED);
+	uint64_t until;
+
+	if (!warmed && number)
+		warmed = map_warmed(atoi(number));
+	if (!warmed)
+		return;
+	until = __atomic_load_n(&warmed->until, __ATOMIC_SEQ_CST);
+	do {
+		if (to <= until)
+			return;
+	} while (!__atomic_compare_exchange_n(&warmed->until, &until, to, false, __ATOMIC_SEQ_CST,
+					      __ATOMIC_SEQ_CST));
+	__atomic_fetch_add(&warmed->calls, to - (from > until ? from : until), __ATOMIC_SEQ_CST);
+}
+
 struct warming warming_begin(uint64_t needed)
 {
 	return (struct warming){
@@ -135,6 +188,7 @@ bool warming_done(struct warming *warming, const char *function, int line)
 	if (!session_stats(&stats))
 		return true;
 	rode = stats.ridden - warming->ridden;
+	add_warmed(warming->ridden, stats.ridden);
 	warming->ridden = stats.ridden;
 	/* Twice in a row: what rides now is not another thread's last work. */
 	warming->batches = rode >= warming->needed ? warming->batches + 1 : 0;

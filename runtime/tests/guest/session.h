@@ -12,6 +12,14 @@ pid_t session_supervisor(void);
 /* System calls of the whole session so far that rode; 0 without a session. */
 uint64_t session_ridden(void);
 
+/*
+ * Calls that rode while code was warmed up, of all processes that share the count. They
+ * prove nothing about what a scenario looks at.
+ */
+uint64_t session_warmed(void);
+/* Shares a new count with all children, also those that execute a program. */
+void session_count_warmed(void);
+
 /* Waits for code to ride: see WARM_UP(). */
 struct warming {
 	uint64_t ridden;

@@ -154,17 +154,20 @@ int run_scenarios(int argc, char **argv, const struct scenario *scenarios, size_
 	ridden = rides ? fopen(rides, "we") : NULL;
 	if (rides && !ridden)
 		die(rides);
+	session_count_warmed();
 	for (size_t i = 0; i < count; i++) {
 		const struct scenario *scenario = &scenarios[i];
-		uint64_t before;
+		uint64_t before, warmed_before;
 
 		if (scenario->name[0] == '-' || !is_named(scenario->name, argc, argv))
 			continue;
 		before = session_ridden();
+		warmed_before = session_warmed();
 		finish(scenario, start(scenario));
 		if (ridden) {
-			fprintf(ridden, "%s %lu%s\n", scenario->name,
+			fprintf(ridden, "%s %lu %lu%s\n", scenario->name,
 				(unsigned long)(session_ridden() - before),
+				(unsigned long)(session_warmed() - warmed_before),
 				scenario->riding == MAY_RIDE ? " may ride" : "");
 			fflush(ridden);
 		}

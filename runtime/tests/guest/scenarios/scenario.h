@@ -39,7 +39,12 @@ int run_scenarios(int argc, char **argv, const struct scenario *scenarios, size_
 
 /* Calls that ride once they are warm, and a sequence that shows each of them. */
 uint64_t ridden_steps(long count, uint64_t seed);
-/* The same, until the flag is set: returns the count. For threads that ride along. */
+/* Until these ride, from one turn of the loop to the next as well. */
+#define WARM_STEPS() WARM_UP_ALL(4, ridden_steps(4, 1))
+/*
+ * The same, until the flag is set: returns the count. For threads that ride along, which
+ * ride once AWAIT_RIDES() says so.
+ */
 long ride_until(volatile int *stop);
 
 /* Writes `count` bytes and reads one: with none to read, it waits for one. */
