@@ -16,27 +16,39 @@
 /* What tracer and traced share. */
 static struct shared {
 	volatile long calls;
-	volatile int stop, ready;
+	volatile int stop;
 } *shared;
 
+/* Until it is told to stop, or until a call has another result. */
+static __attribute__((noinline)) void count_calls(struct shared *counts)
+{
+	while (!counts->stop && call0(SYS_getuid) == 0)
+		counts->calls++;
+}
+
+/* A child that rides by now, and goes on doing so. */
 static pid_t start_traced(void)
 {
 	pid_t child;
 
 	shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	child = MUST(fork());
-	if (child) {
-		while (!shared->ready)
-			usleep(1000);
-		return child;
+	if (child == 0) {
+		count_calls(shared);
+		_exit(shared->stop ? 11 : 12);
 	}
-	WARM_UP(({ call0(SYS_getuid); shared->calls++; }));
-	shared->ready = 1;
-	while (!shared->stop) {
-		call0(SYS_getuid);
-		shared->calls++;
-	}
-	_exit(11);
+	AWAIT_RIDES(1000);
+	return child;
+}
+
+static void stop_traced(pid_t child)
+{
+	int status;
+
+	MUST(kill(child, SIGSTOP));
+	MUST(waitpid(child, &status, WUNTRACED));
+	if (!WIFSTOPPED(status))
+		die("the child ended");
 }
 
 static int wait_stop(pid_t child)
@@ -56,6 +68,8 @@ static void end_traced(pid_t child)
 	/* It goes on when nobody traces it any more. */
 	while (shared->calls < calls + 1000)
 		usleep(1000);
+	/* And rides again. */
+	AWAIT_RIDES(1000);
 	shared->stop = 1;
 	expect_equal("end", end_of(child), 11);
 }
@@ -129,24 +143,20 @@ static void emulated_calls(void)
 
 static void changed_registers(void)
 {
-	pid_t child = MUST(fork());
+	pid_t child = start_traced();
 	struct user_regs_struct registers;
 
-	if (child == 0) {
-		WARM_UP(call0(SYS_getuid));
-		MUST(ptrace(PTRACE_TRACEME, 0, 0, 0));
-		raise(SIGSTOP);
-		for (;;)
-			if (call0(SYS_getuid) == 4711)
-				_exit(12);
-	}
+	MUST(ptrace(PTRACE_SEIZE, child, 0, 0));
+	MUST(ptrace(PTRACE_INTERRUPT, child, 0, 0));
 	wait_stop(child);
 	for (int i = 0; i < 2 * 20; i++) {
 		MUST(ptrace(PTRACE_SYSCALL, child, 0, 0));
-		wait_stop(child);
+		expect_equal("stop", wait_stop(child), SIGTRAP);
 	}
 	/* At the exit of the twentieth call. */
 	MUST(ptrace(PTRACE_GETREGS, child, 0, &registers));
+	expect_equal("call", registers.orig_rax, SYS_getuid);
+	expect_equal("result", registers.rax, 0);
 	registers.rax = 4711;
 	MUST(ptrace(PTRACE_SETREGS, child, 0, &registers));
 	MUST(ptrace(PTRACE_DETACH, child, 0, 0));
@@ -160,7 +170,8 @@ static void followed_through_fork(void)
 	int stops = 0;
 
 	if (child == 0) {
-		WARM_UP(ridden_steps(1, 1));
+		WARM_STEPS();
+		ridden_steps(100, 1);
 		raise(SIGSTOP);
 		child = MUST(fork());
 		ridden_steps(100, 1);
@@ -253,61 +264,73 @@ static long read_event(int event)
 	return count;
 }
 
-/* All calls of this thread while the event counts, none of them unseen. */
-static void calls_counted(const char *name)
+static long read_events(const int *events, int count)
 {
-	unsigned long id = tracepoint(name);
-	int event;
-	long before, after;
+	long sum = 0;
 
-	/* The very loop that is counted: it rides until there is an event. */
-	WARM_UP(count_results(SYS_getuid, 10, 0));
-	event = MUST(open_event(PERF_TYPE_TRACEPOINT, id, 0, -1));
-	before = read_event(event);
-	count_results(SYS_getuid, 5000, 0);
-	after = read_event(event);
-	/* One of the two reads is counted as well, or its exit. */
-	expect_equal("calls", after - before, 5001);
-	close(event);
-	/* And again when there is none. */
-	WARM_UP(count_results(SYS_getuid, 10, 0));
+	for (int i = 0; i < count; i++)
+		sum += read_event(events[i]);
+	return sum;
 }
 
-static void calls_counted_at_entry(void) { calls_counted("raw_syscalls/sys_enter"); }
-static void calls_counted_at_exit(void) { calls_counted("raw_syscalls/sys_exit"); }
+/*
+ * Events that count the calls of a rider from one moment to the next: all of them, as soon
+ * as they are there. Who comes and goes is somebody else.
+ */
+static void calls_counted(const char *name, bool of_all)
+{
+	unsigned long id = tracepoint(name);
+	pid_t child = start_traced();
+	long uncounted = 0, invented = 0;
 
+	for (int round = 0; round < 5; round++) {
+		long earlier = shared->calls, calls, counted;
+		int events[2], count = 1;
+
+		events[0] = MUST(open_event(PERF_TYPE_TRACEPOINT, id, of_all ? -1 : child,
+					    of_all ? 0 : -1));
+		if (of_all) {
+			events[1] = open_event(PERF_TYPE_TRACEPOINT, id, -1, 1);
+			count += events[1] >= 0;
+		}
+		calls = shared->calls;
+		while (shared->calls < calls + 1000)
+			usleep(1000);
+		stop_traced(child);
+		counted = read_events(events, count);
+		/* One call may have begun before there was an event, and one not have returned. */
+		uncounted += counted < shared->calls - calls - 1;
+		invented += counted > shared->calls - earlier + 1;
+		for (int i = 0; i < count; i++)
+			close(events[i]);
+		MUST(kill(child, SIGCONT));
+		/* Where nobody counts it rides again. */
+		AWAIT_RIDES(1000);
+	}
+	expect_equal("rounds with calls that were not counted", uncounted, 0);
+	expect_equal("rounds with more than there were", invented, 0);
+	MUST(kill(child, SIGKILL));
+	expect_equal("end", end_of(child), 1000 + SIGKILL);
+}
+
+static void calls_counted_at_entry(void) { calls_counted("raw_syscalls/sys_enter", false); }
+static void calls_counted_at_exit(void) { calls_counted("raw_syscalls/sys_exit", false); }
+static void calls_of_all_counted(void) { calls_counted("syscalls/sys_enter_getuid", true); }
+
+/* By the thread itself, and of one kind. */
 static void calls_of_a_kind_counted(void)
 {
 	unsigned long id = tracepoint("syscalls/sys_enter_getuid");
 	int event;
 
-	WARM_CALL(SYS_getuid);
+	WARM_UP_ALL(10, count_results(SYS_getuid, 10, 0));
+	expect_equal("before", count_results(SYS_getuid, 1000, 0), 1000);
 	event = MUST(open_event(PERF_TYPE_TRACEPOINT, id, 0, -1));
 	count_results(SYS_getuid, 5000, 0);
 	expect_equal("calls", read_event(event), 5000);
-}
-
-static void calls_of_all_counted(void)
-{
-	unsigned long id = tracepoint("syscalls/sys_enter_getuid");
-	pid_t child = start_traced();
-	int event = MUST(open_event(PERF_TYPE_TRACEPOINT, id, -1, 0));
-	int other = open_event(PERF_TYPE_TRACEPOINT, id, -1, 1);
-	long before, counted, calls;
-
-	MUST(kill(child, SIGSTOP));
-	MUST(waitpid(child, NULL, WUNTRACED));
-	before = read_event(event) + (other < 0 ? 0 : read_event(other));
-	calls = shared->calls;
-	MUST(kill(child, SIGCONT));
-	usleep(100 * 1000);
-	MUST(kill(child, SIGSTOP));
-	MUST(waitpid(child, NULL, WUNTRACED));
-	counted = read_event(event) + (other < 0 ? 0 : read_event(other)) - before;
-	calls = shared->calls - calls;
-	expect_equal("counted", calls > 100 && labs(counted - calls) <= 1, 1);
-	MUST(kill(child, SIGKILL));
-	expect_equal("end", end_of(child), 1000 + SIGKILL);
+	close(event);
+	/* And again when there is none. */
+	WARM_UP_ALL(10, count_results(SYS_getuid, 10, 0));
 }
 
 static __attribute__((noinline)) long probed(long value)
@@ -315,7 +338,7 @@ static __attribute__((noinline)) long probed(long value)
 	return call0(SYS_getuid) + value;
 }
 
-static long call_probed(int times)
+static __attribute__((noinline)) long call_probed(int times)
 {
 	long sum = 0;
 
@@ -351,7 +374,8 @@ static void hits_of_probe_counted(void)
 	};
 	int event;
 
-	WARM_UP(call_probed(10));
+	WARM_UP_ALL(10, call_probed(10));
+	expect_equal("sum", call_probed(2000), 2000 * 1999 / 2);
 	event = MUST(syscall(SYS_perf_event_open, &attributes, 0, -1, -1, 0));
 	expect_equal("sum", call_probed(2000), 2000 * 1999 / 2);
 	expect_equal("hits", read_event(event), 2000);
@@ -373,7 +397,7 @@ static void sampled(void)
 
 	if (ring == MAP_FAILED)
 		die("mmap");
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	double until = seconds() + 0.3;
 	while (seconds() < until)
 		ridden_steps(100, 1);
@@ -401,26 +425,62 @@ static void read_by_another(void)
 	expect_equal("end", end_of(child), 11);
 }
 
+/* Numbers of either base that are where only the kernel has anything. Small negative ones are none. */
+static bool has_kernel_address(const char *text)
+{
+	static const char digits[] = "0123456789abcdefABCDEFxX";
+
+	for (text += strcspn(text, digits); *text; text += strcspn(text, digits)) {
+		size_t length = strspn(text, digits);
+		bool decimal = strspn(text, "0123456789") == length && length > 16;
+		unsigned long number = strtoul(text, NULL, decimal ? 10 : 16);
+
+		if (number >> 47 && number < -4096ul)
+			return true;
+		text += length;
+	}
+	return false;
+}
+
 /* What /proc says of a rider is there and has no kernel addresses where a program's would be. */
 static void seen_in_proc(void)
 {
-	static const char *const names[] = { "stat", "status", "maps", "syscall", "wchan", "sched",
-					     "schedstat", "io", "limits", "environ", "cmdline" };
+	/*
+	 * The stack of who runs cannot be shown. The addresses of the last three are not only
+	 * the program's, or what they show is bits.
+	 */
+	static const char *const names[] = { "stack", "stat", "syscall", "wchan", "statm", "sched",
+					     "schedstat", "io", "limits", "cmdline",
+					     "status", "maps", "environ" };
 	pid_t child = start_traced();
 
+	/* While it rides, when it waits for the CPU that we have, and when it is stopped. */
+	pin(0, 0);
 	for (size_t i = 0; i < COUNT_OF(names); i++) {
-		char path[64], text[4096];
-		int file;
-		long length;
+		long empty = 0, leaks = 0;
 
-		snprintf(path, sizeof(path), "/proc/%d/%s", child, names[i]);
-		file = open(path, O_RDONLY);
-		if (file < 0)
-			continue;
-		length = read(file, text, sizeof(text));
-		expect_equal(names[i], length > 0, 1);
-		close(file);
+		for (int round = 0; round < 60; round++) {
+			char path[64], text[4096 + 1];
+			int file;
+			long length;
+
+			pin(child, round % 2);
+			usleep(500);
+			if (round % 6 > 3)
+				stop_traced(child);
+			snprintf(path, sizeof(path), "/proc/%d/%s", child, names[i]);
+			file = open(path, O_RDONLY);
+			length = file < 0 ? 1 : read(file, text, sizeof(text) - 1);
+			empty += i && length <= 0;
+			text[length > 0 && file >= 0 ? length : 0] = 0;
+			leaks += i + 3 < COUNT_OF(names) && has_kernel_address(text);
+			if (file >= 0)
+				close(file);
+			kill(child, SIGCONT);
+		}
+		printf("%s: empty %ld, kernel addresses %ld\n", names[i], empty, leaks);
 	}
+	AWAIT_RIDES(1000);
 	shared->stop = 1;
 	expect_equal("end", end_of(child), 11);
 }
