@@ -38,9 +38,25 @@ static long filter(unsigned int flags, long call, unsigned int verdict)
 	return MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program));
 }
 
+/*
+ * How many of so many calls give this result. What is refused at its entry starts no ride,
+ * so each comes behind one that does.
+ */
+static __attribute__((noinline)) long count_behind(long call, int times, long result)
+{
+	long count = 0;
+
+	for (int i = 0; i < times; i++) {
+		call0(SYS_getppid);
+		count += call0(call) == result;
+	}
+	return count;
+}
+#define WARM_BEHIND() WARM_UP_ALL(8, count_behind(SYS_getuid, 4, 0))
+
 static long allowed, refused;
 
-/* What is refused at its entry starts no ride, so each comes behind one that does. */
+/* The two calls of which one is refused. */
 static __attribute__((noinline)) void call_both(int times)
 {
 	for (int i = 0; i < times; i++) {
@@ -51,7 +67,7 @@ static __attribute__((noinline)) void call_both(int times)
 
 static void filter_refuses(void)
 {
-	WARM_UP(call_both(5));
+	WARM_UP_ALL(10, call_both(5));
 	filter(0, SYS_getuid, SECCOMP_RET_ERRNO | EPERM);
 	allowed = 0;
 	call_both(1000);
@@ -65,20 +81,20 @@ static void filter_refuses(void)
 
 static void filter_on_filter(void)
 {
-	WARM_CALL(SYS_getuid);
+	WARM_BEHIND();
 	filter(0, SYS_getuid, SECCOMP_RET_ERRNO | 1);
-	expect_equal("first", count_results(SYS_getuid, 300, -1), 300);
+	expect_equal("first", count_behind(SYS_getuid, 300, -1), 300);
 	filter(0, SYS_geteuid, SECCOMP_RET_ERRNO | 2);
-	expect_equal("first", count_results(SYS_getuid, 300, -1), 300);
-	expect_equal("second", count_results(SYS_geteuid, 300, -2), 300);
+	expect_equal("first", count_behind(SYS_getuid, 300, -1), 300);
+	expect_equal("second", count_behind(SYS_geteuid, 300, -2), 300);
 	filter(0, SYS_getuid, SECCOMP_RET_ERRNO | 3);
 	/* The later of two equals. */
-	expect_equal("third", count_results(SYS_getuid, 300, -3), 300);
+	expect_equal("third", count_behind(SYS_getuid, 300, -3), 300);
 }
 
 static void filter_allows(void)
 {
-	WARM_CALL(SYS_getuid);
+	WARM_UP_ALL(10, count_results(SYS_getuid, 10, 0));
 	filter(0, SYS_getuid, SECCOMP_RET_ALLOW);
 	expect_equal("allowed", count_results(SYS_getuid, 1000, 0), 1000);
 }
@@ -101,9 +117,9 @@ static void filter_traps(void)
 	struct sigaction action = { .sa_sigaction = on_trap, .sa_flags = SA_SIGINFO };
 
 	MUST(sigaction(SIGSYS, &action, NULL));
-	WARM_CALL(SYS_getuid);
+	WARM_BEHIND();
 	filter(0, SYS_getuid, SECCOMP_RET_TRAP | 5);
-	expect_equal("answers of the handler", count_results(SYS_getuid, 200, 77), 200);
+	expect_equal("answers of the handler", count_behind(SYS_getuid, 200, 77), 200);
 	expect_equal("traps", traps, 200);
 	expect_equal("calls", trap_call, 200 * SYS_getuid);
 	expect_equal("data", trap_error, 200 * 5);
@@ -112,43 +128,43 @@ static void filter_traps(void)
 static void filter_kills_process(void)
 {
 	prctl(PR_SET_DUMPABLE, 0);
-	WARM_CALL(SYS_getuid);
+	WARM_BEHIND();
 	filter(0, SYS_geteuid, SECCOMP_RET_KILL_PROCESS);
-	expect_equal("alive", count_results(SYS_getuid, 500, 0), 500);
-	call0(SYS_geteuid);
+	expect_equal("alive", count_behind(SYS_getuid, 500, 0), 500);
+	count_behind(SYS_geteuid, 1, 0);
 	printf("not reached: FAILED\n");
 }
 
 static void *die_by_filter(void *unused)
 {
 	(void)unused;
-	count_results(SYS_getuid, 500, 0);
-	call0(SYS_geteuid);
+	count_behind(SYS_getuid, 500, 0);
+	count_behind(SYS_geteuid, 1, 0);
 	stop = 1;
 	return NULL;
 }
 
 static void filter_kills_thread(void)
 {
-	WARM_CALL(SYS_getuid);
+	WARM_BEHIND();
 	filter(0, SYS_geteuid, SECCOMP_RET_KILL_THREAD);
 	join_thread(start_thread(die_by_filter, NULL));
 	expect_equal("went on", stop, 0);
-	expect_equal("others live", count_results(SYS_getuid, 500, 0), 500);
+	expect_equal("others live", count_behind(SYS_getuid, 500, 0), 500);
 }
 
-static volatile long refused_later, all_filtered;
+static volatile long passed_later, all_filtered;
 
-static void *count_refused(void *unused)
+/* The call that is judged is made before as well, by the same code. */
+static void *count_passed(void *unused)
 {
-	(void)unused;
 	while (!stop) {
 		bool all = all_filtered;
 
-		refused_later += all && call0(SYS_getuid) != -EPERM;
+		passed_later += call0(SYS_getuid) != -EPERM && all;
 		call0(SYS_getppid);
 	}
-	return NULL;
+	return unused;
 }
 
 /* Put on a riding thread by another one. */
@@ -156,18 +172,18 @@ static void filter_on_all_threads(void)
 {
 	pthread_t threads[3];
 
-	WARM_CALL(SYS_getuid);
+	WARM_BEHIND();
 	for (int i = 0; i < 3; i++)
-		threads[i] = start_thread(count_refused, NULL);
-	usleep(300 * 1000);
+		threads[i] = start_thread(count_passed, NULL);
+	AWAIT_RIDES(3000);
 	filter(SECCOMP_FILTER_FLAG_TSYNC, SYS_getuid, SECCOMP_RET_ERRNO | EPERM);
 	all_filtered = 1;
-	usleep(200 * 1000);
+	AWAIT_RIDES(3000);
 	stop = 1;
 	for (int i = 0; i < 3; i++)
 		join_thread(threads[i]);
-	expect_equal("passed", refused_later, 0);
-	expect_equal("we are refused", count_results(SYS_getuid, 100, -EPERM), 100);
+	expect_equal("passed", passed_later, 0);
+	expect_equal("we are refused", count_behind(SYS_getuid, 100, -EPERM), 100);
 }
 
 static void *answer_listener(void *file)
@@ -191,24 +207,21 @@ static void filter_asks_listener(void)
 	pthread_t listener;
 	long file;
 
-	WARM_CALL(SYS_geteuid);
+	WARM_BEHIND();
 	file = filter(SECCOMP_FILTER_FLAG_NEW_LISTENER, SYS_getuid, SECCOMP_RET_USER_NOTIF);
 	listener = start_thread(answer_listener, (void *)file);
-	for (int i = 0; i < 100; i++) {
-		call0(SYS_geteuid);
-		if (call0(SYS_getuid) != 1000 + SYS_getuid)
-			printf("wrong answer: FAILED\n");
-	}
+	expect_equal("answers", count_behind(SYS_getuid, 100, 1000 + SYS_getuid), 100);
 	join_thread(listener);
-	printf("100 answers\n");
 }
 
+/* In that mode no call rides: it comes behind calls that do, and judges the same code. */
 static void strict_mode(void)
 {
-	WARM_CALL(SYS_getuid);
+	WARM_BEHIND();
+	expect_equal("alive", count_behind(SYS_getuid, 500, 0), 500);
 	MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT));
 	call3(SYS_write, 1, (long)"written\n", 8);
-	call0(SYS_getuid);
+	count_behind(SYS_getuid, 1, 0);
 	call3(SYS_write, 1, (long)"FAILED\n", 7);
 }
 
@@ -220,22 +233,34 @@ static void on_dispatch(int signal, siginfo_t *info, void *context)
 	on_trap(signal, info, context);
 }
 
-static void user_dispatch(void)
+/* How many of so many calls the handler answers. */
+static __attribute__((noinline)) long count_dispatched(int times)
 {
-	struct sigaction action = { .sa_sigaction = on_dispatch, .sa_flags = SA_SIGINFO };
 	long answers = 0;
 
-	MUST(sigaction(SIGSYS, &action, NULL));
-	WARM_CALL(SYS_getuid);
-	MUST(prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &dispatch));
-	for (int i = 0; i < 100; i++) {
-		call0(SYS_getuid);
+	for (int i = 0; i < times; i++) {
+		dispatch = 0;
+		call0(SYS_getppid);
 		dispatch = 1;
 		answers += call0(SYS_getuid) == 77;
 	}
+	return answers;
+}
+
+/* While the kernel may hand calls back it is no ride that makes them, but before and after. */
+static void user_dispatch(void)
+{
+	struct sigaction action = { .sa_sigaction = on_dispatch, .sa_flags = SA_SIGINFO };
+
+	MUST(sigaction(SIGSYS, &action, NULL));
+	WARM_UP_ALL(8, count_dispatched(4));
+	expect_equal("before", count_dispatched(100), 0);
+	dispatch = 0;
+	MUST(prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &dispatch));
+	expect_equal("answers of the handler", count_dispatched(100), 100);
 	MUST(prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0));
-	expect_equal("answers of the handler", answers, 100);
 	expect_equal("traps", traps, 100);
+	expect_equal("after", count_dispatched(100), 0);
 }
 
 /* From such a place below a thread's data it is read, and far below any user address if that moves. */
