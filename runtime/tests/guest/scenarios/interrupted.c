@@ -87,7 +87,10 @@ static struct timespec patience(void)
 				  .tv_nsec = patience_ms % 1000 * 1000 * 1000 };
 }
 
-/* A call that waits; `at_once` says how to make it return immediately. */
+/*
+ * A call that waits; `at_once` says how to make it return immediately. Another one comes right
+ * before it, by the same way both times, so that it is reached in a ride once that is warm.
+ */
 struct waiting {
 	void (*prepare)(void);
 	long (*wait)(bool at_once);
@@ -103,6 +106,7 @@ static long wait_read(bool at_once)
 {
 	if (at_once)
 		call3(SYS_write, ends[1], (long)&byte, 1);
+	call0(SYS_getuid);
 	return call3(SYS_read, ends[0], (long)&byte, 1);
 }
 
@@ -116,6 +120,7 @@ static long wait_receive(bool at_once)
 {
 	if (at_once)
 		call3(SYS_write, ends[1], (long)&byte, 1);
+	call0(SYS_getuid);
 	return call6(SYS_recvfrom, ends[0], (long)&byte, 1, 0, 0, 0);
 }
 
@@ -126,6 +131,7 @@ static long wait_poll(bool at_once)
 
 	if (at_once)
 		call3(SYS_write, ends[1], (long)&byte, 1);
+	call0(SYS_getuid);
 	result = call3(SYS_poll, (long)&file, 1, patience_ms);
 	if (at_once)
 		call3(SYS_read, ends[0], (long)&byte, 1);
@@ -142,6 +148,7 @@ static long wait_select(bool at_once)
 	FD_SET(ends[0], &set);
 	if (at_once)
 		call3(SYS_write, ends[1], (long)&byte, 1);
+	call0(SYS_getuid);
 	result = call6(SYS_select, ends[0] + 1, (long)&set, 0, 0, (long)&time, 0);
 	if (at_once)
 		call3(SYS_read, ends[0], (long)&byte, 1);
@@ -166,6 +173,7 @@ static long wait_epoll(bool at_once)
 
 	if (at_once)
 		call3(SYS_write, ends[1], (long)&byte, 1);
+	call0(SYS_getuid);
 	result = call4(SYS_epoll_wait, epoll, (long)&event, 1, patience_ms);
 	if (at_once)
 		call3(SYS_read, ends[0], (long)&byte, 1);
@@ -184,9 +192,9 @@ static long wait_futex(bool at_once)
 
 static long wait_futex_forever(bool at_once)
 {
-	call0(SYS_getuid);
 	if (ticks > 0)
 		return 0;
+	call0(SYS_getuid);
 	return call4(SYS_futex, (long)&word, FUTEX_WAIT_PRIVATE, at_once, 0);
 }
 
@@ -203,8 +211,10 @@ static long wait_sleep(bool at_once)
 
 static long wait_pause(bool at_once)
 {
+	long call = at_once ? SYS_getuid : SYS_pause;
+
 	call0(SYS_getuid);
-	return at_once ? 0 : call0(SYS_pause);
+	return call0(call);
 }
 
 static void make_nothing(void)
@@ -217,17 +227,17 @@ static void make_child(void)
 {
 	child = MUST(fork());
 	if (child == 0) {
-		usleep(5 * 1000 * 1000);
+		pause();
 		_exit(3);
 	}
 }
 
 static long wait_child(bool at_once)
 {
-	int status;
+	int status, how = WNOHANG * at_once;
 
 	call0(SYS_getuid);
-	return call4(SYS_wait4, at_once ? -1 : child, (long)&status, at_once ? WNOHANG : 0, 0);
+	return call4(SYS_wait4, child, (long)&status, how, 0);
 }
 
 static void make_small_pipe(void)
@@ -242,18 +252,17 @@ static void make_small_pipe(void)
 static long wait_write(bool at_once)
 {
 	static char much[20000];
-	long result;
+	long result, bytes = at_once ? 1 : sizeof(much);
 
 	if (!at_once)
 		make_small_pipe();
 	call0(SYS_getuid);
-	if (!at_once) {
-		result = call3(SYS_write, ends[1], (long)much, sizeof(much));
+	result = call3(SYS_write, ends[1], (long)much, bytes);
+	if (!at_once)
 		make_small_pipe();
-		return result;
-	}
-	call3(SYS_write, ends[1], (long)much, 1);
-	return call3(SYS_read, ends[0], (long)much, 1);
+	else
+		call3(SYS_read, ends[0], (long)much, 1);
+	return result;
 }
 
 static int locked, waiting_for_lock;
@@ -271,8 +280,10 @@ static void make_locked(void)
 
 static long wait_lock(bool at_once)
 {
+	int how = LOCK_EX | LOCK_NB * at_once;
+
 	call0(SYS_getuid);
-	return call3(SYS_flock, waiting_for_lock, at_once ? LOCK_EX | LOCK_NB : LOCK_EX, 0);
+	return call3(SYS_flock, waiting_for_lock, how, 0);
 }
 
 static int listening;
@@ -288,10 +299,10 @@ static void make_listening(void)
 
 static long wait_accept(bool at_once)
 {
+	int file = listening | -at_once;
+
 	call0(SYS_getuid);
-	if (at_once)
-		return call4(SYS_accept4, -1, 0, 0, 0);
-	return call4(SYS_accept4, listening, 0, 0, 0);
+	return call4(SYS_accept4, file, 0, 0, 0);
 }
 
 static int queue;
@@ -301,12 +312,14 @@ static void make_queue(void)
 	queue = MUST(msgget(IPC_PRIVATE, 0600));
 }
 
-static long wait_message(void)
+static long wait_message(bool at_once)
 {
 	struct { long type; char text[8]; } message;
+	int how = IPC_NOWAIT * at_once;
 
-	call0(SYS_getuid);
-	return call6(SYS_msgrcv, queue, (long)&message, 8, 0, 0, 0);
+	/* It does not ride itself, and behind it no ride begins. */
+	ridden_steps(5, 1);
+	return call6(SYS_msgrcv, queue, (long)&message, 8, 0, how, 0);
 }
 
 static void end_queue(void)
@@ -328,6 +341,15 @@ static const struct waiting writing = { make_small_pipe, wait_write };
 static const struct waiting locking = { make_locked, wait_lock };
 static const struct waiting accepting = { make_listening, wait_accept };
 
+#define APPROACHES 10
+
+static __attribute__((noinline)) void approach(long (*wait)(bool at_once))
+{
+	for (int i = 0; i < APPROACHES; i++)
+		wait(true);
+}
+#define WARM_APPROACH(wait) WARM_UP_ALL(2 * APPROACHES, approach(wait))
+
 /*
  * Three rounds, because a ride may end for another reason just before the
  * call that matters. What is printed is the same either way.
@@ -335,12 +357,12 @@ static const struct waiting accepting = { make_listening, wait_accept };
 static void interrupt(const struct waiting *waiting, int flags)
 {
 	waiting->prepare();
-	WARM_UP(waiting->wait(true));
+	WARM_APPROACH(waiting->wait);
 	for (int round = 0; round < 3; round++) {
 		long result;
 
-		for (int i = 0; i < 20; i++)
-			waiting->wait(true);
+		ticks = 0;
+		approach(waiting->wait);
 		tick(flags);
 		result = waiting->wait(false);
 		no_more_ticks();
@@ -382,9 +404,10 @@ static void sleep_interrupted(void)
 static void message_interrupted(void)
 {
 	make_queue();
-	WARM_UP(call0(SYS_getuid));
+	WARM_APPROACH(wait_message);
+	approach(wait_message);
 	tick(SA_RESTART);
-	printf("result %ld\n", wait_message());
+	printf("result %ld\n", wait_message(false));
 	no_more_ticks();
 	end_queue();
 }
@@ -397,7 +420,7 @@ static void continue_after_stop(int signal, long (*wait)(bool))
 	long result;
 
 	patience_ms = 400;
-	WARM_UP(wait(true));
+	WARM_APPROACH(wait);
 	stopper = MUST(fork());
 	if (stopper == 0) {
 		for (int i = 0; i < 3; i++) {
@@ -408,6 +431,7 @@ static void continue_after_stop(int signal, long (*wait)(bool))
 		}
 		_exit(0);
 	}
+	approach(wait);
 	start = seconds();
 	result = wait(false);
 	printf("result %ld, slept %s\n", result, seconds() - start < 0.39 ? "too short: FAILED" : "long enough");
@@ -431,7 +455,7 @@ static void ignored(void)
 
 	make_pipe();
 	signal(SIGUSR1, SIG_IGN);
-	WARM_UP(wait_read(true));
+	WARM_APPROACH(wait_read);
 	sender = MUST(fork());
 	if (sender == 0) {
 		for (int i = 0; i < 10; i++) {
@@ -442,6 +466,7 @@ static void ignored(void)
 		MUST(write(ends[1], "z", 1));
 		_exit(0);
 	}
+	approach(wait_read);
 	result = wait_read(false);
 	printf("result %ld, byte %c\n", result, byte);
 	expect_equal("sender", end_of(sender), 0);

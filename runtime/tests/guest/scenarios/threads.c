@@ -12,7 +12,6 @@ static volatile int stop;
 
 static void *steps(void *seed)
 {
-	WARM_UP(ridden_steps(1, 1));
 	return (void *)ridden_steps(3000, (uint64_t)seed);
 }
 
@@ -22,13 +21,18 @@ static void print_sums(pthread_t *threads, int count)
 		printf("thread %d: %lx\n", i, (unsigned long)join_thread(threads[i]));
 }
 
+/* Once while it becomes hot for all of them, and once when it is. */
 static void shared_code(void)
 {
-	pthread_t threads[2 * THREADS];
+	for (int hot = 0; hot < 2; hot++) {
+		pthread_t threads[2 * THREADS];
 
-	for (long i = 0; i < 2 * THREADS; i++)
-		threads[i] = start_thread(steps, (void *)i);
-	print_sums(threads, 2 * THREADS);
+		for (long i = 0; i < 2 * THREADS; i++)
+			threads[i] = start_thread(steps, (void *)i);
+		print_sums(threads, 2 * THREADS);
+		if (!hot)
+			WARM_STEPS();
+	}
 }
 
 #define OWN_CODE(name, operation)                                              \
@@ -40,8 +44,7 @@ static void shared_code(void)
 	}                                                                      \
 	static void *name(void *seed)                                          \
 	{                                                                      \
-		WARM_UP(name##_loop(1, 1));                                    \
-		return (void *)name##_loop(3000, (uint64_t)seed);              \
+		return (void *)name##_loop(seed ? 3000 : 4, (uint64_t)seed);   \
 	}
 OWN_CODE(own_multiply, x * 6364136223846793005 + 1)
 OWN_CODE(own_rotate, ((x << 7) | (x >> 57)) ^ 0x55)
@@ -50,12 +53,17 @@ OWN_CODE(own_step, step(x))
 
 static void own_code(void)
 {
-	pthread_t threads[] = {
-		start_thread(own_multiply, (void *)1), start_thread(own_rotate, (void *)2),
-		start_thread(own_add, (void *)3), start_thread(own_step, (void *)4),
-	};
+	void *(*const codes[])(void *) = { own_multiply, own_rotate, own_add, own_step };
 
-	print_sums(threads, COUNT_OF(threads));
+	for (int hot = 0; hot < 2; hot++) {
+		pthread_t threads[COUNT_OF(codes)];
+
+		for (size_t i = 0; i < COUNT_OF(codes); i++)
+			threads[i] = start_thread(codes[i], (void *)(i + 1));
+		print_sums(threads, COUNT_OF(codes));
+		for (size_t i = 0; i < COUNT_OF(codes) && !hot; i++)
+			WARM_UP_ALL(4, codes[i](NULL));
+	}
 }
 
 static void *few_steps(void *seed)
@@ -67,7 +75,7 @@ static void short_lived(void)
 {
 	uint64_t sum = 0;
 
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	for (long i = 0; i < 100; i++) {
 		pthread_t thread = start_thread(few_steps, (void *)i);
 
@@ -81,16 +89,16 @@ static void short_lived(void)
 static long counter;
 static void (*lock_it)(void), (*unlock_it)(void);
 
-static void *locked_increments(void *unused)
+static void *locked_increments(void *count)
 {
-	for (int i = 0; i < 1500; i++) {
+	for (long i = 0; i < (long)count; i++) {
 		lock_it();
 		counter++;
 		call0(SYS_getuid);
 		unlock_it();
 		call0(SYS_getpid);
 	}
-	return unused;
+	return NULL;
 }
 
 static void count_under(void (*lock)(void), void (*unlock)(void))
@@ -99,9 +107,10 @@ static void count_under(void (*lock)(void), void (*unlock)(void))
 
 	lock_it = lock;
 	unlock_it = unlock;
-	WARM_UP(({ lock(); call0(SYS_getuid); unlock(); }));
+	WARM_UP_ALL(8, locked_increments((void *)4));
+	counter = 0;
 	for (int i = 0; i < THREADS; i++)
-		threads[i] = start_thread(locked_increments, NULL);
+		threads[i] = start_thread(locked_increments, (void *)1500);
 	for (int i = 0; i < THREADS; i++)
 		join_thread(threads[i]);
 	expect_equal("increments", counter, THREADS * 1500);
@@ -168,22 +177,23 @@ static void futex_counts(void) { count_under(take_ticket, serve_next); }
 
 static long atomic_sum;
 
-static void *add_atomically(void *unused)
+static void *add_atomically(void *count)
 {
-	for (int i = 0; i < 5000; i++) {
+	for (long i = 0; i < (long)count; i++) {
 		__atomic_fetch_add(&atomic_sum, 3, __ATOMIC_SEQ_CST);
 		call0(SYS_getuid);
 	}
-	return unused;
+	return NULL;
 }
 
 static void atomic_counts(void)
 {
 	pthread_t threads[THREADS];
 
-	WARM_UP(({ __atomic_fetch_add(&counter, 1, __ATOMIC_SEQ_CST); call0(SYS_getuid); }));
+	WARM_UP_ALL(4, add_atomically((void *)4));
+	atomic_sum = 0;
 	for (int i = 0; i < THREADS; i++)
-		threads[i] = start_thread(add_atomically, NULL);
+		threads[i] = start_thread(add_atomically, (void *)5000);
 	for (int i = 0; i < THREADS; i++)
 		join_thread(threads[i]);
 	expect_equal("sum", atomic_sum, THREADS * 5000 * 3);
@@ -192,13 +202,15 @@ static void atomic_counts(void)
 static pthread_cond_t turned = PTHREAD_COND_INITIALIZER;
 static int turn;
 
+static int turns;
+
 static void *take_turns(void *mine)
 {
-	for (int i = 0; i < 1000; i++) {
+	for (int i = 0; i < turns; i++) {
 		pthread_mutex_lock(&mutex);
 		while (turn != (long)mine)
 			pthread_cond_wait(&turned, &mutex);
-		counter = counter * 3 + (long)mine + 1;
+		counter = counter * 3 + (long)mine + call0(SYS_getuid) + 1;
 		turn = !turn;
 		pthread_cond_broadcast(&turned);
 		pthread_mutex_unlock(&mutex);
@@ -206,13 +218,22 @@ static void *take_turns(void *mine)
 	return NULL;
 }
 
+static void take_turns_in_pair(int count)
+{
+	pthread_t other;
+
+	turns = count;
+	other = start_thread(take_turns, (void *)1);
+	take_turns((void *)0);
+	join_thread(other);
+}
+
+/* Who waits does so in a ride, or in user mode where that had come to an end. */
 static void condition(void)
 {
-	pthread_t threads[2] = { start_thread(take_turns, (void *)0),
-				 start_thread(take_turns, (void *)1) };
-
-	join_thread(threads[0]);
-	join_thread(threads[1]);
+	WARM_UP_UNTIL(WARM_UP_BATCH * 10, take_turns_in_pair(20));
+	counter = 0;
+	take_turns_in_pair(1000);
 	printf("turns %lx\n", counter);
 }
 
@@ -223,7 +244,7 @@ static void *meet(void *index)
 {
 	long wrong = 0;
 
-	for (int i = 1; i <= 300; i++) {
+	for (int i = 1; i <= turns; i++) {
 		cells[(long)index] = i;
 		call0(SYS_getuid);
 		pthread_barrier_wait(&barrier);
@@ -234,17 +255,31 @@ static void *meet(void *index)
 	return (void *)wrong;
 }
 
-static void barriers(void)
+static long meet_all(int count)
 {
 	pthread_t threads[THREADS];
 	long wrong = 0;
 
-	pthread_barrier_init(&barrier, NULL, THREADS);
+	turns = count;
 	for (long i = 0; i < THREADS; i++)
 		threads[i] = start_thread(meet, (void *)i);
 	for (int i = 0; i < THREADS; i++)
 		wrong += (long)join_thread(threads[i]);
-	expect_equal("cells seen early or late", wrong, 0);
+	return wrong;
+}
+
+static void barriers(void)
+{
+	pthread_barrier_init(&barrier, NULL, THREADS);
+	WARM_UP_UNTIL(WARM_UP_BATCH * 10, meet_all(10));
+	expect_equal("cells seen early or late", meet_all(300), 0);
+}
+
+static __attribute__((noinline)) long wait_behind_steps(int *word, int value,
+							 const struct timespec *time)
+{
+	ridden_steps(5, 1);
+	return call4(SYS_futex, (long)word, FUTEX_WAIT_PRIVATE, value, (long)time);
 }
 
 static void futex_timeout(void)
@@ -253,14 +288,13 @@ static void futex_timeout(void)
 	int word = 0;
 	double start;
 
-	WARM_UP(call4(SYS_futex, (long)&word, FUTEX_WAIT_PRIVATE, 0, (long)&at_once));
-	WARM_UP(call4(SYS_futex, (long)&word, FUTEX_WAIT_PRIVATE, 1, 0));
-	expect_equal("other value", call4(SYS_futex, (long)&word, FUTEX_WAIT_PRIVATE, 1, 0), -EAGAIN);
+	WARM_UP_ALL(6, wait_behind_steps(&word, 0, &at_once));
+	WARM_UP_ALL(6, wait_behind_steps(&word, 1, NULL));
+	expect_equal("other value", wait_behind_steps(&word, 1, NULL), -EAGAIN);
 	start = seconds();
-	expect_equal("time is up", call4(SYS_futex, (long)&word, FUTEX_WAIT_PRIVATE, 0, (long)&soon),
-		     -ETIMEDOUT);
+	expect_equal("time is up", wait_behind_steps(&word, 0, &soon), -ETIMEDOUT);
 	expect_equal("too early", seconds() - start < 0.019, 0);
-	expect_equal("bad address", call4(SYS_futex, 8, FUTEX_WAIT_PRIVATE, 0, 0), -EFAULT);
+	expect_equal("bad address", wait_behind_steps((int *)8, 0, NULL), -EFAULT);
 }
 
 /* What one thread stores before the other sees the flag, it must see. */
@@ -300,7 +334,7 @@ static void messages(void)
 }
 
 /* Spins in a gap, without any call, until another thread stores. */
-static volatile int spun, released;
+static volatile int spun, released, pause_us;
 
 static __attribute__((noinline)) void spin_after_call(void)
 {
@@ -313,7 +347,8 @@ static void *release_spinner(void *unused)
 {
 	while (!stop) {
 		released = spun;
-		usleep(1000);
+		if (pause_us)
+			usleep(pause_us);
 	}
 	return unused;
 }
@@ -322,15 +357,18 @@ static void spinning(void)
 {
 	pthread_t other;
 
-	WARM_UP(spin_after_call());
 	other = start_thread(release_spinner, NULL);
+	WARM_UP(({ spun++; spin_after_call(); }));
+	WARM_STEPS();
+	pause_us = 1000;
 	for (int i = 0; i < 50; i++) {
+		ridden_steps(20, 1);
 		spun++;
 		spin_after_call();
 	}
+	expect_equal("releases", released, spun);
 	stop = 1;
 	join_thread(other);
-	expect_equal("releases", spun, 50);
 }
 
 static __thread long private_count;
@@ -346,7 +384,7 @@ static __attribute__((noinline)) void count_to(int count)
 static void *count_privately(void *unused)
 {
 	(void)unused;
-	WARM_UP(count_to(1));
+	WARM_UP_ALL(4, count_to(4));
 	private_count = 0;
 	count_to(2000);
 	return (void *)private_count;
@@ -370,16 +408,22 @@ static void clean_up(void *by)
 	cleaned += (long)by;
 }
 
+/* A cancellation point that sleeps: glibc's own read. */
+static __attribute__((noinline)) void read_behind_steps(void)
+{
+	char byte;
+
+	ridden_steps(20, 1);
+	MUST(read(ends[0], &byte, 1));
+}
+
 static void *read_forever(void *unused)
 {
-	char byte = 'x';
-
 	pthread_cleanup_push(clean_up, (void *)1);
-	WARM_UP(exchange(ends, &byte, 1));
+	WARM_UP_ALL(22, ({ MUST(write(ends[1], "x", 1)); read_behind_steps(); }));
 	ready = 1;
-	/* A cancellation point that sleeps: glibc's own read. */
 	for (;;)
-		read(ends[0], &byte, 1);
+		read_behind_steps();
 	pthread_cleanup_pop(0);
 	return unused;
 }
@@ -414,7 +458,6 @@ static void *ride_cancelled(void *unused)
 
 static void cancel_rider(void)
 {
-	WARM_UP(call0(SYS_getuid));
 	for (int i = 0; i < 5; i++) {
 		pthread_t thread = start_thread(ride_cancelled, NULL);
 
@@ -459,7 +502,7 @@ static void cancel_disabled(void)
 /* The owner ends with the mutex locked, in a ride for all that it knows. */
 static void *end_as_owner(void *robust)
 {
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	pthread_mutex_lock(robust);
 	ridden_steps(200, 1);
 	return NULL;
@@ -501,13 +544,13 @@ static void robust_process(void)
 
 	if (child == 0) {
 		end_as_owner(robust);
-		for (;;)
-			call0(SYS_getuid);
+		ride_until(&stop);
 	}
 	while (pthread_mutex_trylock(robust) == 0) {
 		pthread_mutex_unlock(robust);
 		usleep(10 * 1000);
 	}
+	AWAIT_RIDES(1000);
 	MUST(kill(child, SIGKILL));
 	expect_equal("child", end_of(child), 1009);
 	take_over(robust);
@@ -525,8 +568,8 @@ static const struct scenario scenarios[] = {
 	{ "futex", futex_counts },
 	{ "futex-timeout", futex_timeout },
 	{ "atomic", atomic_counts },
-	{ "condition", condition, MAY_RIDE },
-	{ "barrier", barriers, MAY_RIDE },
+	{ "condition", condition },
+	{ "barrier", barriers },
 	{ "messages", messages },
 	{ "spinning", spinning },
 	{ "thread-local", thread_local },
