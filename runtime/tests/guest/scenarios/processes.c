@@ -2,13 +2,10 @@
 #include "scenario.h"
 
 #include <fcntl.h>
-#include <linux/sched.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 static volatile int stop;
@@ -18,21 +15,29 @@ extern char **environ;
 /* Rides in its own right, so that it shows what the child's memory is. */
 static int child_work(long seed)
 {
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	return ridden_steps(500, seed) & 0x3f;
+}
+
+static __attribute__((noinline)) void add_often(volatile long *sum, long each, int times)
+{
+	for (int i = 0; i < times; i++) {
+		*sum += each;
+		call0(SYS_getuid);
+	}
 }
 
 static void copies_memory(void)
 {
+	volatile long warm = 0;
 	pid_t child;
 
-	WARM_UP(({ call0(SYS_getuid); number++; }));
+	WARM_UP_ALL(4, add_often(&warm, 1, 4));
 	number = 5;
 	child = MUST(fork());
-	for (int i = 0; i < 1000; i++) {
-		number += child ? 1 : 2;
-		call0(SYS_getuid);
-	}
+	if (child == 0)
+		WARM_UP_ALL(4, add_often(&warm, 2, 4));
+	add_often(&number, child ? 1 : 2, 1000);
 	if (child == 0)
 		_exit(number == 2005);
 	expect_equal("child's number is its own", end_of(child), 1);
@@ -43,7 +48,7 @@ static void child_rides(void)
 {
 	pid_t child;
 
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	child = MUST(fork());
 	if (child == 0)
 		_exit(child_work(7));
@@ -54,13 +59,13 @@ static void many_forks(void)
 {
 	uint64_t sum = 0;
 
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	for (long i = 0; i < 60; i++) {
 		pid_t child = MUST(fork());
 
 		if (child == 0)
 			_exit(ridden_steps(30, i) & 0x7f);
-		sum = step(sum + end_of(child));
+		sum = step(sum + end_of(child) + ridden_steps(30, i));
 	}
 	printf("sum %lx\n", (unsigned long)sum);
 }
@@ -68,9 +73,10 @@ static void many_forks(void)
 static void generations(void)
 {
 	for (int depth = 0; depth < 5; depth++) {
-		WARM_UP(ridden_steps(1, 1));
+		WARM_STEPS();
 		pid_t child = MUST(fork());
 
+		ridden_steps(50, depth);
 		if (child) {
 			int end = end_of(child);
 
@@ -101,15 +107,21 @@ static void *ride_along(void *unused)
 	return (void *)ride_until(&stop);
 }
 
+/* Returns when they ride, which they go on with. */
+static void start_riders(pthread_t *riders, int count)
+{
+	WARM_STEPS();
+	for (int i = 0; i < count; i++)
+		riders[i] = start_thread(ride_along, NULL);
+	AWAIT_RIDES(500);
+}
+
 static void fork_while_others_ride(void)
 {
 	pthread_t riders[2], forker;
 	long failures = 0;
 
-	WARM_UP(ridden_steps(1, 1));
-	WARM_UP(call0(SYS_getuid));
-	for (int i = 0; i < 2; i++)
-		riders[i] = start_thread(ride_along, NULL);
+	start_riders(riders, 2);
 	forker = start_thread(fork_often, &failures);
 	join_thread(forker);
 	stop = 1;
@@ -120,7 +132,7 @@ static void fork_while_others_ride(void)
 
 static void vfork_and_exit(void)
 {
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	for (int i = 0; i < 20; i++) {
 		pid_t child = vfork();
 
@@ -141,7 +153,7 @@ static void work(void)
 
 static void vfork_and_execute(void)
 {
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	for (int i = 0; i < 2; i++) {
 		pid_t child = vfork();
 
@@ -157,7 +169,7 @@ static void fork_and_execute(void)
 {
 	pid_t child;
 
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	child = MUST(fork());
 	if (child == 0) {
 		ridden_steps(100, 1);
@@ -170,7 +182,7 @@ static void not_executed(void)
 {
 	char *arguments[] = { "x", NULL };
 
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	for (int i = 0; i < 3; i++) {
 		ridden_steps(20, 1);
 		expect_equal("missing", (execv("/nowhere", arguments), errno), ENOENT);
@@ -186,7 +198,7 @@ static void execute_by_file(void)
 	char *arguments[] = { "x", "-work", NULL };
 	int file = MUST(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
 
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	child = MUST(fork());
 	if (child == 0)
 		fexecve(file, arguments, environ);
@@ -206,7 +218,7 @@ static void check_reset(void)
 	sigset_t blocked;
 	stack_t stack;
 
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	MUST(sigaction(SIGUSR1, NULL, &action));
 	expect_equal("handler", action.sa_handler == SIG_DFL, 1);
 	MUST(sigaction(SIGUSR2, NULL, &action));
@@ -226,7 +238,7 @@ static void execution_resets(void)
 	int file;
 
 	number = 3;
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	signal(SIGUSR1, on_signal);
 	signal(SIGUSR2, SIG_IGN);
 	sigemptyset(&set);
@@ -241,6 +253,8 @@ static void execution_resets(void)
 
 static void *become_work(void *unused)
 {
+	/* The leader rides as well by now. */
+	AWAIT_RIDES(500);
 	ridden_steps(100, 1);
 	become("-work");
 	return unused;
@@ -249,13 +263,11 @@ static void *become_work(void *unused)
 /* The leader's pid goes to the thread that executes; all others end. */
 static void execute_from_thread(void)
 {
+	pthread_t riders[2];
 	pid_t child = MUST(fork());
 
 	if (child == 0) {
-		WARM_UP(call0(SYS_getuid));
-		start_thread(ride_along, NULL);
-		start_thread(ride_along, NULL);
-		usleep(20 * 1000);
+		start_riders(riders, 2);
 		start_thread(become_work, NULL);
 		ride_until(&stop);
 	}
@@ -264,12 +276,11 @@ static void execute_from_thread(void)
 
 static void execute_from_leader(void)
 {
+	pthread_t riders[3];
 	pid_t child = MUST(fork());
 
 	if (child == 0) {
-		WARM_UP(call0(SYS_getuid));
-		for (int i = 0; i < 3; i++)
-			start_thread(ride_along, NULL);
+		start_riders(riders, 3);
 		ridden_steps(1000, 1);
 		become("-work");
 	}
@@ -278,14 +289,14 @@ static void execute_from_leader(void)
 
 static void exit_while_others_ride(void)
 {
+	pthread_t riders[3];
+
 	for (int i = 0; i < 5; i++) {
 		pid_t child = MUST(fork());
 
 		if (child == 0) {
-			WARM_UP(call0(SYS_getuid));
-			for (int j = 0; j < 3; j++)
-				start_thread(ride_along, NULL);
-			ridden_steps(2000, 1);
+			start_riders(riders, 3);
+			ridden_steps(500, 1);
 			_exit(40 + i);
 		}
 		expect_equal("end", end_of(child), 40 + i);
@@ -294,18 +305,20 @@ static void exit_while_others_ride(void)
 
 static void *exit_all(void *status)
 {
+	AWAIT_RIDES(500);
 	ridden_steps(500, 1);
 	_exit((long)status);
 }
 
 static void exit_from_thread(void)
 {
+	pthread_t rider;
+
 	for (long i = 0; i < 5; i++) {
 		pid_t child = MUST(fork());
 
 		if (child == 0) {
-			WARM_UP(call0(SYS_getuid));
-			start_thread(ride_along, NULL);
+			start_riders(&rider, 1);
 			start_thread(exit_all, (void *)(50 + i));
 			ride_until(&stop);
 		}
@@ -313,9 +326,9 @@ static void exit_from_thread(void)
 	}
 }
 
-static void *end_last(void *unused)
+static void *end_last(void *leader)
 {
-	(void)unused;
+	join_thread((pthread_t)leader);
 	ridden_steps(3000, 1);
 	exit(23);
 }
@@ -325,8 +338,8 @@ static void leader_ends_first(void)
 	pid_t child = MUST(fork());
 
 	if (child == 0) {
-		WARM_UP(call0(SYS_getuid));
-		start_thread(end_last, NULL);
+		WARM_STEPS();
+		start_thread(end_last, (void *)pthread_self());
 		pthread_exit(NULL);
 	}
 	expect_equal("end", end_of(child), 23);
@@ -335,14 +348,14 @@ static void leader_ends_first(void)
 static void killed_by_own_signal(void)
 {
 	static const int signals[] = { SIGTERM, SIGABRT, SIGSEGV, SIGUSR1, SIGKILL };
+	pthread_t rider;
 
 	for (size_t i = 0; i < COUNT_OF(signals); i++) {
 		pid_t child = MUST(fork());
 
 		if (child == 0) {
 			prctl(PR_SET_DUMPABLE, 0);
-			WARM_UP(call0(SYS_getuid));
-			start_thread(ride_along, NULL);
+			start_riders(&rider, 1);
 			ridden_steps(200, 1);
 			kill(getpid(), signals[i]);
 			ride_until(&stop);
@@ -356,7 +369,7 @@ static void spawned(void)
 	char *arguments[] = { "scenario", "-work", NULL };
 	pid_t child;
 
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	for (int i = 0; i < 2; i++) {
 		ridden_steps(50, 1);
 		errno = posix_spawn(&child, "/proc/self/exe", NULL, NULL, arguments, environ);
@@ -369,7 +382,8 @@ static void spawned(void)
 
 static void say_hello(void)
 {
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
+	ridden_steps(100, 1);
 	printf("hello\n");
 }
 
@@ -383,7 +397,8 @@ static void spawned_with_actions(void)
 	MUST(pipe2(ends, O_CLOEXEC));
 	posix_spawn_file_actions_init(&actions);
 	posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
+	ridden_steps(100, 1);
 	errno = posix_spawn(&child, "/proc/self/exe", &actions, NULL, arguments, environ);
 	if (errno)
 		die("posix_spawn");
@@ -398,8 +413,10 @@ static void through_the_shell(void)
 	char text[64] = "";
 	FILE *pipe;
 
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
+	ridden_steps(100, 1);
 	expect_equal("system", system("exit 5") >> 8, 5);
+	ridden_steps(100, 1);
 	pipe = popen("echo one; echo two", "r");
 	while (fgets(text, sizeof(text), pipe))
 		printf("%s", text);
@@ -420,7 +437,7 @@ static void orphaned(void)
 		setsid();
 		if (MUST(fork()))
 			_exit(1);
-		WARM_UP(ridden_steps(1, 1));
+		WARM_STEPS();
 		sum = ridden_steps(500, 21);
 		MUST(write(ends[1], &sum, sizeof(sum)));
 		_exit(2);
@@ -444,11 +461,12 @@ static void death_of_parent(void)
 
 		if (grandchild == 0) {
 			MUST(prctl(PR_SET_PDEATHSIG, SIGKILL));
-			WARM_UP(call0(SYS_getuid));
+			WARM_STEPS();
 			MUST(write(ends[1], &byte, 1));
 			ride_until(&stop);
 		}
 		MUST(read(ends[0], &byte, 1));
+		AWAIT_RIDES(500);
 		_exit(0);
 	}
 	close(ends[1]);
@@ -464,7 +482,7 @@ static void children_are_reported(void)
 	pid_t child;
 
 	MUST(sigaction(SIGCHLD, &action, NULL));
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	for (int i = 0; i < 10; i++) {
 		child = MUST(fork());
 		if (child == 0)
@@ -485,7 +503,7 @@ static void resource_use_of_children(void)
 	int status;
 
 	if (child == 0) {
-		WARM_UP(call0(SYS_getuid));
+		WARM_STEPS();
 		double until = seconds() + 0.1;
 		while (seconds() < until)
 			ridden_steps(100, 1);
