@@ -29,6 +29,13 @@ static inline void map_version(int version)
 	close(file);
 }
 
+/* settle(), and from one turn of the version's loop to the next as well. */
+static inline void settle_loop(version_fn *code, int version)
+{
+	WARM_UP_ALL(4, expect(code, version, 4));
+	expect(code, version, 200);
+}
+
 static inline void report(void)
 {
 	expect_equal("stale", stale, 0);
@@ -70,6 +77,25 @@ static inline void *follow(void *unused)
 		older += sum < 5l * before || sum > 5l * (newest + 1);
 	}
 	return (void *)older;
+}
+
+/* Returns when they ride in version 1, which is the newest. */
+static inline void start_followers(pthread_t *followers, int count)
+{
+	newest = 1;
+	settle_loop(CODE, 1);
+	for (int i = 0; i < count; i++)
+		followers[i] = start_thread(follow, NULL);
+	AWAIT_RIDES(500);
+}
+
+/* When they ride again; after the last change they are not left behind either. */
+static inline void stop_followers(pthread_t *followers, int count)
+{
+	AWAIT_RIDES(500);
+	done = 1;
+	for (int i = 0; i < count; i++)
+		stale += (long)join_thread(followers[i]);
 }
 
 #endif

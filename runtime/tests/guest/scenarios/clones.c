@@ -21,7 +21,7 @@ static volatile long number;
 /* Rides on its own behalf: with CLONE_VM in fragments of the parent's making. */
 static void ride_a_while(void)
 {
-	WARM_UP(ridden_steps(1, 1));
+	WARM_STEPS();
 	ridden_steps(300, 1);
 }
 
@@ -40,33 +40,52 @@ static int run_child(int (*run)(void *), int flags)
 	return end_of(MUST(clone(run, new_stack(), flags | SIGCHLD, NULL)));
 }
 
+static __attribute__((noinline)) void add_often(volatile long *sum, int times)
+{
+	for (int i = 0; i < times; i++) {
+		*sum += 1;
+		call0(SYS_getuid);
+	}
+}
+
+static void warm_adding(void)
+{
+	volatile long sum = 0;
+
+	WARM_UP_ALL(4, add_often(&sum, 4));
+}
+
 static int add_to_number(void *unused)
 {
 	(void)unused;
 	/* Without thread-local storage of its own: no libc in here. */
-	for (int i = 0; i < 500; i++) {
-		number++;
-		call0(SYS_getuid);
-	}
+	add_often(&number, 500);
 	return 4;
+}
+
+/* Fragments are of the memory: what was warmed up is the parent's. */
+static int warm_and_add(void *unused)
+{
+	warm_adding();
+	return add_to_number(unused);
 }
 
 static void memory_shared(void)
 {
-	WARM_UP(({ number++; call0(SYS_getuid); }));
-	number = 0;
+	warm_adding();
 	expect_equal("child", run_child(add_to_number, CLONE_VM), 4);
 	expect_equal("number", number, 500);
 }
 
 static void memory_copied(void)
 {
-	expect_equal("child", run_child(add_to_number, 0), 4);
+	expect_equal("child", run_child(warm_and_add, 0), 4);
 	expect_equal("number", number, 0);
 }
 
 static void memory_lent(void)
 {
+	warm_adding();
 	expect_equal("child", run_child(add_to_number, CLONE_VM | CLONE_VFORK), 4);
 	expect_equal("number", number, 500);
 }
@@ -176,10 +195,7 @@ static volatile int child_tid = -1, parent_tid;
 static int thread_body(void *unused)
 {
 	(void)unused;
-	for (int i = 0; i < 500; i++) {
-		number++;
-		call0(SYS_getuid);
-	}
+	add_often(&number, 500);
 	call3(SYS_exit, 0, 0, 0);
 	return 0;
 }
@@ -187,7 +203,7 @@ static int thread_body(void *unused)
 /* A thread without libc: it is over when the kernel clears its number and wakes us. */
 static void thread_by_hand(void)
 {
-	WARM_UP(({ number++; call0(SYS_getuid); }));
+	warm_adding();
 	for (int round = 0; round < 5; round++) {
 		number = 0;
 		MUST(clone(thread_body, new_stack(),
@@ -203,16 +219,33 @@ static void thread_by_hand(void)
 	}
 }
 
+/* Who does not see the supervisor cannot ask for rides: its parent does. */
+static volatile int *seen_riding;
+
 static int same_pid(void *unused)
 {
 	(void)unused;
-	ride_a_while();
+	ride_until(seen_riding);
 	return getpid() == 1 ? 5 : 6;
+}
+
+static void run_unseeing_child(int flags)
+{
+	pid_t child;
+
+	seen_riding = mmap(NULL, sizeof(*seen_riding), PROT_READ | PROT_WRITE,
+			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (seen_riding == MAP_FAILED)
+		die("mmap");
+	child = MUST(clone(same_pid, new_stack(), flags | SIGCHLD, NULL));
+	AWAIT_RIDES(500);
+	*seen_riding = 1;
+	expect_equal("child", end_of(child), 5);
 }
 
 static void own_pids(void)
 {
-	expect_equal("child", run_child(same_pid, CLONE_NEWPID), 5);
+	run_unseeing_child(CLONE_NEWPID);
 }
 
 static int rename_host(void *unused)
@@ -234,7 +267,7 @@ static void own_host_name(void)
 
 static void own_user_ids(void)
 {
-	expect_equal("child", run_child(same_pid, CLONE_NEWUSER | CLONE_NEWPID), 5);
+	run_unseeing_child(CLONE_NEWUSER | CLONE_NEWPID);
 }
 
 static int io_child(void *unused)
@@ -285,7 +318,8 @@ static void clone3_with_file(void)
 		ride_until(&stop);
 	}
 	ended = (struct pollfd){ .fd = file, .events = POLLIN };
-	expect_equal("running", poll(&ended, 1, 200), 0);
+	AWAIT_RIDES(500);
+	expect_equal("running", poll(&ended, 1, 50), 0);
 	MUST(syscall(SYS_pidfd_send_signal, file, SIGTERM, NULL, 0));
 	expect_equal("ended", poll(&ended, 1, 10000), 1);
 	MUST(waitid(P_PIDFD, file, &info, WEXITED));

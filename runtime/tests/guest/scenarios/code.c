@@ -15,7 +15,7 @@ static void mapped_over(void)
 {
 	for (int version = 1; version < 4; version++) {
 		map_version(version);
-		settle(CODE, version);
+		settle_loop(CODE, version);
 	}
 	/* Faster than anybody can translate. */
 	for (int version = 4; version < 100; version++) {
@@ -29,7 +29,7 @@ static void unmapped_and_mapped(void)
 {
 	for (int version = 1; version < 4; version++) {
 		map_version(version);
-		settle(CODE, version);
+		settle_loop(CODE, version);
 		MUST(munmap(AT, PAGE));
 	}
 	report();
@@ -44,7 +44,7 @@ static void moved_in(void)
 		close(file);
 		if (mremap(other, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, AT) != AT)
 			die("mremap");
-		settle(CODE, version);
+		settle_loop(CODE, version);
 	}
 	report();
 }
@@ -54,11 +54,11 @@ static void moved_away(void)
 	void *elsewhere;
 
 	map_version(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	elsewhere = mremap(AT, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, AT + 16 * PAGE);
 	expect_fault(SIGSEGV);
 	expect(elsewhere, 1, 100);
-	settle(elsewhere, 1);
+	settle_loop(elsewhere, 1);
 	report();
 }
 
@@ -66,7 +66,7 @@ static void unmapped(void)
 {
 	for (int round = 0; round < 3; round++) {
 		map_version(1);
-		settle(CODE, 1);
+		settle_loop(CODE, 1);
 		MUST(munmap(AT, PAGE));
 		expect_fault(SIGSEGV);
 	}
@@ -80,14 +80,16 @@ static void protect(int protection)
 
 static void rewritten(void)
 {
-	map_version(1);
-	settle(CODE, 1);
-	for (int version = 2; version < 100; version++) {
-		protect(PROT_READ | PROT_WRITE);
-		write_version(AT, version);
-		protect(PROT_READ | PROT_EXEC);
-		/* Natively: what was written here once could be written again unseen. */
-		expect(CODE, version, version == 2 ? 2000 : 20);
+	for (int round = 0; round < 3; round++) {
+		map_version(1);
+		settle_loop(CODE, 1);
+		for (int version = 2; version < 40; version++) {
+			protect(PROT_READ | PROT_WRITE);
+			write_version(AT, version);
+			protect(PROT_READ | PROT_EXEC);
+			/* Natively: what was written here once could be written again unseen. */
+			expect(CODE, version, version == 2 ? 2000 : 20);
+		}
 	}
 	report();
 }
@@ -106,7 +108,7 @@ static void mapped_over_rewritten(void)
 			usleep(1000);
 		}
 		map_version(version + 20);
-		settle(CODE, version + 20);
+		settle_loop(CODE, version + 20);
 	}
 	report();
 }
@@ -114,13 +116,13 @@ static void mapped_over_rewritten(void)
 static void not_executable(void)
 {
 	map_version(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	protect(PROT_READ);
 	expect_fault(SIGSEGV);
 	protect(PROT_NONE);
 	expect_fault(SIGSEGV);
 	protect(PROT_READ | PROT_EXEC);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	report();
 }
 
@@ -202,11 +204,16 @@ static void poked(void)
 {
 	pid_t parent = getpid();
 
-	map_version(1);
-	settle(CODE, 1);
-	for (int version = 2; version < 10; version++) {
-		pid_t child = MUST(fork());
+	for (int version = 1; version < 10; version++) {
+		pid_t child;
 
+		/* What was poked into does not ride any more. */
+		if (version % 2) {
+			map_version(version);
+			settle_loop(CODE, version);
+			continue;
+		}
+		child = MUST(fork());
 		if (child == 0) {
 			poke(parent, version);
 			_exit(0);
@@ -231,7 +238,7 @@ static void memory_file_written(void)
 {
 	for (int version = 1; version < 4; version++) {
 		map_version(version);
-		settle(CODE, version);
+		settle_loop(CODE, version);
 		write_memory("/proc/self/mem", version + 10);
 		expect(CODE, version + 10, 200);
 		write_memory("/proc/self/mem", version + 20);
@@ -245,16 +252,21 @@ static void memory_file_written_by_another(void)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/mem", getpid());
-	map_version(1);
-	settle(CODE, 1);
-	for (int version = 2; version < 10; version++) {
-		pid_t child = MUST(fork());
+	for (int version = 1; version < 10; version++) {
+		pid_t child;
 
+		/* What was written to does not ride any more. */
+		if (version % 2) {
+			map_version(version);
+			settle_loop(CODE, version);
+			continue;
+		}
+		child = MUST(fork());
 		if (child == 0) {
 			write_memory(path, version);
 			_exit(0);
 		}
-		end_of(child);
+		expect_equal("child", end_of(child), 0);
 		expect(CODE, version, 200);
 	}
 	report();
@@ -266,10 +278,10 @@ static void written_from_outside(void)
 	struct iovec from = { &version, sizeof(version) }, to = { AT + VERSION_OFFSET, sizeof(version) };
 
 	map_version(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	/* Refused: the page is not writable. */
 	expect_equal("result", process_vm_writev(getpid(), &from, 1, &to, 1, 0), -1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	report();
 }
 
@@ -278,7 +290,7 @@ static void copy_dropped(void)
 {
 	map_version(1);
 	for (int round = 0; round < 5; round++) {
-		settle(CODE, 1);
+		settle_loop(CODE, 1);
 		write_memory("/proc/self/mem", 7);
 		expect(CODE, 7, 200);
 		MUST(madvise(AT, PAGE, MADV_DONTNEED));
@@ -291,12 +303,16 @@ static void copy_dropped(void)
 static void paged_out(void)
 {
 	map_version(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	for (int round = 0; round < 20; round++) {
 		madvise(AT, PAGE, round % 2 ? MADV_PAGEOUT : MADV_COLD);
 		expect(CODE, 1, 100);
+		if (round % 5 == 0)
+			settle_loop(CODE, 1);
 		MUST(madvise(AT, PAGE, MADV_DONTNEED));
 		expect(CODE, 1, 100);
+		if (round % 5 == 1)
+			settle_loop(CODE, 1);
 	}
 	report();
 }
@@ -306,17 +322,17 @@ static void child_changes_its_own(void)
 	pid_t child;
 
 	map_version(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	child = MUST(fork());
 	if (child == 0) {
-		settle(CODE, 1);
+		settle_loop(CODE, 1);
 		map_version(2);
-		settle(CODE, 2);
+		settle_loop(CODE, 2);
 		_exit(stale != 0);
 	}
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	expect_equal("child", end_of(child), 0);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	report();
 }
 
@@ -327,16 +343,16 @@ static void parent_changes_its_own(void)
 	pid_t child;
 
 	map_version(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	MUST(pipe(ends));
 	child = MUST(fork());
 	if (child == 0) {
 		MUST(read(ends[0], &byte, 1));
-		settle(CODE, 1);
+		settle_loop(CODE, 1);
 		_exit(stale != 0);
 	}
 	map_version(2);
-	settle(CODE, 2);
+	settle_loop(CODE, 2);
 	MUST(write(ends[1], &byte, 1));
 	expect_equal("child", end_of(child), 0);
 	report();
@@ -351,7 +367,7 @@ static void memory_reused(void)
 		if (child == 0) {
 			map_version(version);
 			if (version % 20 == 1)
-				settle(CODE, version);
+				settle_loop(CODE, version);
 			expect(CODE, version, 300);
 			_exit(stale != 0);
 		}
@@ -371,7 +387,7 @@ static void number_reused(void)
 
 		if (child == 0) {
 			map_version(version);
-			settle(CODE, version);
+			settle_loop(CODE, version);
 			_exit(getpid() != wanted || stale);
 		}
 		stale += end_of(child);
@@ -385,7 +401,7 @@ static void next_program(void)
 	char text[16];
 
 	map_version(version);
-	settle(CODE, version);
+	settle_loop(CODE, version);
 	printf("version %d: %ld stale\n", version, stale);
 	if (version == 4)
 		exit(0);
@@ -406,19 +422,14 @@ static void replaced_under_riders(void)
 	pthread_t followers[2];
 
 	map_version(1);
-	newest = 1;
-	settle(CODE, 1);
-	for (int i = 0; i < 2; i++)
-		followers[i] = start_thread(follow, NULL);
+	start_followers(followers, 2);
 	for (int version = 2; version < 150; version++) {
 		map_version(version);
 		newest = version;
 		if (version % 10 == 0)
-			usleep(20 * 1000);
+			AWAIT_RIDES(500);
 	}
-	done = 1;
-	for (int i = 0; i < 2; i++)
-		stale += (long)join_thread(followers[i]);
+	stop_followers(followers, 2);
 	report();
 }
 
@@ -439,7 +450,7 @@ static void library_reloaded(void)
 			return;
 		}
 		answer = (long (*)(long))dlsym(library, "answer");
-		WARM_UP(wrong += answer(1) != round % 2 + 1);
+		WARM_UP_ALL(4, wrong += answer(4) != 4 * (round % 2 + 1));
 		wrong += answer(100) != 100 * (round % 2 + 1);
 		dlclose(library);
 	}

@@ -20,20 +20,32 @@ static void count_cpus(void)
 	cpus = sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* Odd while the rider is being moved. */
+/* Who is moved; riders that there are not are 0. */
+#define MOST_MOVED 3
+static volatile pid_t moved[MOST_MOVED];
+/* Odd while they are being moved. */
 static volatile unsigned long moves;
 
-static void *move_rider(void *rider)
+/* Each to the next CPU, so that there is always one with two of three riders on it. */
+static void *move_riders(void *unused)
 {
 	for (int i = 0; !stop; i++) {
 		moves++;
 		__sync_synchronize();
-		pin((long)rider, i % cpus);
+		for (int j = 0; j < MOST_MOVED; j++)
+			if (moved[j])
+				pin(moved[j], (i + j) % cpus);
 		__sync_synchronize();
 		moves++;
 		usleep(1500);
 	}
-	return NULL;
+	return unused;
+}
+
+static pthread_t start_moving_us(void)
+{
+	moved[0] = gettid();
+	return start_thread(move_riders, NULL);
 }
 
 /* The CPU that the kernel says restartable sequences are on. */
@@ -69,7 +81,7 @@ static void cpu_number(void)
 
 	count_cpus();
 	WARM_UP(compare_cpus());
-	mover = start_thread(move_rider, (void *)(long)gettid());
+	mover = start_moving_us();
 	until = seconds() + 1;
 	while (seconds() < until)
 		for (int i = 0; i < 100; i++)
@@ -79,16 +91,28 @@ static void cpu_number(void)
 	expect_equal("wrong", wrong, 0);
 }
 
+/* How often libc is wrong about it, between calls that ride. */
+static __attribute__((noinline)) long compare_with_libc(int cpu, int times)
+{
+	long wrong = 0;
+
+	for (int i = 0; i < times; i++) {
+		call0(SYS_getuid);
+		wrong += sched_getcpu() != cpu;
+	}
+	return wrong;
+}
+
 static void cpu_number_of_libc(void)
 {
 	long wrong = 0;
 
 	count_cpus();
-	WARM_UP(({ call0(SYS_getuid); sched_getcpu(); }));
-	for (int i = 0; i < 500; i++) {
+	pin(0, 0);
+	WARM_UP_ALL(4, wrong += compare_with_libc(0, 4));
+	for (int i = 1; i < 500; i++) {
 		pin(0, i % cpus);
-		call0(SYS_getuid);
-		wrong += sched_getcpu() != i % cpus;
+		wrong += compare_with_libc(i % cpus, 4);
 	}
 	expect_equal("wrong", wrong, 0);
 }
@@ -132,37 +156,51 @@ static __attribute__((noinline)) void count_on_cpu(void)
 		: "rax", "rcx", "rdx", "memory", "cc");
 }
 
-#define COUNTS 20000
-
-static void *count_often(void *unused)
+static __attribute__((noinline)) void count_often(int times)
 {
-	(void)unused;
-	for (int i = 0; i < COUNTS; i++) {
+	for (int i = 0; i < times; i++) {
 		count_on_cpu();
 		call0(SYS_getuid);
 	}
-	return NULL;
 }
 
+static volatile int all_moved;
+
+static void *count_while_moved(void *place)
+{
+	long counts = 0;
+
+	*(volatile pid_t *)place = gettid();
+	for (; !all_moved; counts += 100)
+		count_often(100);
+	return (void *)counts;
+}
+
+#define MOVES 300
+
+/* Riders that count on the same CPUs, and are moved while they do. */
 static void restartable_sequences(void)
 {
-	pthread_t threads[3], mover;
+	pthread_t counting[MOST_MOVED], mover;
 	long sum = 0;
 
 	count_cpus();
-	WARM_UP(({ count_on_cpu(); call0(SYS_getuid); }));
+	WARM_UP_ALL(4, count_often(4));
 	memset(counters, 0, sizeof(counters));
-	for (int i = 0; i < 3; i++)
-		threads[i] = start_thread(count_often, NULL);
-	mover = start_thread(move_rider, (void *)(long)gettid());
-	for (int i = 0; i < 3; i++)
-		join_thread(threads[i]);
-	count_often(NULL);
+	for (int i = 0; i < MOST_MOVED; i++)
+		counting[i] = start_thread(count_while_moved, (void *)&moved[i]);
+	AWAIT_RIDES(500);
+	mover = start_thread(move_riders, NULL);
+	while (moves < 2 * MOVES)
+		AWAIT_RIDES(500);
 	stop = 1;
 	join_thread(mover);
+	all_moved = 1;
+	for (int i = 0; i < MOST_MOVED; i++)
+		sum -= (long)join_thread(counting[i]);
 	for (int i = 0; i < 64; i++)
 		sum += counters[i][0];
-	expect_equal("sum", sum, 4 * COUNTS);
+	expect_equal("lost or counted twice", sum, 0);
 }
 
 static void *ride_along(void *unused)
@@ -175,9 +213,11 @@ static void memory_barriers(int enable, int command)
 {
 	pthread_t threads[2];
 
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	for (int i = 0; i < 2; i++)
 		threads[i] = start_thread(ride_along, NULL);
+	/* With the one for sequences nobody rides any more once it is enabled. */
+	AWAIT_RIDES(500);
 	MUST(syscall(SYS_membarrier, enable, 0, 0));
 	for (int i = 0; i < 100; i++) {
 		MUST(syscall(SYS_membarrier, command, 0, 0));
@@ -244,7 +284,7 @@ static void keep_patterns(bool moved)
 	memset(&in, 0x3c, sizeof(in));
 	WARM_UP(send_and_read(&byte, &in, &out));
 	if (moved)
-		mover = start_thread(move_rider, (void *)(long)gettid());
+		mover = start_moving_us();
 	for (int i = 0; i < 1500; i++) {
 		for (int j = 0; j < REGISTERS * 4; j++)
 			in.words[j / 4][j % 4] = x = step(x);
@@ -265,14 +305,31 @@ static void keep_patterns(bool moved)
 static void vectors_of_sleeper(void) { keep_patterns(false); }
 static void vectors_of_moved_sleeper(void) { keep_patterns(true); }
 
-/* Rounding and exceptions of the vector unit, and of the x87. */
+/* The vector unit computes in the ride; with the x87 there is none. */
+static __attribute__((noinline)) long check_modes(double expected, unsigned short control, int times)
+{
+	static volatile double one = 1, three = 3;
+	unsigned short now;
+	long wrong = 0;
+
+	for (int i = 0; i < times; i++) {
+		call0(SYS_getuid);
+		wrong += one / three != expected;
+		call0(SYS_getuid);
+		asm volatile("fnstcw %0" : "=m"(now));
+		wrong += now != control;
+	}
+	return wrong;
+}
+
+/* Rounding of the vector unit and of the x87. */
 static void float_modes(void)
 {
 	volatile double one = 1, three = 3, down, up;
-	unsigned short control = 0, expected;
+	unsigned short expected;
 	long wrong = 0;
 
-	WARM_UP(({ down = one / three; call0(SYS_getuid); }));
+	WARM_UP_UNTIL(WARM_UP_BATCH * 2, check_modes(0, 0, 4));
 	_mm_setcsr((_mm_getcsr() & ~0x6000u) | 0x2000);
 	down = one / three;
 	_mm_setcsr((_mm_getcsr() & ~0x6000u) | 0x4000);
@@ -281,36 +338,38 @@ static void float_modes(void)
 	asm volatile("fnstcw %0" : "=m"(expected));
 	expected = (expected & ~0x0c00) | 0x0400;
 	asm volatile("fldcw %0" : : "m"(expected));
-	for (int i = 0; i < 500; i++) {
-		call0(SYS_getuid);
-		wrong += one / three != up;
-		asm volatile("fnstcw %0" : "=m"(control));
-		wrong += control != expected;
-	}
+	wrong += check_modes(up, expected, 500);
 	expect_equal("wrong", wrong, 0);
 }
 
-/* A long sum in floating point, in vectors and in the x87, while others compute. */
-static void *sum_floats(void *start)
+/* A long sum in floating point, in vectors and in the x87, which does not ride. */
+static __attribute__((noinline)) long sum_floats(long start, int times)
 {
-	double sum = (long)start;
-	long double more = (long)start;
+	double sum = start;
+	long double more = start;
 
-	for (int i = 1; i < 3000; i++) {
-		sum = sum * 1.0000001 + 1.0 / i;
-		more += (long double)1 / i;
+	for (int i = 1; i < times; i++) {
 		call0(SYS_getuid);
+		sum = sum * 1.0000001 + 1.0 / i;
+		call0(SYS_getuid);
+		more += (long double)1 / i;
 	}
-	return (void *)(long)(sum * 1e9 + (double)more);
+	return sum * 1e9 + (double)more;
+}
+
+/* While others compute. */
+static void *sum_many_floats(void *start)
+{
+	return (void *)sum_floats((long)start, 3000);
 }
 
 static void floats_of_threads(void)
 {
 	pthread_t threads[4];
 
-	WARM_UP(call0(SYS_getuid));
+	WARM_UP_UNTIL(WARM_UP_BATCH * 2, sum_floats(0, 5));
 	for (long i = 0; i < 4; i++)
-		threads[i] = start_thread(sum_floats, (void *)i);
+		threads[i] = start_thread(sum_many_floats, (void *)i);
 	for (int i = 0; i < 4; i++)
 		printf("sum %lx\n", (long)join_thread(threads[i]));
 }
@@ -337,7 +396,7 @@ static void time_adds_up(void)
 {
 	double start, rusage, process, thread;
 
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	start = seconds();
 	rusage = used(RUSAGE_SELF);
 	process = clock_of(CLOCK_PROCESS_CPUTIME_ID);
@@ -358,11 +417,12 @@ static void time_of_threads_adds_up(void)
 	pthread_t threads[2];
 	double before, after, own;
 
-	WARM_UP(call0(SYS_getuid));
-	before = used(RUSAGE_SELF);
-	own = used(RUSAGE_THREAD);
+	WARM_STEPS();
 	for (int i = 0; i < 2; i++)
 		threads[i] = start_thread(ride_along, NULL);
+	AWAIT_RIDES(500);
+	before = used(RUSAGE_SELF);
+	own = used(RUSAGE_THREAD);
 	while (used(RUSAGE_SELF) - before < 0.3)
 		usleep(10 * 1000);
 	stop = 1;
@@ -378,9 +438,10 @@ static void shared_cpu(void)
 {
 	pthread_t rider;
 
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	pin(0, 0);
 	rider = start_thread(ride_along, NULL);
+	AWAIT_RIDES(500);
 	for (int i = 0; i < 200; i++)
 		usleep(1000);
 	stop = 1;
@@ -391,14 +452,14 @@ static void yielding(void)
 {
 	pthread_t rider;
 
-	WARM_UP(call0(SYS_sched_yield));
+	WARM_STEPS();
+	WARM_UP_ALL(4, count_results(SYS_sched_yield, 4, 0));
 	pin(0, 0);
 	rider = start_thread(ride_along, NULL);
-	for (int i = 0; i < 500; i++)
-		call0(SYS_sched_yield);
+	AWAIT_RIDES(500);
+	expect_equal("yielded", count_results(SYS_sched_yield, 500, 0), 500);
 	stop = 1;
 	join_thread(rider);
-	printf("500 times\n");
 }
 
 static bool set_online(int cpu, const char *value)
@@ -421,16 +482,14 @@ static void hotplug(void)
 	pthread_t riders[3];
 	long wrong = 0;
 
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	for (int i = 0; i < 3; i++)
 		riders[i] = start_thread(ride_along, NULL);
 	for (int i = 0; i < 5; i++) {
-		cpu_set_t set;
-
-		MUST(sched_getaffinity(0, sizeof(set), &set));
-		usleep(20 * 1000);
+		AWAIT_RIDES(500);
 		wrong += !set_online(1, "0");
 		wrong += sched_getcpu() != 0;
+		AWAIT_RIDES(500);
 		ridden_steps(200, 1);
 		wrong += !set_online(1, "1");
 	}

@@ -44,10 +44,10 @@ static void write_to_library(int version)
 static void file_written(void)
 {
 	map_new_library(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	for (int version = 2; version < 5; version++) {
 		write_to_library(version);
-		settle(CODE, version);
+		settle_loop(CODE, version);
 	}
 	for (int version = 5; version < 100; version++) {
 		write_to_library(version);
@@ -65,7 +65,7 @@ static void file_written_often(void)
 	double until;
 
 	map_new_library(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	until = seconds() + 1.5;
 	for (int version = 2; seconds() < until; version++) {
 		write_to_library(version);
@@ -77,7 +77,7 @@ static void file_written_often(void)
 static void file_written_by_another(void)
 {
 	map_new_library(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	for (int version = 2; version < 20; version++) {
 		pid_t child = MUST(fork());
 
@@ -85,7 +85,9 @@ static void file_written_by_another(void)
 			write_to_library(version);
 			_exit(0);
 		}
-		end_of(child);
+		expect_equal("child", end_of(child), 0);
+		if (version < 5)
+			settle_loop(CODE, version);
 		expect(CODE, version, 100);
 	}
 	report();
@@ -104,7 +106,7 @@ static void file_kept_open(void)
 		expect(CODE, version, 3000);
 	}
 	close(file);
-	settle(CODE, 3);
+	settle_loop(CODE, 3);
 	report();
 }
 
@@ -115,7 +117,7 @@ static void file_mapped_writable(void)
 	int file;
 
 	map_new_library(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	file = MUST(open(LIBRARY, O_RDWR));
 	writable = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
 	close(file);
@@ -124,7 +126,7 @@ static void file_mapped_writable(void)
 		expect(CODE, version, 100);
 	}
 	MUST(munmap(writable, PAGE));
-	settle(CODE, 49);
+	settle_loop(CODE, 49);
 	report();
 }
 
@@ -135,7 +137,7 @@ static void file_mapped_by_another(void)
 	pid_t child;
 
 	map_new_library(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	MUST(pipe(to_child));
 	MUST(pipe(from_child));
 	child = MUST(fork());
@@ -163,13 +165,13 @@ static void file_mapped_by_another(void)
 static void file_replaced(void)
 {
 	map_new_library(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	for (int version = 2; version < 5; version++) {
 		publish_version(LIBRARY ".new", version);
 		MUST(rename(LIBRARY ".new", LIBRARY));
 		expect(CODE, version - 1, 100);
 		map_library();
-		settle(CODE, version);
+		settle_loop(CODE, version);
 	}
 	report();
 }
@@ -177,11 +179,11 @@ static void file_replaced(void)
 static void file_removed(void)
 {
 	map_new_library(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	MUST(unlink(LIBRARY));
 	expect(CODE, 1, 500);
 	map_new_library(2);
-	settle(CODE, 2);
+	settle_loop(CODE, 2);
 	report();
 }
 
@@ -189,11 +191,11 @@ static void file_cut(void)
 {
 	for (int version = 1; version < 4; version++) {
 		map_new_library(version);
-		settle(CODE, version);
+		settle_loop(CODE, version);
 		MUST(truncate(LIBRARY, 0));
 		expect_fault(SIGBUS);
 		publish_version(LIBRARY, version + 10);
-		settle(CODE, version + 10);
+		settle_loop(CODE, version + 10);
 	}
 	report();
 }
@@ -203,21 +205,21 @@ static void file_punched(void)
 	int file;
 
 	map_new_library(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	file = MUST(open(LIBRARY, O_RDWR));
 	/* Not every file system can. */
 	if (fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE) == 0)
 		stale += AT[0] != 0;
 	close(file);
 	publish_version(LIBRARY, 2);
-	settle(CODE, 2);
+	settle_loop(CODE, 2);
 	report();
 }
 
 static void file_copied_over(void)
 {
 	map_new_library(1);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	for (int version = 2; version < 10; version++) {
 		int from = version_file(version), to = MUST(open(LIBRARY, O_WRONLY));
 		loff_t start = 0, end = 0;
@@ -232,7 +234,7 @@ static void file_copied_over(void)
 		close(to);
 		expect(CODE, version, 100);
 		if (version == 2)
-			settle(CODE, version);
+			settle_loop(CODE, version);
 	}
 	report();
 }
@@ -264,12 +266,12 @@ static void across_two(void)
 
 	map_half(0, 1);
 	map_half(1, 1 << 16);
-	settle(code, (1 << 16) + 1);
+	settle_loop(code, (1 << 16) + 1);
 	for (int version = 2; version < 5; version++) {
 		map_half(1, version << 16);
-		settle(code, (version << 16) + version - 1);
+		settle_loop(code, (version << 16) + version - 1);
 		map_half(0, version);
-		settle(code, (version << 16) + version);
+		settle_loop(code, (version << 16) + version);
 	}
 	report();
 }
@@ -287,22 +289,22 @@ static void mapped_over_in_part(void)
 	if (mmap(AT, sizeof(image), PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, file, 0) != AT)
 		die("mmap");
 	close(file);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	unlink(LIBRARY);
 	publish_version(LIBRARY, 2);
 	map_page(1, MUST(open(LIBRARY, O_RDONLY)));
 	for (int version = 2; version < 5; version++) {
-		settle(behind, version);
+		settle_loop(behind, version);
 		write_to_library(version + 1);
 		expect(behind, version + 1, 200);
 	}
 	/* Both ends of what was there are what they were, and go on being seen. */
-	settle(CODE, 1);
-	settle((version_fn *)(AT + 2 * PAGE), 1);
+	settle_loop(CODE, 1);
+	settle_loop((version_fn *)(AT + 2 * PAGE), 1);
 	map_page(2, version_file(6));
-	settle((version_fn *)(AT + 2 * PAGE), 6);
+	settle_loop((version_fn *)(AT + 2 * PAGE), 6);
 	map_page(0, version_file(7));
-	settle(CODE, 7);
+	settle_loop(CODE, 7);
 	report();
 }
 
@@ -311,18 +313,16 @@ static void written_under_riders(void)
 	pthread_t followers[2];
 
 	map_new_library(1);
-	newest = 1;
-	settle(CODE, 1);
-	for (int i = 0; i < 2; i++)
-		followers[i] = start_thread(follow, NULL);
+	start_followers(followers, 2);
 	for (int version = 2; version < 100; version++) {
 		write_to_library(version);
 		newest = version;
-		usleep(version % 10 ? 1000 : 20 * 1000);
+		if (version % 10 == 0)
+			AWAIT_RIDES(500);
+		else
+			usleep(1000);
 	}
-	done = 1;
-	for (int i = 0; i < 2; i++)
-		stale += (long)join_thread(followers[i]);
+	stop_followers(followers, 2);
 	report();
 }
 
@@ -337,7 +337,7 @@ static void written_without_name(void)
 	file = MUST(open(LIBRARY, O_RDONLY));
 	unlink(other);
 	MUST(link(LIBRARY, other));
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	/* In this order: the name by which it is mapped is kept for the mapping. */
 	MUST(unlink(LIBRARY));
 	MUST(unlink(other));

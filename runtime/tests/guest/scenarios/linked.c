@@ -56,7 +56,7 @@ static void target_mapped_over(void)
 			map_pages(1, PAGE, file);
 		close(file);
 		if (version < 4)
-			settle(CODE, version);
+			settle_loop(CODE, version);
 		else
 			expect(CODE, version, 100);
 	}
@@ -78,7 +78,10 @@ static void *rewrite_target(void *unused)
 		    sizeof(version))
 			die("pwrite");
 		close(file);
-		usleep(2000);
+		if (version % 20)
+			usleep(2000);
+		else
+			AWAIT_RIDES(500);
 	}
 	return NULL;
 }
@@ -98,7 +101,7 @@ static void target_written_under_rider(void)
 	file = MUST(open(path, O_RDONLY));
 	map_pages(0, sizeof(pages), file);
 	close(file);
-	settle(CODE, 1);
+	settle_loop(CODE, 1);
 	writer = start_thread(rewrite_target, NULL);
 	while (last < LAST) {
 		long sum = CODE(50);
