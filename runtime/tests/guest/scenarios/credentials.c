@@ -27,30 +27,42 @@ static void make_secret(void)
 	close(file);
 }
 
-/* Opens what only root may open, in a ride: 0 or the errno. */
-static __attribute__((noinline)) int try_secret(void)
+/* How often this can be opened, in a ride: with another result than `refusal`. */
+static __attribute__((noinline)) int open_often(const char *path, int times, int refusal)
 {
-	int file = call4(SYS_openat, AT_FDCWD, (long)SECRET, O_RDONLY, 0);
+	int others = 0;
 
-	if (file >= 0)
-		call3(SYS_close, file, 0, 0);
-	return file < 0 ? -file : 0;
+	for (int i = 0; i < times; i++) {
+		int file = call4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY, 0);
+
+		others += file != -refusal;
+		if (file >= 0)
+			call3(SYS_close, file, 0, 0);
+	}
+	return others;
 }
 
-/* Times out of 100 that it may be opened: 50 before the change, after it none. */
+/* Opens what only root may open. */
+static int try_secret(int times)
+{
+	return open_often(SECRET, times, EACCES);
+}
+
+/* So that it rides if it may be opened, and if not. */
+static void warm_secret(void)
+{
+	make_secret();
+	WARM_UP_ALL(8, try_secret(4));
+	WARM_UP_ALL(4, open_often("/nowhere", 4, ENOENT));
+}
+
+/* The first call after the change knows of it, and so do those that ride behind it. */
 static void secret_around(int (*change)(void))
 {
-	int opened = 0;
-
-	make_secret();
-	WARM_UP(try_secret());
-	for (int i = 0; i < 100; i++) {
-		if (i == 50)
-			MUST(change());
-		opened += try_secret() == 0;
-	}
-	expect_equal("opened", opened, 50);
-	expect_equal("why not", try_secret(), EACCES);
+	warm_secret();
+	expect_equal("opened before", try_secret(50), 50);
+	MUST(change());
+	expect_equal("opened", try_secret(50), 0);
 }
 
 static int set_uid(void) { return setuid(NOBODY); }
@@ -91,6 +103,17 @@ static int drop_capabilities(void)
 
 static void capabilities(void) { secret_around(drop_capabilities); }
 
+/* How many of these calls give this result. */
+static __attribute__((noinline)) int count_calls(int times, long result, long call, long a, long b,
+						 long c)
+{
+	int count = 0;
+
+	for (int i = 0; i < times; i++)
+		count += call3(call, a, b, c) == result;
+	return count;
+}
+
 static void capability_to_signal(void)
 {
 	pid_t child = MUST(fork());
@@ -101,11 +124,11 @@ static void capability_to_signal(void)
 			pause();
 	}
 	usleep(50 * 1000);
-	WARM_UP(call3(SYS_kill, child, 0, 0));
-	expect_equal("may", call3(SYS_kill, child, 0, 0), 0);
+	WARM_UP_ALL(4, count_calls(4, 0, SYS_kill, child, 0, 0));
+	expect_equal("may", count_calls(50, 0, SYS_kill, child, 0, 0), 50);
 	MUST(change_capabilities(~(1ull << CAP_KILL)));
 	MUST(seteuid(1));
-	expect_equal("may not", call3(SYS_kill, child, 0, 0), -EPERM);
+	expect_equal("may not", count_calls(50, -EPERM, SYS_kill, child, 0, 0), 50);
 	MUST(seteuid(0));
 	MUST(kill(child, SIGKILL));
 	expect_equal("child", end_of(child), 1000 + SIGKILL);
@@ -115,15 +138,14 @@ static void ids_are_seen(void)
 {
 	long wrong = 0;
 
-	WARM_UP(call0(SYS_getuid));
-	WARM_UP(call0(SYS_geteuid));
+	WARM_UP_ALL(4, count_results(SYS_geteuid, 4, 0));
 	for (int i = 1; i < 100; i++) {
 		MUST(setresuid(-1, i, 0));
-		wrong += call0(SYS_geteuid) != i;
+		wrong += 4 - count_results(SYS_geteuid, 4, i);
 		MUST(setresuid(-1, 0, 0));
-		wrong += call0(SYS_geteuid) != 0;
+		wrong += 4 - count_results(SYS_geteuid, 4, 0);
 		MUST(setresgid(-1, i, 0));
-		wrong += call0(SYS_getegid) != i;
+		wrong += 4 - count_results(SYS_getegid, 4, i);
 		MUST(setresgid(-1, 0, 0));
 	}
 	expect_equal("wrong", wrong, 0);
@@ -132,23 +154,17 @@ static void ids_are_seen(void)
 static void groups(void)
 {
 	gid_t group = 1234;
-	int opened = 0;
 
-	make_secret();
+	warm_secret();
 	MUST(chown(SECRET, 0, group));
 	MUST(chmod(SECRET, 0640));
 	MUST(setgroups(1, &group));
-	WARM_UP(try_secret());
 	MUST(seteuid(NOBODY));
-	for (int i = 0; i < 100; i++) {
-		if (i == 50) {
-			MUST(seteuid(0));
-			MUST(setgroups(0, NULL));
-			MUST(seteuid(NOBODY));
-		}
-		opened += try_secret() == 0;
-	}
-	expect_equal("opened", opened, 50);
+	expect_equal("opened before", try_secret(50), 50);
+	MUST(seteuid(0));
+	MUST(setgroups(0, NULL));
+	MUST(seteuid(NOBODY));
+	expect_equal("opened", try_secret(50), 0);
 }
 
 static volatile long opened_by_threads, changed;
@@ -160,7 +176,7 @@ static void *try_often(void *unused)
 	(void)unused;
 	while (!stop) {
 		bool was_changed = changed;
-		bool opened = try_secret() == 0;
+		bool opened = try_secret(1);
 
 		if (was_changed)
 			after += opened;
@@ -176,23 +192,22 @@ static void uid_of_all_threads(void)
 {
 	pthread_t threads[3];
 
-	make_secret();
-	WARM_UP(try_secret());
+	warm_secret();
 	for (int i = 0; i < 3; i++)
 		threads[i] = start_thread(try_often, NULL);
-	usleep(200 * 1000);
+	AWAIT_RIDES(500);
 	MUST(setuid(NOBODY));
 	changed = 1;
 	usleep(100 * 1000);
 	stop = 1;
 	for (int i = 0; i < 3; i++)
 		expect_equal("opened later", (long)join_thread(threads[i]), 0);
-	expect_equal("us", try_secret(), EACCES);
+	expect_equal("us", try_secret(50), 0);
 }
 
 static void bounding_set(void)
 {
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	MUST(prctl(PR_CAPBSET_DROP, CAP_SYS_TIME));
 	ridden_steps(100, 1);
 	expect_equal("in the set", prctl(PR_CAPBSET_READ, CAP_SYS_TIME), 0);
@@ -203,7 +218,7 @@ static void bounding_set(void)
 
 static void no_new_rights(void)
 {
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	expect_equal("before", prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), 0);
 	ridden_steps(100, 1);
 	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
@@ -214,32 +229,44 @@ static void no_new_rights(void)
 static void limit_of_files(void)
 {
 	struct rlimit limit = { 10, 10 };
-	int files = 0;
+	int files;
 
-	WARM_UP(call3(SYS_close, call3(SYS_dup, 1, 0, 0), 0, 0));
+	WARM_UP_ALL(4, count_calls(4, -EBADF, SYS_dup, -1, 0, 0));
 	MUST(setrlimit(RLIMIT_NOFILE, &limit));
-	while (call3(SYS_dup, 1, 0, 0) >= 0)
-		files++;
+	files = 50 - count_calls(50, -EMFILE, SYS_dup, 1, 0, 0);
 	expect_equal("result", call3(SYS_dup, 1, 0, 0), -EMFILE);
 	printf("%s files\n", files > 3 && files < 10 ? "few" : "FAILED");
 }
 
-static void limit_of_file_size(void)
+/* Block after block; the results are to be read one by one. */
+static __attribute__((noinline)) void write_blocks(int file, long *results, int times)
 {
 	static char block[4096];
+
+	for (int i = 0; i < times; i++)
+		results[i] = call4(SYS_pwrite64, file, (long)block, sizeof(block),
+				   i * sizeof(block));
+}
+
+static void limit_of_file_size(void)
+{
 	struct rlimit limit = { 6000, 6000 };
+	long results[20];
 	char path[] = "/tmp/limit-XXXXXX";
 	int file = MUST(mkstemp(path));
 
 	unlink(path);
 	signal(SIGXFSZ, SIG_IGN);
-	WARM_UP(call4(SYS_pwrite64, file, (long)block, 1, 0));
+	WARM_UP_ALL(4, write_blocks(file, results, 4));
 	MUST(setrlimit(RLIMIT_FSIZE, &limit));
-	expect_equal("all", call4(SYS_pwrite64, file, (long)block, 4096, 0), 4096);
-	expect_equal("some", call4(SYS_pwrite64, file, (long)block, 4096, 4096), 6000 - 4096);
-	expect_equal("none", call4(SYS_pwrite64, file, (long)block, 4096, 6000), -EFBIG);
+	write_blocks(file, results, 20);
+	expect_equal("all", results[0], 4096);
+	expect_equal("some", results[1], 6000 - 4096);
+	for (int i = 2; i < 20; i++)
+		expect_equal("none", results[i], -EFBIG);
+	/* In a ride that the first two have begun. */
 	signal(SIGXFSZ, SIG_DFL);
-	call4(SYS_pwrite64, file, (long)block, 4096, 6000);
+	write_blocks(file, results, 20);
 	printf("not reached: FAILED\n");
 }
 
@@ -247,36 +274,55 @@ static void limit_of_cpu_time(void)
 {
 	struct rlimit limit = { 1, 2 };
 
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	MUST(setrlimit(RLIMIT_CPU, &limit));
 	ride_until(&stop);
 }
 
-static void umask_counts(void)
+static __attribute__((noinline)) int mode_with_mask(int mask)
 {
 	struct stat status;
+	long file;
 
-	WARM_UP(call0(SYS_getuid));
-	for (int mask = 0; mask < 0100; mask += 7) {
-		umask(mask);
-		unlink(SECRET);
-		close(MUST(open(SECRET, O_CREAT | O_WRONLY, 0777)));
-		MUST(stat(SECRET, &status));
-		if ((status.st_mode & 0777) != (0777u & ~mask))
+	call3(SYS_umask, mask, 0, 0);
+	call3(SYS_unlink, (long)SECRET, 0, 0);
+	file = call4(SYS_openat, AT_FDCWD, (long)SECRET, O_CREAT | O_WRONLY, 0777);
+	if (call3(SYS_fstat, file, (long)&status, 0) || call3(SYS_close, file, 0, 0))
+		die("fstat");
+	return status.st_mode & 0777;
+}
+
+static void umask_counts(void)
+{
+	/* The mask is set natively, and so is the call behind it. */
+	WARM_UP_ALL(3, mode_with_mask(022));
+	for (int mask = 0; mask < 0100; mask += 3)
+		if (mode_with_mask(mask) != (0777 & ~mask))
 			printf("mask %o: FAILED\n", mask);
-	}
 	printf("all masks seen\n");
 }
 
 static void root_folder(void)
 {
-	WARM_UP(call3(SYS_access, (long)"/proc/self", F_OK, 0));
+	const long path = (long)"/proc/self";
+
+	WARM_UP_ALL(4, count_calls(4, 0, SYS_access, path, F_OK, 0));
 	mkdir("/tmp/root", 0755);
-	expect_equal("before", call3(SYS_access, (long)"/proc/self", F_OK, 0), 0);
+	expect_equal("before", count_calls(50, 0, SYS_access, path, F_OK, 0), 50);
 	MUST(chroot("/tmp/root"));
-	expect_equal("after", call3(SYS_access, (long)"/proc/self", F_OK, 0), -ENOENT);
+	expect_equal("after", count_calls(50, -ENOENT, SYS_access, path, F_OK, 0), 50);
 	MUST(chdir("/"));
-	expect_equal("folder", call3(SYS_access, (long)"..", F_OK, 0), 0);
+	expect_equal("folder", count_calls(50, 0, SYS_access, (long)"..", F_OK, 0), 50);
+}
+
+/* The sum of the lengths that it has, asked for again and again. */
+static __attribute__((noinline)) long name_folder(char *folder, size_t size, int times)
+{
+	long length = 0;
+
+	for (int i = 0; i < times; i++)
+		length += call3(SYS_getcwd, (long)folder, size, 0);
+	return length;
 }
 
 static void working_folder(void)
@@ -284,37 +330,39 @@ static void working_folder(void)
 	char folder[64];
 	long wrong = 0;
 
-	WARM_UP(call3(SYS_getcwd, (long)folder, sizeof(folder), 0));
+	WARM_UP_ALL(4, name_folder(folder, sizeof(folder), 4));
 	for (int i = 0; i < 50; i++) {
-		MUST(chdir(i % 2 ? "/tmp" : "/proc"));
-		call3(SYS_getcwd, (long)folder, sizeof(folder), 0);
-		wrong += strcmp(folder, i % 2 ? "/tmp" : "/proc") != 0;
+		const char *path = i % 2 ? "/tmp" : "/proc";
+
+		MUST(chdir(path));
+		wrong += name_folder(folder, sizeof(folder), 4) != 4 * ((long)strlen(path) + 1);
+		wrong += strcmp(folder, path) != 0;
 	}
 	expect_equal("wrong", wrong, 0);
 }
 
 static void process_groups(void)
 {
-	pid_t child;
+	pid_t child = MUST(fork());
 
-	WARM_UP(call0(SYS_getpgrp));
-	child = MUST(fork());
 	if (child == 0) {
+		WARM_UP_ALL(4, count_results(SYS_getpgrp, 4, 0));
 		MUST(setpgid(0, 0));
-		if (call0(SYS_getpgrp) != getpid())
+		if (count_results(SYS_getpgrp, 50, getpid()) != 50)
 			_exit(1);
 		child = MUST(fork());
 		if (child)
 			_exit(end_of(child));
+		WARM_UP_ALL(4, count_calls(4, 0, SYS_getsid, 0, 0, 0));
 		MUST(setsid());
-		_exit(call3(SYS_getsid, 0, 0, 0) != getpid());
+		_exit(count_calls(50, getpid(), SYS_getsid, 0, 0, 0) != 50);
 	}
 	expect_equal("child", end_of(child), 0);
 }
 
 static void priorities(void)
 {
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	for (int nice = 1; nice < 20; nice++) {
 		MUST(setpriority(PRIO_PROCESS, 0, nice));
 		ridden_steps(10, 1);
@@ -332,7 +380,7 @@ static void priorities(void)
 
 static void real_time(void)
 {
-	WARM_UP(call0(SYS_getuid));
+	WARM_STEPS();
 	MUST(sched_setscheduler(0, SCHED_FIFO, &(struct sched_param){ .sched_priority = 1 }));
 	ridden_steps(2000, 1);
 	MUST(sched_setscheduler(0, SCHED_RR, &(struct sched_param){ .sched_priority = 1 }));
