@@ -107,8 +107,10 @@ static void *ride_along(void *unused)
 	return (void *)ride_until(&stop);
 }
 
+static pthread_t riders[3];
+
 /* Returns when they ride, which they go on with. */
-static void start_riders(pthread_t *riders, int count)
+static void start_riders(int count)
 {
 	WARM_STEPS();
 	for (int i = 0; i < count; i++)
@@ -118,10 +120,10 @@ static void start_riders(pthread_t *riders, int count)
 
 static void fork_while_others_ride(void)
 {
-	pthread_t riders[2], forker;
+	pthread_t forker;
 	long failures = 0;
 
-	start_riders(riders, 2);
+	start_riders(2);
 	forker = start_thread(fork_often, &failures);
 	join_thread(forker);
 	stop = 1;
@@ -263,11 +265,10 @@ static void *become_work(void *unused)
 /* The leader's pid goes to the thread that executes; all others end. */
 static void execute_from_thread(void)
 {
-	pthread_t riders[2];
 	pid_t child = MUST(fork());
 
 	if (child == 0) {
-		start_riders(riders, 2);
+		start_riders(2);
 		start_thread(become_work, NULL);
 		ride_until(&stop);
 	}
@@ -276,11 +277,10 @@ static void execute_from_thread(void)
 
 static void execute_from_leader(void)
 {
-	pthread_t riders[3];
 	pid_t child = MUST(fork());
 
 	if (child == 0) {
-		start_riders(riders, 3);
+		start_riders(3);
 		ridden_steps(1000, 1);
 		become("-work");
 	}
@@ -289,13 +289,11 @@ static void execute_from_leader(void)
 
 static void exit_while_others_ride(void)
 {
-	pthread_t riders[3];
-
 	for (int i = 0; i < 5; i++) {
 		pid_t child = MUST(fork());
 
 		if (child == 0) {
-			start_riders(riders, 3);
+			start_riders(3);
 			ridden_steps(500, 1);
 			_exit(40 + i);
 		}
@@ -312,13 +310,11 @@ static void *exit_all(void *status)
 
 static void exit_from_thread(void)
 {
-	pthread_t rider;
-
 	for (long i = 0; i < 5; i++) {
 		pid_t child = MUST(fork());
 
 		if (child == 0) {
-			start_riders(&rider, 1);
+			start_riders(1);
 			start_thread(exit_all, (void *)(50 + i));
 			ride_until(&stop);
 		}
@@ -348,14 +344,13 @@ static void leader_ends_first(void)
 static void killed_by_own_signal(void)
 {
 	static const int signals[] = { SIGTERM, SIGABRT, SIGSEGV, SIGUSR1, SIGKILL };
-	pthread_t rider;
 
 	for (size_t i = 0; i < COUNT_OF(signals); i++) {
 		pid_t child = MUST(fork());
 
 		if (child == 0) {
 			prctl(PR_SET_DUMPABLE, 0);
-			start_riders(&rider, 1);
+			start_riders(1);
 			ridden_steps(200, 1);
 			kill(getpid(), signals[i]);
 			ride_until(&stop);
