@@ -89,7 +89,10 @@ static inline void start_followers(pthread_t *followers, int count)
 	AWAIT_RIDES(500);
 }
 
-/* When they ride again; after the last change they are not left behind either. */
+/*
+ * When they ride again, also after the last change. Whoever waits for that after many
+ * changes waits long: what is missed again and again is reported more and more seldom.
+ */
 static inline void stop_followers(pthread_t *followers, int count)
 {
 	AWAIT_RIDES(500);

@@ -426,8 +426,10 @@ static void replaced_under_riders(void)
 	for (int version = 2; version < 150; version++) {
 		map_version(version);
 		newest = version;
-		if (version % 10 == 0)
+		if (version % 40 == 0)
 			AWAIT_RIDES(500);
+		else if (version % 10 == 0)
+			usleep(20 * 1000);
 	}
 	stop_followers(followers, 2);
 	report();

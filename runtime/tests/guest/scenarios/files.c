@@ -317,10 +317,10 @@ static void written_under_riders(void)
 	for (int version = 2; version < 100; version++) {
 		write_to_library(version);
 		newest = version;
-		if (version % 10 == 0)
+		if (version % 40 == 0)
 			AWAIT_RIDES(500);
 		else
-			usleep(1000);
+			usleep(version % 10 ? 1000 : 20 * 1000);
 	}
 	stop_followers(followers, 2);
 	report();

@@ -78,7 +78,7 @@ static void *rewrite_target(void *unused)
 		    sizeof(version))
 			die("pwrite");
 		close(file);
-		if (version % 20)
+		if (version % 50)
 			usleep(2000);
 		else
 			AWAIT_RIDES(500);

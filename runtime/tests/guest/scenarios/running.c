@@ -150,7 +150,7 @@ static void go_before_others(int cpu, bool before)
 	MUST(sched_setscheduler(0, before ? SCHED_FIFO : SCHED_OTHER, before ? &first : &normal));
 }
 
-/* When it is over already: the call before it rides. */
+/* When it is over already: calls ride, of which the one in a long loop is the last. */
 static __attribute__((noinline)) void run_over(int times)
 {
 	for (int i = 0; i < times; i++)
