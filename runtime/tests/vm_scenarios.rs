@@ -108,11 +108,12 @@ fn vm_all_scenarios_on_6_1_without_kpti() {
 
 /// Tests that must fail in a build without what they test. Who must restart a
 /// call has a signal pending: what two checks catch passes with either of them.
-const CONTROLS: [Control; 14] = [
+const CONTROLS: [Control; 16] = [
     control("SIGNAL_CHECK", "signals", "to-self"),
     Control { fails: false, ..control("SIGNAL_CHECK", "interrupted", "read-interrupted") },
     control("RESTART_CHECK", "interrupted", "read-interrupted"),
     control("INVALIDATION", "code", "mapped-over"),
+    control("INVALIDATION", "code", "replaced-under-riders"),
     // A build of its own, as riders look up more seldom in it.
     Control { fails: false, ..control("NOTHING", "running", "replaced-under-loop") },
     control("WAIT_FOR_RIDERS", "running", "replaced-under-loop"),
@@ -120,6 +121,7 @@ const CONTROLS: [Control; 14] = [
     control("FILE_NOTICE", "files", "mapped-writable"),
     control("VECTOR_RELOAD", "cpus", "vectors-of-sleeper"),
     control("RSEQ", "cpus", "cpu-number"),
+    control("RSEQ", "cpus", "restartable-sequences"),
     control("SECCOMP_FILTER", "filters", "refuses"),
     // Without the long moment nobody gets in between.
     Control { fails: false, ..control("NOTHING", "filters", "tracer-between") },

@@ -65,9 +65,9 @@ unload() {
 	done
 }
 control() {
-	mkdir -p $1
+	mkdir -p $1-$3
 	load $1 || { echo "$1: cannot load the modules" >&2; return 1; }
-	(cd $1 && scenarios $2 $3)
+	(cd $1-$3 && scenarios $2 $3)
 	unload ub
 	unload ub_gate
 }
@@ -232,7 +232,8 @@ pub fn check(programs: &[Program], outcome: &Outcome) {
 pub fn check_controls(controls: &[Control], outcome: &Outcome) {
     let mut message = String::new();
     for Control { protection, program: Program { name, arguments }, fails } in controls {
-        let read = |suffix: &str| result(outcome, &format!("{protection}/{name}.{suffix}"));
+        let read =
+            |suffix: &str| result(outcome, &format!("{protection}-{arguments}/{name}.{suffix}"));
         let native = runs(&read("native.out"));
         let ridden = runs(&read("ridden.out"));
         let rode = rides(&read("rides")).get(*arguments).copied();
