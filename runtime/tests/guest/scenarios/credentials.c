@@ -27,42 +27,53 @@ static void make_secret(void)
 	close(file);
 }
 
-/* How often this can be opened, in a ride: with another result than `refusal`. */
-static __attribute__((noinline)) int open_often(const char *path, int times, int refusal)
+/* How often this can be opened: only root may. */
+static __attribute__((noinline)) int open_often(int times)
 {
-	int others = 0;
+	int opened = 0;
 
 	for (int i = 0; i < times; i++) {
-		int file = call4(SYS_openat, AT_FDCWD, (long)path, O_RDONLY, 0);
+		int file = call4(SYS_openat, AT_FDCWD, (long)SECRET, O_RDONLY, 0);
 
-		others += file != -refusal;
-		if (file >= 0)
+		if (file >= 0) {
+			opened++;
 			call3(SYS_close, file, 0, 0);
+		} else if (file != -EACCES) {
+			printf("not opened: %d FAILED\n", file);
+		}
 	}
-	return others;
+	return opened;
 }
 
-/* Opens what only root may open. */
-static int try_secret(int times)
+/*
+ * How often this is the answer to whether we may read it. On 6.1 who fails to open, or
+ * closes, has work to do on the way to user mode, and the ride ends; who asks rides on.
+ */
+static __attribute__((noinline)) int ask_often(int times, int answer)
 {
-	return open_often(SECRET, times, EACCES);
+	int count = 0;
+
+	for (int i = 0; i < times; i++)
+		count += call4(SYS_faccessat2, AT_FDCWD, (long)SECRET, R_OK, AT_EACCESS) == answer;
+	return count;
 }
 
-/* So that it rides if it may be opened, and if not. */
 static void warm_secret(void)
 {
 	make_secret();
-	WARM_UP_ALL(8, try_secret(4));
-	WARM_UP_ALL(4, open_often("/nowhere", 4, ENOENT));
+	WARM_UP_ALL(4, open_often(4));
+	WARM_UP_ALL(4, ask_often(4, 0));
 }
 
 /* The first call after the change knows of it, and so do those that ride behind it. */
 static void secret_around(int (*change)(void))
 {
 	warm_secret();
-	expect_equal("opened before", try_secret(50), 50);
+	expect_equal("may before", ask_often(50, 0), 50);
+	expect_equal("opened before", open_often(50), 50);
 	MUST(change());
-	expect_equal("opened", try_secret(50), 0);
+	expect_equal("opened", open_often(50), 0);
+	expect_equal("may not", ask_often(50, -EACCES), 50);
 }
 
 static int set_uid(void) { return setuid(NOBODY); }
@@ -160,11 +171,12 @@ static void groups(void)
 	MUST(chmod(SECRET, 0640));
 	MUST(setgroups(1, &group));
 	MUST(seteuid(NOBODY));
-	expect_equal("opened before", try_secret(50), 50);
+	expect_equal("opened before", open_often(50), 50);
 	MUST(seteuid(0));
 	MUST(setgroups(0, NULL));
 	MUST(seteuid(NOBODY));
-	expect_equal("opened", try_secret(50), 0);
+	expect_equal("opened", open_often(50), 0);
+	expect_equal("may not", ask_often(50, -EACCES), 50);
 }
 
 static volatile long opened_by_threads, changed;
@@ -176,7 +188,7 @@ static void *try_often(void *unused)
 	(void)unused;
 	while (!stop) {
 		bool was_changed = changed;
-		bool opened = try_secret(1);
+		int opened = open_often(1) + ask_often(1, 0);
 
 		if (was_changed)
 			after += opened;
@@ -202,7 +214,8 @@ static void uid_of_all_threads(void)
 	stop = 1;
 	for (int i = 0; i < 3; i++)
 		expect_equal("opened later", (long)join_thread(threads[i]), 0);
-	expect_equal("us", try_secret(50), 0);
+	expect_equal("us", open_often(50), 0);
+	expect_equal("may not", ask_often(50, -EACCES), 50);
 }
 
 static void bounding_set(void)
