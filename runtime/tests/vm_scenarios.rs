@@ -11,9 +11,11 @@ use support::{Machine, lab, run};
 use ub_vm_lab::{Kernel, KernelVersion};
 
 /// `make test` runs these on 6.12 with page-table isolation and on 6.1 without ...
-const SOME: [Program; 7] = [
+const SOME: [Program; 9] = [
     Program::all("threads"),
+    Program::all("locks"),
     Program::all("signals"),
+    Program::all("stops"),
     Program::all("code"),
     Program::all("files"),
     Program::all("linked"),
@@ -22,13 +24,14 @@ const SOME: [Program; 7] = [
 ];
 
 /// ... and these the other way round: each on both kernels, with and without isolation.
-const OTHERS: [Program; 6] = [
+const OTHERS: [Program; 7] = [
     Program::all("interrupted"),
     Program::all("processes"),
     Program::all("clones"),
     Program::all("filters"),
     Program::all("watching"),
     Program::all("cpus"),
+    Program::all("sharing"),
 ];
 
 /// What memory can be swapped to, and how it is compressed there. The kernels that the lab
