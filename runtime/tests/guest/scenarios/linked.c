@@ -63,7 +63,7 @@ static void target_mapped_over(void)
 	report();
 }
 
-#define LAST 200
+#define LAST 100
 static char path[] = "/tmp/code-XXXXXX";
 
 /* Versions differ in one byte, so none is seen half-written. */
@@ -79,7 +79,7 @@ static void *rewrite_target(void *unused)
 			die("pwrite");
 		close(file);
 		/* Not behind the last one: who has seen that goes. */
-		if (version % 60)
+		if (version % 40)
 			usleep(2000);
 		else
 			AWAIT_RIDES(500);
