@@ -72,12 +72,14 @@ impl PredictionCell {
         Interval { estimate: estimate - 1.0, low: low - 1.0, high: high - 1.0 }
     }
 
-    /// How far the gain that was said ([`median`]) is off, as a share of itself; `None`
-    /// if it is too small to be judged.
+    /// How far the gain that was said ([`median`]) is off, as a share of itself, or of the
+    /// least gain that is judged where less was said. `None` if neither it nor, with
+    /// confidence, what was measured is large enough to be judged.
     #[must_use]
     pub fn error(&self, said: &[Value]) -> Option<f64> {
-        let gain = median(said, "gain");
-        (gain > JUDGED_GAIN).then(|| (self.measured().estimate - gain) / gain)
+        let (gain, measured) = (median(said, "gain"), self.measured());
+        let judged = gain > JUDGED_GAIN || measured.low > JUDGED_GAIN;
+        judged.then(|| (measured.estimate - gain) / gain.max(JUDGED_GAIN))
     }
 }
 
@@ -106,6 +108,12 @@ mod tests {
         assert!((measured.estimate - 0.5).abs() < 1e-9 && measured.contains(0.5), "{measured:?}");
         assert!(measured.low < 0.2 && measured.high > 2.0, "three rounds say little: {measured:?}");
         assert!(cell.error(&cell.predictions).is_some_and(|error| (error - 0.25).abs() < 1e-9));
-        assert_eq!(cell.error(&cell.estimates), None);
+        // Neither said nor, for certain, measured.
+        let unsure = PredictionCell {
+            launches: vec![vec![(300.0, 200.0), (310.0, 90.0), (290.0, 290.0)]],
+            ..cell.clone()
+        };
+        assert_eq!(unsure.error(&cell.estimates), None);
+        assert!(cell.error(&cell.estimates).is_some_and(|error| (error - 4.0).abs() < 1e-9));
     }
 }

@@ -111,21 +111,32 @@ fn vm_all_scenarios_on_6_1_without_kpti() {
 
 /// Tests that must fail in a build without what they test. Who must restart a
 /// call has a signal pending: what two checks catch passes with either of them.
-const CONTROLS: [Control; 16] = [
+const CONTROLS: [Control; 27] = [
     control("SIGNAL_CHECK", "signals", "to-self"),
+    control("SIGNAL_CHECK", "credentials", "uid-of-all-threads"),
+    control("SIGNAL_CHECK", "threads", "cancel-rider"),
+    control("SIGNAL_CHECK", "processes", "exit-while-others-ride"),
     Control { fails: false, ..control("SIGNAL_CHECK", "interrupted", "read-interrupted") },
     control("RESTART_CHECK", "interrupted", "read-interrupted"),
     control("INVALIDATION", "code", "mapped-over"),
     control("INVALIDATION", "code", "replaced-under-riders"),
+    control("INVALIDATION", "code", "memory-reused"),
+    control("INVALIDATION", "code", "library-reloaded"),
+    control("INVALIDATION", "linked", "target-mapped-over"),
     // A build of its own, as riders look up more seldom in it.
     Control { fails: false, ..control("NOTHING", "running", "replaced-under-loop") },
     control("WAIT_FOR_RIDERS", "running", "replaced-under-loop"),
     control("INSTALL_SEQUENCE", "files", "written-often"),
     control("FILE_NOTICE", "files", "mapped-writable"),
+    control("FILE_NOTICE", "files", "written-under-riders"),
+    control("FILE_NOTICE", "linked", "target-written-under-rider"),
     control("VECTOR_RELOAD", "cpus", "vectors-of-sleeper"),
+    control("VECTOR_RELOAD", "cpus", "vectors-of-moved-sleeper"),
+    control("VECTOR_RELOAD", "cpus", "hotplug-of-pinned"),
     control("RSEQ", "cpus", "cpu-number"),
     control("RSEQ", "cpus", "restartable-sequences"),
     control("SECCOMP_FILTER", "filters", "refuses"),
+    control("SECCOMP_FILTER", "filters", "on-all-threads"),
     // Without the long moment nobody gets in between.
     Control { fails: false, ..control("NOTHING", "filters", "tracer-between") },
     control("REGISTER_CHECK", "filters", "tracer-between"),

@@ -33,8 +33,10 @@ gone() {
 	! kill -0 $1 2>/dev/null
 }
 
-rides_if_it_may() {
-	[ $mode = native ] || rides $report
+# From now on: whoever serves now, not who did before.
+await_rides_if_it_may() {
+	[ $mode = ridden ] || return 0
+	retry 40 more_ride $report $(ridden_calls $report) || say "nobody rides $*"
 }
 
 begin_load() {
@@ -45,12 +47,13 @@ begin_load() {
 		requests 7780 /tmp/nginx/stop >requests-$i.out &
 		clients="$clients $!"
 	done
-	retry 40 rides_if_it_may || say "never rode"
+	await_rides_if_it_may
 	sleep 0.5
 }
 
 end_load() {
 	sleep 0.5
+	await_rides_if_it_may after "$1"
 	: >/tmp/nginx/stop
 	wait $clients || :
 	say "$1: $(cat requests-1.out), $(cat requests-2.out), $(cat requests-3.out)"

@@ -22,6 +22,18 @@ rides() { # REPORT
 	grep -qs '"ridden":[1-9][0-9]*,"ridden_share"' "$1"
 }
 
+# How many calls of the session rode so far; 0 without a report.
+ridden_calls() { # REPORT
+	local calls
+	calls=$(sed -n 's/.*"ridden":\([0-9]*\),"ridden_share".*/\1/p' "$1" 2>/dev/null)
+	echo "${calls:-0}"
+}
+
+# Whether a hundred more rode than these.
+more_ride() { # REPORT CALLS
+	[ "$(ridden_calls "$1")" -gt $(($2 + 100)) ]
+}
+
 # Supervisors need a moment to notice the end of their sessions.
 unload_ub() {
 	[ "$(module unload ub)" = ok ]
