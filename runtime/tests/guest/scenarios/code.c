@@ -200,14 +200,12 @@ static void poke(pid_t target, int version)
 	MUST(ptrace(PTRACE_DETACH, target, 0, 0));
 }
 
-static void poked(void)
+/* Every other version is made of the one before, by a child: it does not ride any more. */
+static void changed_by_children(void (*change)(int version))
 {
-	pid_t parent = getpid();
-
 	for (int version = 1; version < 10; version++) {
 		pid_t child;
 
-		/* What was poked into does not ride any more. */
 		if (version % 2) {
 			map_version(version);
 			settle_loop(CODE, version);
@@ -215,13 +213,23 @@ static void poked(void)
 		}
 		child = MUST(fork());
 		if (child == 0) {
-			poke(parent, version);
+			change(version);
 			_exit(0);
 		}
-		expect_equal("poked", end_of(child), 0);
+		expect_equal("changed", end_of(child), 0);
 		expect(CODE, version, 200);
 	}
 	report();
+}
+
+static void poke_parent(int version)
+{
+	poke(getppid(), version);
+}
+
+static void poked(void)
+{
+	changed_by_children(poke_parent);
 }
 
 static void write_memory(const char *path, int version)
@@ -247,29 +255,17 @@ static void memory_file_written(void)
 	report();
 }
 
-static void memory_file_written_by_another(void)
+static void write_memory_of_parent(int version)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/mem", getpid());
-	for (int version = 1; version < 10; version++) {
-		pid_t child;
+	snprintf(path, sizeof(path), "/proc/%d/mem", getppid());
+	write_memory(path, version);
+}
 
-		/* What was written to does not ride any more. */
-		if (version % 2) {
-			map_version(version);
-			settle_loop(CODE, version);
-			continue;
-		}
-		child = MUST(fork());
-		if (child == 0) {
-			write_memory(path, version);
-			_exit(0);
-		}
-		expect_equal("child", end_of(child), 0);
-		expect(CODE, version, 200);
-	}
-	report();
+static void memory_file_written_by_another(void)
+{
+	changed_by_children(write_memory_of_parent);
 }
 
 static void written_from_outside(void)
