@@ -111,16 +111,12 @@ fn vm_all_scenarios_on_6_1_without_kpti() {
 
 /// Tests that must fail in a build without what they test. Who must restart a
 /// call has a signal pending: what two checks catch passes with either of them.
-const CONTROLS: [Control; 27] = [
+const CONTROLS: [Control; 23] = [
     control("SIGNAL_CHECK", "signals", "to-self"),
-    control("SIGNAL_CHECK", "credentials", "uid-of-all-threads"),
-    control("SIGNAL_CHECK", "threads", "cancel-rider"),
-    control("SIGNAL_CHECK", "processes", "exit-while-others-ride"),
     Control { fails: false, ..control("SIGNAL_CHECK", "interrupted", "read-interrupted") },
     control("RESTART_CHECK", "interrupted", "read-interrupted"),
     control("INVALIDATION", "code", "mapped-over"),
     control("INVALIDATION", "code", "replaced-under-riders"),
-    control("INVALIDATION", "code", "memory-reused"),
     control("INVALIDATION", "code", "library-reloaded"),
     control("INVALIDATION", "linked", "target-mapped-over"),
     // A build of its own, as riders look up more seldom in it.

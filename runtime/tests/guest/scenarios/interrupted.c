@@ -94,6 +94,7 @@ static struct timespec patience(void)
 struct waiting {
 	void (*prepare)(void);
 	long (*wait)(bool at_once);
+	int calls;	/* so many of them must ride when it is warm, if not 2 */
 };
 
 static void make_pipe(void)
@@ -327,8 +328,8 @@ static void end_queue(void)
 	msgctl(queue, IPC_RMID, NULL);
 }
 
-static const struct waiting reading = { make_pipe, wait_read };
-static const struct waiting receiving = { make_sockets, wait_receive };
+static const struct waiting reading = { make_pipe, wait_read, 3 };
+static const struct waiting receiving = { make_sockets, wait_receive, 3 };
 static const struct waiting polling = { make_pipe, wait_poll };
 static const struct waiting selecting = { make_pipe, wait_select };
 static const struct waiting waiting_for_events = { make_epoll, wait_epoll };
@@ -348,7 +349,8 @@ static __attribute__((noinline)) void approach(long (*wait)(bool at_once))
 	for (int i = 0; i < APPROACHES; i++)
 		wait(true);
 }
-#define WARM_APPROACH(wait) WARM_UP_ALL(2 * APPROACHES, approach(wait))
+/* The call that follows it rides as well if so many do. */
+#define WARM_APPROACH(wait, calls) WARM_UP_ALL((calls) * APPROACHES, approach(wait))
 
 /*
  * Three rounds, because a ride may end for another reason just before the
@@ -357,7 +359,7 @@ static __attribute__((noinline)) void approach(long (*wait)(bool at_once))
 static void interrupt(const struct waiting *waiting, int flags)
 {
 	waiting->prepare();
-	WARM_APPROACH(waiting->wait);
+	WARM_APPROACH(waiting->wait, waiting->calls ? waiting->calls : 2);
 	for (int round = 0; round < 3; round++) {
 		long result;
 
@@ -404,7 +406,7 @@ static void sleep_interrupted(void)
 static void message_interrupted(void)
 {
 	make_queue();
-	WARM_APPROACH(wait_message);
+	WARM_APPROACH(wait_message, 2);
 	approach(wait_message);
 	tick(SA_RESTART);
 	printf("result %ld\n", wait_message(false));
@@ -420,7 +422,7 @@ static void continue_after_stop(int signal, long (*wait)(bool))
 	long result;
 
 	patience_ms = 400;
-	WARM_APPROACH(wait);
+	WARM_APPROACH(wait, 2);
 	stopper = MUST(fork());
 	if (stopper == 0) {
 		for (int i = 0; i < 3; i++) {
@@ -455,7 +457,7 @@ static void ignored(void)
 
 	make_pipe();
 	signal(SIGUSR1, SIG_IGN);
-	WARM_APPROACH(wait_read);
+	WARM_APPROACH(wait_read, 3);
 	sender = MUST(fork());
 	if (sender == 0) {
 		for (int i = 0; i < 10; i++) {
