@@ -202,8 +202,7 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 }
             }
             Some(ReportKind::BtcGone) => {
-                self.learn_program(btc);
-                self.spaces.remove(&btc);
+                self.gone(btc);
                 if let Some(judging) = &mut self.judging {
                     judging.forget(btc);
                 }
@@ -251,12 +250,19 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
         if !self.spaces.contains_key(&btc) && self.spaces.len() >= SPACES {
             let oldest = self.spaces.iter().min_by_key(|(_, space)| space.last_used);
             if let Some(oldest) = oldest.map(|(btc, _)| *btc) {
-                self.spaces.remove(&oldest);
+                self.gone(oldest);
             }
         }
         let space = self.spaces.entry(btc).or_default();
         space.last_used = self.counters.reports;
         space
+    }
+
+    /// Forgets an address space, but not what it showed: the next process of its program
+    /// needs that.
+    fn gone(&mut self, btc: Btc) {
+        self.learn_program(btc);
+        self.spaces.remove(&btc);
     }
 
     /// Fragments are often left by a direct branch for code that has none:
@@ -384,10 +390,9 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
                 }
             },
         };
+        *self.space(btc) = space;
         if gone {
-            self.spaces.remove(&btc);
-        } else {
-            *self.space(btc) = space;
+            self.gone(btc);
         }
         attempt
     }

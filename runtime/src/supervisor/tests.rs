@@ -122,6 +122,24 @@ fn what_one_process_showed_is_translated_at_once_for_the_next() {
     assert_eq!(instructions(), [1, 1, 2, 2]);
 }
 
+/// Nobody may have said yet that its process has ended.
+#[test]
+fn what_is_found_to_be_gone_leaves_what_it_showed() {
+    let kernel = FakeKernel::with_code(&[(CODE, &[&[0x74, 2, 0x0f, 0x05], GAP].concat())]);
+    kernel.0.borrow_mut().mappings =
+        Mappings::parse(1, "401000-402000 r-xp 00001000 fe:00 7 /bin/program\n");
+    let mut supervisor = Supervisor::new(&kernel, Translator::default());
+    supervisor.handle(&hot(CODE));
+    supervisor.handle(&miss(CODE + 4, 0));
+    kernel.0.borrow_mut().read_errors.push_back(Errno::ESRCH);
+    supervisor.handle(&miss(CODE + 0x1_0000, 0));
+    assert!(failures(&supervisor).contains(&(Failure::Gone, 1)), "{:?}", failures(&supervisor));
+    supervisor.handle(&Report { btc: NEXT.0, ..hot(CODE) });
+    let instructions =
+        kernel.0.borrow().installs.last().map(|(_, _, parts)| parts.guest_instructions);
+    assert_eq!(instructions, Some(2));
+}
+
 /// Nothing is told of code that is not watched: it may be another program's by now.
 #[test]
 fn code_that_could_not_be_read_is_looked_at_again() {
