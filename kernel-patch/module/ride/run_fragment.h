@@ -40,8 +40,8 @@
 /*
  * Instructions after which interrupts get their turn where they wait (ub_interrupts_wait()),
  * and at most UB_MAX_WORK more until the next poll. Those that take long count for several;
- * so it is some microseconds, and more where each load misses the caches. Nobody is to wait
- * for longer than where interrupts do not: a ride is entered again several times in a long gap.
+ * so it is some microseconds, and more where each load misses the caches. Few, so that nobody
+ * waits much longer than where interrupts do not: long gaps are entered again several times.
  */
 #define UB_WAITING_BUDGET 4096
 /* What a link takes off the budget besides: its own way, and clearing buffers on it. */
