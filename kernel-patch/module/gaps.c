@@ -184,7 +184,6 @@ void ub_gap_add_ride(struct ub_session *session, struct ub_gaps *gaps, struct ub
 {
 	count_in_window(session, gaps, gap);
 	push(&gap->ride, cycles);
-	WRITE_ONCE(gap->rides, READ_ONCE(gap->rides) + 1);
 	if (left)
 		WRITE_ONCE(gap->left, READ_ONCE(gap->left) + 1);
 }
@@ -274,7 +273,7 @@ static void describe(struct ub_space *space, const struct ub_gap_record *gap, u6
 		.retirements = READ_ONCE(gap->retirements),
 		.next_call = READ_ONCE(gap->next_call),
 	};
-	info->ridden = READ_ONCE(gap->rides) * config->sample_interval;
+	info->ridden = READ_ONCE(gap->rode);
 	info->passages = READ_ONCE(gap->stayed) + info->ridden;
 	copy_latest(info->native_cycles, &gap->native);
 	copy_latest(info->ride_cycles, &gap->ride);

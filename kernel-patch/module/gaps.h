@@ -38,9 +38,9 @@ struct ub_gap_record {
 	u32 retirements;
 	u32 next_call;
 	u64 held_until;			/* in jiffies; no report before */
-	u64 rides;			/* samples, also of earlier fragments */
 	u64 left;
-	u64 stayed;			/* passages that the native samples stand for */
+	u64 rode;			/* passages that samples of rides stand for, of all fragments */
+	u64 stayed;			/* the same of native samples */
 	u64 on_purpose;
 	s64 saved_ps;
 	u64 saved_error_ps;

@@ -10,9 +10,9 @@
 
 /* Time over which a thread's rate of system calls is taken. */
 #define RATE_MS 20
-/* In which the samples of a resting thread fill a window: what changes is noticed within it. */
-#define REST_WINDOW_S 2
-/* At least so many of them a second; they cost about a microsecond each. */
+/* In which a thread's samples fill a window: what changes is noticed within it. */
+#define WINDOW_S 2
+/* A resting thread's, at least; they cost about a microsecond each. */
 #define REST_SAMPLES_PER_S 1000u
 /* Calls between them at most: a thread that got slower must come here, too. */
 #define REST_INTERVAL_MAX 16384u
@@ -57,11 +57,15 @@ static bool is_busy(struct ub_rider *rider)
 static u32 next_interval(struct ub_rider *rider)
 {
 	const struct ub_session_config *config = &rider->session->config;
-	u32 samples = max(config->hot_window / REST_WINDOW_S, REST_SAMPLES_PER_S);
+	u32 samples = config->hot_window / WINDOW_S + 1;
 
-	if (!ub_measure_is_resting(rider))
-		return config->sample_interval;
-	return max(config->sample_interval, min(rider->rate / samples, REST_INTERVAL_MAX));
+	if (ub_measure_is_resting(rider)) {
+		samples = max(samples, REST_SAMPLES_PER_S);
+		return max(config->sample_interval, min(rider->rate / samples, REST_INTERVAL_MAX));
+	}
+	/* Of threads that are not busy nothing is counted. */
+	return rider->busy ? clamp(rider->rate / samples, 1u, config->sample_interval) :
+			     config->sample_interval;
 }
 
 static void count_idle(struct ub_rider *rider)
@@ -91,7 +95,7 @@ static bool is_start_of_row(struct ub_rider *rider)
 	const struct ub_session_config *config = &rider->session->config;
 
 	return config->native_interval != UB_NATIVE_NEVER && !random_below(rider, NATIVE_ROW) &&
-	       random_below(rider, config->native_interval) < config->sample_interval;
+	       random_below(rider, config->native_interval) < rider->gap_weight;
 }
 
 /* The next passage of a row, or the first; see ub_measure_begin(). */
@@ -196,9 +200,10 @@ void ub_measure_end(struct ub_rider *rider, unsigned int nr, u64 then, bool rode
 
 	/* Somebody else's by now, if the thread slept in the gap. */
 	if (READ_ONCE(gap->address) == rider->gap_address) {
+		u64 *passages = rode ? &gap->rode : &gap->stayed;
+
 		WRITE_ONCE(gap->next_call, nr);
-		if (!rode)
-			WRITE_ONCE(gap->stayed, READ_ONCE(gap->stayed) + rider->gap_weight);
+		WRITE_ONCE(*passages, READ_ONCE(*passages) + rider->gap_weight);
 		if (rode)
 			ub_gap_add_ride(rider->session, gaps, gap, cycles, left);
 		else if (rider->gap_kind == UB_SAMPLE_ON_PURPOSE)

@@ -18,6 +18,8 @@ const ICOUNT: u8 = 0;
 const PROMISED: f64 = 0.98;
 /// Most by which a gap's saving may be measured wrongly, as a share of a native call.
 const BIAS: f64 = 0.3;
+/// Most of a program's calls that may be made natively only to compare.
+const MEASURED: f64 = 0.01;
 /// A null call of a process that is not in a session: instructions that the
 /// loaded module may add.
 const IDLE_INSTRUCTIONS: f64 = 6.0;
@@ -102,6 +104,13 @@ fn rates(stdout: &str) -> BTreeMap<(String, String), f64> {
         .collect()
 }
 
+/// Share of a session's calls that were made natively to compare.
+fn measured_share(report: &Value) -> f64 {
+    let number = |value: &Value| value.as_f64().unwrap_or(0.0);
+    let measured: f64 = ["exits", "refused"].iter().map(|by| number(&report[by]["measured"])).sum();
+    measured / number(&report["syscalls"])
+}
+
 #[track_caller]
 fn is_never_slower(machine: Machine) {
     let lab = lab();
@@ -155,6 +164,11 @@ fn is_never_slower(machine: Machine) {
             "{name}: ridden {}, refused {}, ends {}",
             report["ridden_share"], report["refused"], report["exits"]
         );
+        let measured = measured_share(&report);
+        println!("{name}: {measured:.4} of its calls were measured");
+        if measured > MEASURED {
+            failures.push(format!("{name}: {measured:.4} of its calls were measured"));
+        }
     }
     assert!(failures.is_empty(), "below the promise: {failures:?}");
 }
