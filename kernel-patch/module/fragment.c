@@ -11,6 +11,7 @@
 #include "fixup.h"
 #include "fragment.h"
 #include "mitigations.h"
+#include "protection.h"
 #include "session.h"
 
 /*
@@ -66,7 +67,8 @@ static void free_retired(struct work_struct *work)
 
 	if (!batch)
 		return;
-	synchronize_rcu();
+	if (!UB_LEFT_OUT(GRACE_PERIOD))
+		synchronize_rcu();
 	/* Fixups stay until here: a fault in code under way must find them. */
 	ub_fixups_remove(batch);
 	llist_for_each_entry_safe(fragment, next, batch, retired) {
@@ -160,7 +162,8 @@ static void retire(struct ub_space *space, struct ub_fragment *fragment)
 
 	/* _init: that it is unhashed tells ub_fragment_link(). */
 	hlist_del_init_rcu(&fragment->in_bucket);
-	unlink_all(fragment);
+	if (!UB_LEFT_OUT(LINKS_CUT))
+		unlink_all(fragment);
 	list_del(&fragment->in_space);
 	WRITE_ONCE(space->retired_at, get_state_synchronize_rcu());
 	ub_gaps_forget(&space->gaps, fragment->entry);

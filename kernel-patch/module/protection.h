@@ -22,8 +22,14 @@
  */
 #ifdef UB_WITHOUT_PROTECTION
 #define UB_RACE_WINDOW(microseconds) udelay(microseconds)
+#define UB_RACE_SLEEP(condition, milliseconds)                                 \
+	do {                                                                   \
+		if (condition)                                                 \
+			msleep(milliseconds);                                  \
+	} while (0)
 #else
 #define UB_RACE_WINDOW(microseconds) do { } while (0)
+#define UB_RACE_SLEEP(condition, milliseconds) do { } while (0)
 #endif
 
 /* Says on the console of a build for tests when what must hold does not. */

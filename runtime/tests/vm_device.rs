@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Machine, lab, result, run, with_modules_without, with_program};
+use support::{Machine, complaint, lab, result, run, with_modules_without, with_program};
 use ub_vm_lab::{Job, Lab, Outcome};
 
 /// Printed with every failure; another one finds other mistakes.
@@ -142,6 +142,23 @@ fn reads_what_ended_without_the_check(machine: Machine) {
     let error = lab.run(&job(CHECK)).expect_err("passes without the check").to_string();
     let is_known = ["refcount_t", "no result after"].iter().any(|what| error.contains(what));
     assert!(is_known, "{error}");
+}
+
+/// Whoever follows a link to what was retired runs into memory that was given back.
+#[test]
+#[ignore = "long: builds the modules twice"]
+fn vm_device_linked_fails_with_links_left() {
+    let lab = lab();
+    let job = |build| job_without(&lab, Machine::V6_12_KPTI_OFF, &[build], "device_linked", "10");
+    let passed = result(&run(&lab, &job("NOTHING")), "NOTHING");
+    assert!(passed.ends_with("\n0 failures\n"), "{passed}");
+    println!("{}", complaint(&lab, &job("LINKS_CUT")));
+}
+
+#[test]
+fn vm_device_linked_on_6_1() {
+    let passed = checks(Machine::V6_1_KPTI_ON, "device_linked", "20", &["0 failures"]);
+    assert_eq!(passed, 6);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use support::{Machine, lab, modules, result, run, with_program};
+use support::{Machine, lab, module_files, result, run, with_program};
 use ub_vm_lab::{KernelVersion, Outcome};
 
 /// One case of `tests/guest/refusals.sh`.
@@ -44,7 +44,7 @@ fn says_what_is_wrong(machine: Machine) {
         KernelVersion::V6_12 => Machine::V6_1_KPTI_ON,
         _ => Machine::V6_12_KPTI_ON,
     };
-    let foreign = modules(&other.kernel(&lab)).remove(0);
+    let foreign = module_files(&other.kernel(&lab), &[]).remove(0);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/refusals.sh");
     let job = with_program(machine.job(&lab, "refusals", false), "module", &["module.c"])
         .program("chmod")
@@ -52,7 +52,7 @@ fn says_what_is_wrong(machine: Machine) {
         .program("mount")
         .program("setpriv")
         .program("umount")
-        .file(foreign.file, "/other/ub_gate.ko")
+        .file(foreign, "/other/ub_gate.ko")
         .file(script, "/usr/bin/refusals.sh")
         .command(["sh", "-e", "/usr/bin/refusals.sh"]);
     let outcome = run(&lab, &job);

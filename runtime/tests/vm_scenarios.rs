@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use support::scenarios::{self, Control, Program, Ridden, Run};
-use support::{Machine, lab, run};
+use support::{Machine, complaint, lab, run};
 use ub_vm_lab::{Kernel, KernelVersion};
 
 /// `make test` runs these on 6.12 with page-table isolation and on 6.1 without ...
@@ -24,14 +24,16 @@ const SOME: [Program; 9] = [
 ];
 
 /// ... and these the other way round: each on both kernels, with and without isolation.
-const OTHERS: [Program; 7] = [
+const OTHERS: [Program; 9] = [
     Program::all("interrupted"),
     Program::all("processes"),
     Program::all("clones"),
     Program::all("filters"),
     Program::all("watching"),
     Program::all("cpus"),
+    Program::all("barriers"),
     Program::all("sharing"),
+    Program::all("records"),
 ];
 
 /// What memory can be swapped to, and how it is compressed there. The kernels that the lab
@@ -50,6 +52,7 @@ fn scenarios_behave_as_natively(machine: Machine, name: &str, programs: &[Progra
     let lab = lab();
     let mut job = machine.job(&lab, name, true).timeout(Duration::from_secs(900));
     job.stock_modules = swap_modules(&machine.kernel(&lab));
+    job.numa_nodes = 2;
     let outcome = run(&lab, &scenarios::with_scenarios(job, programs));
     scenarios::check(programs, &outcome);
 }
@@ -111,7 +114,7 @@ fn vm_all_scenarios_on_6_1_without_kpti() {
 
 /// Tests that must fail in a build without what they test. Who must restart a
 /// call has a signal pending: what two checks catch passes with either of them.
-const CONTROLS: [Control; 23] = [
+const CONTROLS: [Control; 26] = [
     control("SIGNAL_CHECK", "signals", "to-self"),
     Control { fails: false, ..control("SIGNAL_CHECK", "interrupted", "read-interrupted") },
     control("RESTART_CHECK", "interrupted", "read-interrupted"),
@@ -131,12 +134,15 @@ const CONTROLS: [Control; 23] = [
     control("VECTOR_RELOAD", "cpus", "hotplug-of-pinned"),
     control("RSEQ", "cpus", "cpu-number"),
     control("RSEQ", "cpus", "restartable-sequences"),
+    control("MEMBARRIER_CHECK", "barriers", "memory-barrier-of-sequences"),
+    control("BREAKPOINT_CHECK", "watching", "watchpoint"),
     control("SECCOMP_FILTER", "filters", "refuses"),
     control("SECCOMP_FILTER", "filters", "on-all-threads"),
     // Without the long moment nobody gets in between.
     Control { fails: false, ..control("NOTHING", "filters", "tracer-between") },
     control("REGISTER_CHECK", "filters", "tracer-between"),
     control("SYSCALL_WORK_CHECK", "watching", "calls-counted-at-entry"),
+    control("SYSCALL_WORK_CHECK", "records", "audited"),
 ];
 
 const fn control(
@@ -163,7 +169,7 @@ fn fail_without_what_they_test(machine: Machine, controls: &[Control]) {
 }
 
 #[test]
-#[ignore = "long: builds the modules twelve times"]
+#[ignore = "long: builds the modules fourteen times"]
 fn vm_scenarios_fail_without_what_they_test_on_6_12() {
     fail_without_what_they_test(Machine::V6_12_KPTI_OFF, &CONTROLS);
 }
@@ -172,6 +178,18 @@ fn vm_scenarios_fail_without_what_they_test_on_6_12() {
 #[ignore = "long: builds the modules twice"]
 fn vm_scenarios_fail_without_what_they_test_on_6_1() {
     fail_without_what_they_test(Machine::V6_1_KPTI_OFF, &CONTROLS_OF_6_1);
+}
+
+/// Who is still in code that was given back takes the kernel along.
+#[test]
+#[ignore = "long: builds the modules once more"]
+fn vm_scenarios_fail_without_the_grace_period() {
+    let lab = lab();
+    let machine = Machine::V6_12_KPTI_OFF;
+    let controls = [control("GRACE_PERIOD", "running", "replaced-under-loop")];
+    let job = machine.job(&lab, "grace-period-control", false);
+    let job = scenarios::with_controls(job, &machine.kernel(&lab), &controls);
+    println!("{}", complaint(&lab, &job));
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn check(
 #[track_caller]
 fn redis_survives_its_operator(machine: Machine) {
     let lab = lab();
-    let job = machine.job(&lab, "redis-steps", true).timeout(Duration::from_secs(900));
+    let job = machine.job(&lab, "redis-steps", true).timeout(Duration::from_secs(1800));
     let job =
         ["redis-server", "redis-cli", "redis-benchmark"].into_iter().fold(job, with_debian_program);
     let job = ["head", "mkdir", "tail", "tr"].into_iter().fold(job, Job::program);

@@ -65,6 +65,8 @@ pub struct Job {
     pub cpu: Option<String>,
     /// Number of virtual CPUs.
     pub smp: u32,
+    /// Nodes of memory, with a socket each. They divide CPUs and memory equally.
+    pub numa_nodes: u32,
     /// Under TCG, a host thread for each virtual CPU. Faster, but QEMU 7.2 now
     /// and then executes a stale `int3` after the kernel patched its own text:
     /// an oops in about one of a hundred boots, with no module loaded.
@@ -128,6 +130,7 @@ impl Job {
             la57: true,
             cpu: None,
             smp: 2,
+            numa_nodes: 1,
             parallel_tcg: false,
             icount: None,
             memory_mib: 1024,

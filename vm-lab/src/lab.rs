@@ -115,6 +115,12 @@ impl Lab {
         if job.command.is_empty() {
             return Err(LabError::Unsupported(format!("job `{}` has no command", job.name)));
         }
+        if [job.smp, job.memory_mib].iter().any(|total| total % job.numa_nodes.max(1) != 0) {
+            return Err(LabError::Unsupported(format!(
+                "job `{}`: {} CPUs and {} MiB in {} equal nodes",
+                job.name, job.smp, job.memory_mib, job.numa_nodes
+            )));
+        }
         let kernel = self.kernel(job.kernel)?;
         let accelerator = match (job.accelerator, job.icount) {
             (Some(Accelerator::Kvm), Some(_)) => {
@@ -162,6 +168,7 @@ impl Lab {
             la57: job.la57 && built.is_none_or(Variant::takes_five_levels),
             cpu: job.cpu.as_deref().unwrap_or("max"),
             smp: job.smp,
+            numa_nodes: job.numa_nodes,
             parallel_tcg: job.parallel_tcg,
             icount: job.icount,
             memory_mib: built.map_or(job.memory_mib, |variant| variant.memory_mib(job.memory_mib)),

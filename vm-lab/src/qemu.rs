@@ -35,6 +35,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) la57: bool,
     pub(crate) cpu: &'a str,
     pub(crate) smp: u32,
+    pub(crate) numa_nodes: u32,
     pub(crate) parallel_tcg: bool,
     pub(crate) icount: Option<u8>,
     pub(crate) memory_mib: u32,
@@ -77,6 +78,26 @@ const MAX_RESULT: usize = 1 << 30;
 /// halted for ever.
 const KVM_GAVE_UP: &str = "KVM internal error";
 
+/// QEMU's options for CPUs and memory in nodes, which must divide both.
+fn topology(nodes: u32, smp: u32, memory_mib: u32) -> Vec<String> {
+    // CPUs that share a socket share a node, or the kernel complains.
+    let sockets = if nodes > 1 { format!("{smp},sockets={nodes}") } else { smp.to_string() };
+    let mut options = vec!["-smp".to_owned(), sockets, "-m".to_owned(), format!("{memory_mib}M")];
+    if nodes > 1 {
+        let (cpus, size) = (smp / nodes, memory_mib / nodes);
+        for node in 0..nodes {
+            let (first, last) = (node * cpus, (node + 1) * cpus - 1);
+            options.extend([
+                "-object".to_owned(),
+                format!("memory-backend-ram,id=node{node},size={size}M"),
+                "-numa".to_owned(),
+                format!("node,nodeid={node},cpus={first}-{last},memdev=node{node}"),
+            ]);
+        }
+    }
+    options
+}
+
 impl Machine<'_> {
     fn command(&self, socket: &Path) -> Command {
         let mut qemu = Command::new(QEMU);
@@ -88,7 +109,7 @@ impl Machine<'_> {
         let cpu = format!("{}{}", self.cpu, if self.la57 { "" } else { ",la57=off" });
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .args(["-machine", "q35", "-accel", accelerator, "-cpu", &cpu])
-            .args(["-smp", &self.smp.to_string(), "-m", &format!("{}M", self.memory_mib)])
+            .args(topology(self.numa_nodes, self.smp, self.memory_mib))
             .arg("-kernel")
             .arg(self.kernel)
             .arg("-initrd")

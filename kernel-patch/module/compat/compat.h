@@ -46,7 +46,7 @@ static inline const u16 *ub_softirq_pending(void)
 	static const u16 none;
 
 	/* Each tick brings some: it would do what the wait for riders is there for. */
-	if (UB_LEFT_OUT(WAIT_FOR_RIDERS) || UB_LEFT_OUT(NOTHING))
+	if (UB_LEFT_OUT(WAIT_FOR_RIDERS) || UB_LEFT_OUT(NOTHING) || UB_LEFT_OUT(POLLS))
 		return &none;
 	return (const u16 *)this_cpu_ptr(&local_softirq_pending_ref);
 }

@@ -15,6 +15,7 @@
 #include "compat/mark.h"
 #include "gate/filter.h"
 #include "gate/gate.h"
+#include "protection.h"
 
 /*
  * x64_sys_call(), or its body behind the ftrace site. A static call, because
@@ -241,7 +242,7 @@ void ub_gate_detach(void)
 	ub_hook_detach();
 	WRITE_ONCE(attachment, NO_ATTACHMENT);
 	synchronize_rcu();
-	while (sum(&inside_ops))
+	while (sum(&inside_ops) && !UB_LEFT_OUT(WAIT_FOR_LEAVERS))
 		msleep(1);
 	attached = NULL;
 	static_call_update(ub_after, after_nothing);

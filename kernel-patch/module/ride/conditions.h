@@ -163,10 +163,11 @@ static inline int ub_may_go_on(struct ub_rider *rider, struct pt_regs *regs)
 		return UB_STOP_CONDITION;
 	/* That membarrier aborts restartable sequences in whatever runs. */
 	if (atomic_read(&rider->space->mm->membarrier_state) &
-	    MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ)
+		    MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ &&
+	    !UB_LEFT_OUT(MEMBARRIER_CHECK))
 		return UB_STOP_CONDITION;
 	/* A data breakpoint hit in ring 0 would not be the user's. */
-	if (hw_breakpoint_active())
+	if (hw_breakpoint_active() && !UB_LEFT_OUT(BREAKPOINT_CHECK))
 		return UB_STOP_CONDITION;
 	return UB_GO;
 }

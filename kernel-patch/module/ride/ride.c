@@ -195,7 +195,7 @@ static noinline int start(struct ub_rider *rider)
 			rider->run.work_flags = nothing_pending;
 			rider->run.budget = UB_WAITING_BUDGET;
 		}
-		rider->run.poll_mask = UB_WORK_MASK;
+		rider->run.poll_mask = UB_LEFT_OUT(POLLS) ? 0 : UB_WORK_MASK;
 		rider->run.stack_end = TASK_SIZE_MAX;
 		rider->riding = true;
 		rider->counters.rides++;
@@ -355,6 +355,8 @@ out:
 	} else {
 		rider->counters.refused[stop]++;
 	}
+	/* Longer than it takes until the module is unloaded: somebody is still inside. */
+	UB_RACE_SLEEP(ub_rider_is_leaving(rider), 5000);
 	rider->rode = !in_gap;
 	/* A gap that starts natively here is one to learn about. */
 	if (unlikely(rider->gap) && in_gap)

@@ -81,16 +81,17 @@ struct victim {
 	uint64_t sequence;
 };
 
-extern char victim_gap[], victim_call[];
+extern char victim_gap[], victim_next[], victim_call[];
 
 static __attribute__((noinline, noclone, noreturn, unused)) void victim_loop(volatile uint64_t *count)
 {
 	for (;;) {
 		asm volatile(
-			".globl victim_gap, victim_call\n"
+			".globl victim_gap, victim_next, victim_call\n"
 			"	mov $102, %%eax\n"
 			"victim_call: syscall\n"
-			"victim_gap: incq (%0)\n"
+			"victim_gap: nop\n"
+			"victim_next: incq (%0)\n"
 			:: "r"(count) : "rax", "rcx", "r11", "memory");
 	}
 }

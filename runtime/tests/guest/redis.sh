@@ -1,5 +1,5 @@
-# redis under load while its session ends and the module goes and comes back:
-# it goes on serving, and at the end it knows what a native one would know.
+# redis under load while its session ends and the module goes and comes back: it goes on
+# serving, rides again in a new session, and at the end it knows what a native one would know.
 cd /results
 
 . /usr/bin/steps.sh
@@ -34,13 +34,16 @@ redis-benchmark -p 7777 -t get,ping -n 1000000000 -c 8 -q >/dev/null 2>&1 &
 load=$!
 writes 0 200
 retry 20 rides redis.json || say "never rode"
-for cycle in 1 2 3; do
-	writes $((cycle * 100 + 100)) $((cycle * 100 + 150))
+for cycle in 1 2 3 4 5; do
+	first=$((cycle * 60 + 140))
+	writes $first $((first + 30))
 	echo 1 >/sys/module/ub/parameters/shutdown
 	retry 10 unload_ub && say "cycle $cycle: unloaded" || say "cycle $cycle: ub stays"
-	writes $((cycle * 100 + 150)) $((cycle * 100 + 200))
+	writes $((first + 30)) $((first + 60))
 	serves && say "cycle $cycle: serves"
 	say "cycle $cycle: load: $(module load /ub/modules/ub.ko)"
+	ub attach --eager --report cycle-$cycle.json $server 2>>attach.err &
+	retry 20 rides cycle-$cycle.json && say "cycle $cycle: rides" || say "cycle $cycle: no rides"
 done
 writes 500 600
 kill -0 $load && say "the clients never lost their connections"

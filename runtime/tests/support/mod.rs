@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ub_bench::demo::find_program;
-use ub_vm_lab::{ExitStatus, Job, Kernel, KernelVersion, Lab, Module, Outcome};
+use ub_vm_lab::{ExitStatus, Job, Kernel, KernelVersion, Lab, LabError, Module, Outcome};
 
 /// What the shell scripts of the tests use besides `ub` and the shell.
 const TOOLS: [&str; 6] = ["cat", "cp", "grep", "rm", "sleep", "timeout"];
@@ -63,8 +63,18 @@ impl Machine {
     /// A job with `ub`, the shell and its tools. The modules lie in
     /// `/ub/modules`, loaded if `load` is set.
     pub fn job(self, lab: &Lab, name: &str, load: bool) -> Job {
+        self.job_of_build(lab, name, load, &[])
+    }
+
+    /// The same with modules that lack a protection (see `protection.h`).
+    pub fn job_without(self, lab: &Lab, name: &str, load: bool, protection: &str) -> Job {
+        self.job_of_build(lab, name, load, &[&without(protection)])
+    }
+
+    fn job_of_build(self, lab: &Lab, name: &str, load: bool, settings: &[&str]) -> Job {
         let mut job = self.job_without_modules(name);
-        job.modules = modules(&self.kernel(lab));
+        let files = module_files(&self.kernel(lab), settings);
+        job.modules = files.into_iter().map(Module::new).collect();
         for module in &mut job.modules {
             module.load = load;
         }
@@ -99,11 +109,6 @@ pub fn lab() -> Lab {
     Lab::new().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The modules for this kernel, in the order of loading.
-pub fn modules(kernel: &Kernel) -> Vec<Module> {
-    module_files(kernel, &[]).into_iter().map(Module::new).collect()
-}
-
 /// Files of the modules, built with more settings for make, in the order of loading.
 pub fn module_files(kernel: &Kernel, settings: &[&str]) -> Vec<PathBuf> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel-patch/module");
@@ -114,11 +119,25 @@ pub fn module_files(kernel: &Kernel, settings: &[&str]) -> Vec<PathBuf> {
     files
 }
 
+/// The setting of make for a build without a protection.
+fn without(protection: &str) -> String {
+    format!("UB_WITHOUT_PROTECTION={protection}")
+}
+
+/// What the kernel complained of in a guest without a protection.
+#[track_caller]
+pub fn complaint(lab: &Lab, job: &Job) -> String {
+    match lab.run(job) {
+        Err(error @ LabError::GuestKernel(_)) => error.to_string(),
+        Err(error) => panic!("{error}"),
+        Ok(outcome) => panic!("passes without the protection: {}", outcome.stdout_text()),
+    }
+}
+
 /// Adds modules built without a protection (see `protection.h`), in
 /// `/ub/without/PROTECTION`. They are not loaded.
 pub fn with_modules_without(job: Job, kernel: &Kernel, protection: &str) -> Job {
-    let setting = format!("UB_WITHOUT_PROTECTION={protection}");
-    module_files(kernel, &[&setting]).into_iter().fold(job, |job, file| {
+    module_files(kernel, &[&without(protection)]).into_iter().fold(job, |job, file| {
         let name = file.file_name().expect("modules have names");
         let place = Path::new("/ub/without").join(protection).join(name);
         job.file(&file, place)

@@ -6,7 +6,6 @@
 #include <linux/rseq.h>
 #include <sched.h>
 #include <sys/rseq.h>
-#include <linux/membarrier.h>
 #include <x86intrin.h>
 
 static volatile int stop;
@@ -200,49 +199,6 @@ static void restartable_sequences(void)
 	expect_equal("lost or counted twice", sum, 0);
 }
 
-static void *ride_along(void *unused)
-{
-	(void)unused;
-	return (void *)ride_until(&stop);
-}
-
-static void memory_barriers(int enable, int command)
-{
-	pthread_t threads[2];
-
-	WARM_STEPS();
-	for (int i = 0; i < 2; i++)
-		threads[i] = start_thread(ride_along, NULL);
-	/* With the one for sequences nobody rides any more once it is enabled. */
-	AWAIT_RIDES(500);
-	MUST(syscall(SYS_membarrier, enable, 0, 0));
-	for (int i = 0; i < 100; i++) {
-		MUST(syscall(SYS_membarrier, command, 0, 0));
-		ridden_steps(10, 1);
-	}
-	stop = 1;
-	for (int i = 0; i < 2; i++)
-		expect_equal("went on", (long)join_thread(threads[i]) > 0, 1);
-}
-
-static void memory_barrier(void)
-{
-	memory_barriers(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED,
-			MEMBARRIER_CMD_PRIVATE_EXPEDITED);
-}
-
-static void memory_barrier_of_code(void)
-{
-	memory_barriers(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE,
-			MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE);
-}
-
-static void memory_barrier_of_sequences(void)
-{
-	memory_barriers(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ,
-			MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ);
-}
-
 static int to_other[2], from_other[2];
 
 static __attribute__((noinline)) long send_and_read(char *byte, const struct patterns *in,
@@ -393,7 +349,7 @@ static void hotplug(void)
 
 	WARM_STEPS();
 	for (int i = 0; i < 3; i++)
-		riders[i] = start_thread(ride_along, NULL);
+		riders[i] = start_thread(ride_along, (void *)&stop);
 	for (int i = 0; i < 5; i++) {
 		AWAIT_RIDES(500);
 		wrong += !set_online(1, "0");
@@ -442,9 +398,6 @@ static const struct scenario scenarios[] = {
 	{ "cpu-number", cpu_number },
 	{ "cpu-number-of-libc", cpu_number_of_libc },
 	{ "restartable-sequences", restartable_sequences },
-	{ "memory-barrier", memory_barrier },
-	{ "memory-barrier-of-code", memory_barrier_of_code },
-	{ "memory-barrier-of-sequences", memory_barrier_of_sequences },
 	{ "vectors-of-sleeper", vectors_of_sleeper },
 	{ "vectors-of-moved-sleeper", vectors_of_moved_sleeper },
 	{ "float-modes", float_modes },

@@ -101,12 +101,6 @@ static void *fork_often(void *failures)
 	return NULL;
 }
 
-static void *ride_along(void *unused)
-{
-	(void)unused;
-	return (void *)ride_until(&stop);
-}
-
 static pthread_t riders[3];
 
 /* Returns when they ride, which they go on with. */
@@ -114,7 +108,7 @@ static void start_riders(int count)
 {
 	WARM_STEPS();
 	for (int i = 0; i < count; i++)
-		riders[i] = start_thread(ride_along, NULL);
+		riders[i] = start_thread(ride_along, (void *)&stop);
 	AWAIT_RIDES(500);
 }
 

@@ -1,10 +1,12 @@
 /* Code that goes in the very moment in which somebody runs it. */
 #include "changing.h"
 
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
+#include <sys/utsname.h>
 
 static bool write_text(const char *path, const char *text)
 {
@@ -120,6 +122,55 @@ static void reclaimed(void)
 	report();
 }
 
+/* Asks for the code's page to be on that node, or nothing (NULL); then the node it is on. */
+static int node_of_code(const int *wanted)
+{
+	void *page = AT;
+	int node = -1;
+
+	if (wanted)
+		MUST(syscall(SYS_move_pages, 0, 1ul, &page, wanted, &node, MPOL_MF_MOVE));
+	MUST(syscall(SYS_move_pages, 0, 1ul, &page, NULL, &node, 0));
+	return node;
+}
+
+/* False if the kernel holds the page where it is. */
+static bool move_to_other_node(void)
+{
+	int other;
+
+	/* Built without nodes: nothing ever moves. */
+	if (syscall(SYS_move_pages, 0, 0ul, NULL, NULL, NULL, 0) < 0 && errno == ENOSYS)
+		return true;
+	other = !node_of_code(NULL);
+	return node_of_code(&other) == other;
+}
+
+#define TIMES_MOVED 8
+
+/* To another node of memory, under a rider. */
+static void moved_between_nodes(void)
+{
+	pthread_t rider;
+	struct utsname kernel;
+	long moved = 0;
+
+	map_version(1);
+	start_followers(&rider, 1);
+	for (int version = 2; version < 2 + TIMES_MOVED; version++) {
+		map_version(version);
+		newest = version;
+		settle_loop(CODE, version);
+		moved += move_to_other_node();
+		expect(CODE, version, 100);
+	}
+	stop_followers(&rider, 1);
+	MUST(uname(&kernel));
+	/* That one mostly holds pages of files. */
+	expect_equal("moved", moved > 0 || !strncmp(kernel.release, "6.1.", 4), 1);
+	report();
+}
+
 typedef void loop_fn(volatile int *shown, volatile int *over);
 
 /* A call, then a loop without any that shows its version until it is over. */
@@ -212,5 +263,6 @@ static void replaced_under_loop(void)
 static const struct scenario scenarios[] = {
 	{ "replaced-under-loop", replaced_under_loop },
 	{ "reclaimed", reclaimed },
+	{ "moved-between-nodes", moved_between_nodes },
 };
 SCENARIO_MAIN(scenarios)

@@ -46,6 +46,8 @@ uint64_t ridden_steps(long count, uint64_t seed);
  * ride once AWAIT_RIDES() says so.
  */
 long ride_until(volatile int *stop);
+/* The same for a thread; stop is such an int. */
+void *ride_along(void *stop);
 
 /* Writes `count` bytes and reads one: with none to read, it waits for one. */
 long exchange(const int ends[2], char *byte, long count);

@@ -5,12 +5,6 @@
 
 static volatile int stop;
 
-static void *ride_along(void *unused)
-{
-	(void)unused;
-	return (void *)ride_until(&stop);
-}
-
 static double used(int who)
 {
 	struct rusage use;
@@ -56,7 +50,7 @@ static void time_of_threads_adds_up(void)
 
 	WARM_STEPS();
 	for (int i = 0; i < 2; i++)
-		threads[i] = start_thread(ride_along, NULL);
+		threads[i] = start_thread(ride_along, (void *)&stop);
 	AWAIT_RIDES(500);
 	before = used(RUSAGE_SELF);
 	own = used(RUSAGE_THREAD);
@@ -77,7 +71,7 @@ static void shared_cpu(void)
 
 	WARM_STEPS();
 	pin(0, 0);
-	rider = start_thread(ride_along, NULL);
+	rider = start_thread(ride_along, (void *)&stop);
 	AWAIT_RIDES(500);
 	for (int i = 0; i < 200; i++)
 		usleep(1000);
@@ -92,7 +86,7 @@ static void yielding(void)
 	WARM_STEPS();
 	WARM_UP_ALL(4, count_results(SYS_sched_yield, 4, 0));
 	pin(0, 0);
-	rider = start_thread(ride_along, NULL);
+	rider = start_thread(ride_along, (void *)&stop);
 	AWAIT_RIDES(500);
 	expect_equal("yielded", count_results(SYS_sched_yield, 500, 0), 500);
 	stop = 1;

@@ -322,12 +322,6 @@ static void from_another(void)
 	expect_equal("sender's end", end_of(sender), 0);
 }
 
-static void *ride_along(void *unused)
-{
-	ride_until(&stop);
-	return unused;
-}
-
 static pthread_t target_thread;
 static volatile int wrong_thread;
 
@@ -341,7 +335,7 @@ static void count_by_thread(int signal)
 static void to_a_thread(void)
 {
 	handle(SIGUSR1, count_by_thread, 0);
-	target_thread = start_thread(ride_along, NULL);
+	target_thread = start_thread(ride_along, (void *)&stop);
 	AWAIT_RIDES(1000);
 	for (int i = 1; i <= 50; i++) {
 		pthread_kill(target_thread, SIGUSR1);
