@@ -4,6 +4,7 @@
 #include <linux/jiffies.h>
 #include <linux/log2.h>
 #include <linux/math64.h>
+#include <linux/minmax.h>
 #include <linux/string.h>
 #include <asm/tsc.h>
 
@@ -114,6 +115,25 @@ static u64 mean_of(const struct ub_gap_samples *samples)
 	for (i = 0; i < kept; i++)
 		sum += READ_ONCE(samples->cycles[i]);
 	return kept ? div_u64(sum, kept) : 0;
+}
+
+/* So many samples to others are enough to be taken for where it leads now. */
+#define MOST_VOTES 64u
+
+/* The majority vote of Boyer and Moore, of the latest. */
+void ub_gap_led_to(struct ub_gap_record *gap, u32 call)
+{
+	u32 votes = READ_ONCE(gap->next_votes);
+
+	if (READ_ONCE(gap->next_call) == call) {
+		votes = min(votes + 1, MOST_VOTES);
+	} else if (votes) {
+		votes--;
+	} else {
+		WRITE_ONCE(gap->next_call, call);
+		votes = 1;
+	}
+	WRITE_ONCE(gap->next_votes, votes);
 }
 
 /* Counts a sample in the window of all gaps, and the gap's in its own. */

@@ -36,7 +36,8 @@ struct ub_gap_record {
 	bool is_reported;
 	u32 reason;			/* enum ub_gap_reason, of the last verdict */
 	u32 retirements;
-	u32 next_call;
+	u32 next_call;			/* that most of the latest samples led to */
+	u32 next_votes;			/* by how many more than to others */
 	u64 held_until;			/* in jiffies; no report before */
 	u64 left;
 	u64 rode;			/* passages that samples of rides stand for, of all fragments */
@@ -56,6 +57,8 @@ struct ub_gaps {
 
 /* The record of the address, made if there is room; or NULL. */
 struct ub_gap_record *ub_gaps_get(struct ub_gaps *gaps, u64 address);
+/* The gap was sampled, and this call came behind it. */
+void ub_gap_led_to(struct ub_gap_record *gap, u32 call);
 /*
  * Adds a native sample of a gap without fragment. True if the gap is (still)
  * hot and is to be reported; *mean is then the mean of the latest samples.

@@ -202,7 +202,7 @@ void ub_measure_end(struct ub_rider *rider, unsigned int nr, u64 then, bool rode
 	if (READ_ONCE(gap->address) == rider->gap_address) {
 		u64 *passages = rode ? &gap->rode : &gap->stayed;
 
-		WRITE_ONCE(gap->next_call, nr);
+		ub_gap_led_to(gap, nr);
 		WRITE_ONCE(*passages, READ_ONCE(*passages) + rider->gap_weight);
 		if (rode)
 			ub_gap_add_ride(rider->session, gaps, gap, cycles, left);

@@ -275,7 +275,7 @@ struct ub_gap_info {
 	__u32 state;			/* enum ub_gap_state */
 	__u32 reason;			/* enum ub_gap_reason */
 	__u32 retirements;		/* by verdicts, so far */
-	__u32 next_call;		/* number of the call that the last sample led to */
+	__u32 next_call;		/* number of the call that most of the latest samples led to */
 	__u32 native_cycles[UB_GAP_SAMPLES];	/* the latest, newest first, then zeros */
 	__u32 ride_cycles[UB_GAP_SAMPLES];	/* the same in rides */
 };

@@ -333,7 +333,7 @@ uapi_struct! {
         reason: u32,
         /// Retirements by verdict so far.
         retirements: u32,
-        /// Number of the system call that the last sample led to, or
+        /// Number of the system call that most of the latest samples led to, or
         /// [`NO_CALL`](super::NO_CALL).
         next_call: u32,
         /// The latest native samples in cycles, newest first, then zeros.
