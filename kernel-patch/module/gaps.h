@@ -36,8 +36,8 @@ struct ub_gap_record {
 	bool is_reported;
 	u32 reason;			/* enum ub_gap_reason, of the last verdict */
 	u32 retirements;
-	u32 next_call;			/* that most of the latest samples led to */
-	u32 next_votes;			/* by how many more than to others */
+	u32 next_call;			/* that more than half of the latest samples led to, if any */
+	u32 next_votes;			/* for it, those for others taken off */
 	u64 held_until;			/* in jiffies; no report before */
 	u64 left;
 	u64 rode;			/* passages that samples of rides stand for, of all fragments */

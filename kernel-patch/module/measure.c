@@ -10,7 +10,10 @@
 
 /* Time over which a thread's rate of system calls is taken. */
 #define RATE_MS 20
-/* In which a thread's samples fill a window: what changes is noticed within it. */
+/*
+ * In which a thread's samples fill a window, if it makes so many calls: what changes is
+ * noticed within it.
+ */
 #define WINDOW_S 2
 /* A resting thread's, at least; they cost about a microsecond each. */
 #define REST_SAMPLES_PER_S 1000u
@@ -58,14 +61,16 @@ static u32 next_interval(struct ub_rider *rider)
 {
 	const struct ub_session_config *config = &rider->session->config;
 	u32 samples = config->hot_window / WINDOW_S + 1;
+	u32 interval = config->sample_interval;
 
+	/* Of threads that are not busy nothing is counted. */
+	if (rider->busy)
+		interval = clamp(rider->rate / samples, 1u, interval);
 	if (ub_measure_is_resting(rider)) {
 		samples = max(samples, REST_SAMPLES_PER_S);
-		return max(config->sample_interval, min(rider->rate / samples, REST_INTERVAL_MAX));
+		interval = max(interval, min(rider->rate / samples, REST_INTERVAL_MAX));
 	}
-	/* Of threads that are not busy nothing is counted. */
-	return rider->busy ? clamp(rider->rate / samples, 1u, config->sample_interval) :
-			     config->sample_interval;
+	return interval;
 }
 
 static void count_idle(struct ub_rider *rider)

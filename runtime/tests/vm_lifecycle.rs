@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use support::{
-    Machine, assert_ridden, assert_steps, complaint, lab, result, run, scripted,
+    Machine, assert_ridden, assert_steps, assert_takes_kernel_down, lab, result, run, scripted,
     with_debian_program,
 };
 use ub_vm_lab::{Job, Outcome};
@@ -72,7 +72,7 @@ fn vm_lifecycle_fails_without_the_wait() {
         with_cycles(Machine::V6_12_KPTI_OFF.job_without(&lab, "lifecycle-control", false, build), 2)
     };
     survives_cycles(&run(&lab, &job("NOTHING")), 2);
-    println!("{}", complaint(&lab, &job("WAIT_FOR_LEAVERS")));
+    assert_takes_kernel_down(&lab, &job("WAIT_FOR_LEAVERS"));
 }
 
 #[track_caller]
@@ -81,7 +81,7 @@ fn redis_survives_the_module(machine: Machine) {
     let job = ["redis-server", "redis-cli", "redis-benchmark"]
         .into_iter()
         .fold(with_script(machine.job(&lab, "redis", true), "redis"), with_debian_program);
-    let outcome = run(&lab, &job);
+    let outcome = run(&lab, &job.timeout(Duration::from_secs(300 + 60 * u64::from(REDIS_CYCLES))));
     let stdout = outcome.stdout_text();
     let digest = |which: &str| {
         let prefix = format!("{which} digest: ");

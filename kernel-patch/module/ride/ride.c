@@ -356,7 +356,7 @@ out:
 		rider->counters.refused[stop]++;
 	}
 	/* Longer than it takes until the module is unloaded: somebody is still inside. */
-	UB_RACE_SLEEP(ub_rider_is_leaving(rider), 5000);
+	UB_RACE_SLEEP(READ_ONCE(rider->session->ended), 5000);
 	rider->rode = !in_gap;
 	/* A gap that starts natively here is one to learn about. */
 	if (unlikely(rider->gap) && in_gap)

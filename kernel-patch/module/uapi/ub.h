@@ -102,7 +102,7 @@ struct ub_info {
  * are. What is zero becomes the module's default (its parameter of the same
  * name). SESSION_CREATE writes back what holds.
  *
- * A passage of a gap is sampled: one of sample_interval, at random, or more where
+ * A passage of a gap is sampled: one of sample_interval, at random; one of fewer where
  * hot_window samples would take over 2 s. Only threads that make min_rate system calls a
  * second are looked at. A gap is hot when hot_count of the last hot_window samples of an
  * address space led from it to the next call within gap_short_ns, or within gap_max_ns. Once
@@ -275,7 +275,7 @@ struct ub_gap_info {
 	__u32 state;			/* enum ub_gap_state */
 	__u32 reason;			/* enum ub_gap_reason */
 	__u32 retirements;		/* by verdicts, so far */
-	__u32 next_call;		/* number of the call that most of the latest samples led to */
+	__u32 next_call;		/* that over half of the latest samples led to, if any; else of one */
 	__u32 native_cycles[UB_GAP_SAMPLES];	/* the latest, newest first, then zeros */
 	__u32 ride_cycles[UB_GAP_SAMPLES];	/* the same in rides */
 };

@@ -333,8 +333,8 @@ uapi_struct! {
         reason: u32,
         /// Retirements by verdict so far.
         retirements: u32,
-        /// Number of the system call that most of the latest samples led to, or
-        /// [`NO_CALL`](super::NO_CALL).
+        /// Number of the system call that more than half of the latest samples led to,
+        /// if there is one, or of one that any led to; or [`NO_CALL`](super::NO_CALL).
         next_call: u32,
         /// The latest native samples in cycles, newest first, then zeros.
         native_cycles: [u32; GAP_SAMPLES],

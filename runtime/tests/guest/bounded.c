@@ -104,6 +104,7 @@ int main(void)
 {
 	struct sched_param urgent = { .sched_priority = 50 };
 	pthread_t worker;
+	uint64_t before;
 
 	pthread_create(&worker, NULL, work, NULL);
 	AWAIT_RIDES(3000);
@@ -118,8 +119,10 @@ int main(void)
 	late_by_interrupt();
 	late_by_softirq();
 	sleep(1);
+	before = session_ridden();
 	printf("interrupt %ld\n", (long)late_by_interrupt());
 	printf("softirq %ld\n", (long)late_by_softirq());
+	printf("ridden %ld\n", (long)(session_ridden() - before));
 	over = true;
 	pthread_join(worker, NULL);
 	if (session_supervisor())

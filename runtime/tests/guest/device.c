@@ -214,6 +214,18 @@ static struct ub_gap_info gap_of(const struct victim *victim)
 	return (struct ub_gap_info){ 0 };
 }
 
+/* As often as somebody looks. */
+static bool leads_to(const struct victim *victim, uint32_t call)
+{
+	bool always = true;
+
+	for (int i = 0; i < 20; i++) {
+		usleep(10 * 1000);
+		always &= gap_of(victim).next_call == call;
+	}
+	return always;
+}
+
 static void judging(struct victim *victim)
 {
 	struct ub_gap_info guarded[2] = { { .btc = 0 }, { .btc = 77 } };
@@ -234,6 +246,7 @@ static void judging(struct victim *victim)
 	      gap.native_cycles[UB_GAP_SAMPLES - 1] && gap.next_call == 102,
 	      "gaps: the victim's is hot", "state %u, reason %u, %llu samples, next %u",
 	      gap.state, gap.reason, (unsigned long long)gap.native_sampled, gap.next_call);
+	check(leads_to(victim, 102), "gaps: where three of four lead", "elsewhere");
 	EXPECT(EFAULT, "gaps to null", ioctl(victim->session, UB_IOC_GAPS, NULL));
 	MUST(ioctl(victim->session, UB_IOC_GAPS, &query));
 	check(query.count >= 1 && guarded[0].btc && guarded[1].btc == 77,
@@ -388,6 +401,28 @@ static void resting(void)
 	end_victim(&victim);
 }
 
+/* Of a thread that makes few calls more of them are sampled, so that a window takes 2 s at most. */
+static void sampling(void)
+{
+	struct ub_session_config config = {
+		.abi_version = UB_ABI_VERSION, .native_interval = UB_NATIVE_NEVER,
+		.sample_interval = 4096, .min_rate = 1, .hot_count = 64, .hot_window = 15000,
+		.gap_short_ns = 1000000000, .gap_max_ns = 1000000000,
+	};
+	struct victim victim = new_victim_with(&config);
+	struct ub_stats before = stats_of(victim.session), after;
+	unsigned long calls, sampled;
+
+	sleep(1);
+	after = stats_of(victim.session);
+	calls = after.syscalls - before.syscalls;
+	sampled = after.sampled - before.sampled;
+	/* 7,500 a second, or all of them, had it the processor to itself. */
+	check(4 * sampled > (calls < 7500 ? calls : 7500), "samples: enough for a window in 2 s",
+	      "%lu of %lu", sampled, calls);
+	end_victim(&victim);
+}
+
 /* ---- caps ---- */
 
 #define CAP 8
@@ -484,6 +519,7 @@ int main(void)
 	end_victim(&victim);
 	attaching();
 	resting();
+	sampling();
 	capped();
 	exhausting();
 	printf("%d failures\n", failures);

@@ -5,18 +5,29 @@
  */
 #include "device.h"
 
+#include <poll.h>
+
 static struct victim victim;
 
-/* Fragments that a ride runs, for a while from now on. */
+/* Statistics after so many more rides, or what they are after 20 s. */
+static struct ub_stats after_rides(uint64_t more)
+{
+	uint64_t rides = stats_of(victim.session).rides;
+	struct ub_stats now;
+	int tries = 2000;
+
+	do {
+		usleep(10 * 1000);
+		now = stats_of(victim.session);
+	} while (now.rides < rides + more && tries--);
+	return now;
+}
+
+/* Fragments that a ride runs from now on: when those that had begun are over. */
 static double fragments_of_a_ride(void)
 {
-	struct ub_stats before, after;
+	struct ub_stats before = after_rides(10), after = after_rides(1000);
 
-	/* Until rides that had begun are over. */
-	usleep(10 * 1000);
-	before = stats_of(victim.session);
-	usleep(50 * 1000);
-	after = stats_of(victim.session);
 	return (double)(after.fragments_run - before.fragments_run) /
 	       (after.rides - before.rides);
 }
@@ -43,9 +54,11 @@ static void make_second(struct fragment *fragment)
 
 static bool is_linked(void)
 {
+	struct pollfd readable = { .fd = victim.session, .events = POLLIN };
 	struct ub_report report;
 
-	while (read(victim.session, &report, sizeof(report)) == sizeof(report))
+	while (poll(&readable, 1, 20000) == 1 &&
+	       read(victim.session, &report, sizeof(report)) == sizeof(report))
 		if (report.kind == UB_REPORT_LINKED)
 			return report.from == victim.gap &&
 			       report.address == (uint64_t)victim_next;

@@ -124,11 +124,18 @@ fn without(protection: &str) -> String {
     format!("UB_WITHOUT_PROTECTION={protection}")
 }
 
-/// What the kernel complained of in a guest without a protection.
+/// How the kernel of a guest goes down that runs what is no code any more.
+const FATAL: [&str; 3] = ["int3: 0000", "Oops: ", "unable to handle page fault"];
+
+/// Fails unless the job takes its guest's kernel down, as it must without a protection.
 #[track_caller]
-pub fn complaint(lab: &Lab, job: &Job) -> String {
+pub fn assert_takes_kernel_down(lab: &Lab, job: &Job) {
     match lab.run(job) {
-        Err(error @ LabError::GuestKernel(_)) => error.to_string(),
+        Err(error @ LabError::GuestKernel(_)) => {
+            let error = error.to_string();
+            assert!(FATAL.iter().any(|what| error.contains(what)), "{error}");
+            println!("{error}");
+        }
         Err(error) => panic!("{error}"),
         Ok(outcome) => panic!("passes without the protection: {}", outcome.stdout_text()),
     }

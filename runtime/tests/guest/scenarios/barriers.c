@@ -1,9 +1,8 @@
 /* Barriers that one thread puts all others under, riders too: membarrier(2). */
 #include "scenario.h"
+#include "sequence.h"
 
 #include <linux/membarrier.h>
-#include <linux/rseq.h>
-#include <sys/rseq.h>
 
 static volatile int stop;
 
@@ -43,33 +42,15 @@ static volatile long ended;
 /* All of it in one piece, as riders look for what they have to do in loops. */
 static __attribute__((noinline)) void fill_in_sequence(char *area)
 {
-	struct rseq *mine = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
-
 	asm volatile(
-		".pushsection __rseq_cs, \"aw\"\n\t"
-		".balign 32\n\t"
-		"3:\n\t"
-		".long 0, 0\n\t"
-		".quad 1f, 2f - 1f, 4f\n\t"
-		".popsection\n\t"
-		"0:\n\t"
-		"leaq 3b(%%rip), %%rax\n\t"
-		"movq %%rax, %c[cs](%[mine])\n\t"
-		"1:\n\t"
-		".rept 4\n\t"
-		"movq %[area], %%rdi\n\t"
-		"movl $1024, %%ecx\n\t"
-		"rep stosb\n\t"
-		".endr\n\t"
-		"2:\n\t"
-		"jmp 5f\n\t"
-		".long 0x53053053\n\t"	/* glibc's RSEQ_SIG */
-		"4:\n\t"
-		"incq %[ended]\n\t"
-		"jmp 0b\n\t"
-		"5:"
+		SEQUENCE(".rept 4\n\t"
+			 "movq %[area], %%rdi\n\t"
+			 "movl $1024, %%ecx\n\t"
+			 "rep stosb\n\t"
+			 ".endr\n\t",
+			 "incq %[ended]\n\t")
 		: [ended] "+m"(ended)
-		: [mine] "r"(mine), [area] "r"(area), [cs] "i"(offsetof(struct rseq, rseq_cs))
+		: SEQUENCE_OPERANDS, [area] "r"(area)
 		: "rax", "rcx", "rdi", "memory", "cc");
 }
 

@@ -1,11 +1,10 @@
 /* What belongs to the CPU that a rider is on: its number, its vector registers. */
 #include "scenario.h"
+#include "sequence.h"
 #include "../patterns.h"
 
 #include <fcntl.h>
-#include <linux/rseq.h>
 #include <sched.h>
-#include <sys/rseq.h>
 #include <x86intrin.h>
 
 static volatile int stop;
@@ -47,9 +46,7 @@ static pthread_t start_moving_us(void)
 /* The CPU that the kernel says restartable sequences are on. */
 static inline int cpu_of_sequences(void)
 {
-	struct rseq *area = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
-
-	return __atomic_load_n(&area->cpu_id, __ATOMIC_RELAXED);
+	return __atomic_load_n(&own_rseq()->cpu_id, __ATOMIC_RELAXED);
 }
 
 static __attribute__((noinline)) int compare_cpus(void)
@@ -121,34 +118,17 @@ static long counters[64][16];
 
 static __attribute__((noinline)) void count_on_cpu(void)
 {
-	struct rseq *area = (struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
-
 	asm volatile(
-		".pushsection __rseq_cs, \"aw\"\n\t"
-		".balign 32\n\t"
-		"3:\n\t"
-		".long 0, 0\n\t"
-		".quad 1f, 2f - 1f, 4f\n\t"
-		".popsection\n\t"
-		"0:\n\t"
-		"leaq 3b(%%rip), %%rax\n\t"
-		"movq %%rax, %c[cs](%[area])\n\t"
-		"1:\n\t"
-		"movl %c[cpu](%[area]), %%eax\n\t"
-		"shlq $7, %%rax\n\t"
-		"leaq (%[counters],%%rax), %%rdx\n\t"
-		"movq (%%rdx), %%rcx\n\t"
-		".rept 200\n\tleaq 1(%%rcx), %%rcx\n\tleaq -1(%%rcx), %%rcx\n\t.endr\n\t"
-		"leaq 1(%%rcx), %%rcx\n\t"
-		"movq %%rcx, (%%rdx)\n\t"
-		"2:\n\t"
-		"jmp 5f\n\t"
-		".long 0x53053053\n\t"	/* glibc's RSEQ_SIG */
-		"4:\n\t"
-		"jmp 0b\n\t"
-		"5:"
-		: : [area] "r"(area), [counters] "r"(counters),
-		  [cs] "i"(offsetof(struct rseq, rseq_cs)), [cpu] "i"(offsetof(struct rseq, cpu_id))
+		SEQUENCE("movl %c[cpu](%[rseq]), %%eax\n\t"
+			 "shlq $7, %%rax\n\t"
+			 "leaq (%[counters],%%rax), %%rdx\n\t"
+			 "movq (%%rdx), %%rcx\n\t"
+			 ".rept 200\n\tleaq 1(%%rcx), %%rcx\n\tleaq -1(%%rcx), %%rcx\n\t.endr\n\t"
+			 "leaq 1(%%rcx), %%rcx\n\t"
+			 "movq %%rcx, (%%rdx)\n\t",
+			 "")
+		: : SEQUENCE_OPERANDS, [counters] "r"(counters),
+		  [cpu] "i"(offsetof(struct rseq, cpu_id))
 		: "rax", "rcx", "rdx", "memory", "cc");
 }
 

@@ -68,7 +68,7 @@ static void record_call(int audit, int request, pid_t pid, int call)
 	ask_audit(audit, request, &rule, sizeof(rule));
 }
 
-/* Records of the call until none comes for a second. */
+/* Records of the call: all, and then until none comes for a second. */
 static long count_records(int audit, int call)
 {
 	struct pollfd readable = { .fd = audit, .events = POLLIN };
@@ -77,7 +77,7 @@ static long count_records(int audit, int call)
 	long count = 0;
 
 	snprintf(wanted, sizeof(wanted), " syscall=%d ", call);
-	while (poll(&readable, 1, 1000) == 1) {
+	while (poll(&readable, 1, count < RECORDED ? 20000 : 1000) == 1) {
 		ssize_t size = recv(audit, &message, sizeof(message) - 1, 0);
 
 		if (size < NLMSG_HDRLEN)
@@ -117,10 +117,11 @@ static void audited(void)
 
 	WARM_UP_ALL(4, count_results(SYS_getuid, 4, 0));
 	count_results(SYS_getuid, 500, 0);
-	if (audit < 0) {
+	if (audit < 0 && errno == EPROTONOSUPPORT) {
 		printf("no records on this kernel\n");
 		return;
 	}
+	MUST(audit);
 	MUST(pipe(ready));
 	keeper = MUST(fork());
 	if (keeper == 0) {
@@ -203,6 +204,16 @@ static void check_core(const char *core)
 	expect_equal("signal", status->pr_cursig, SIGABRT);
 }
 
+static void set_core_pattern(const char *pattern, char *before, size_t size)
+{
+	int file = MUST(open("/proc/sys/kernel/core_pattern", O_RDWR | O_CLOEXEC));
+
+	if (before)
+		MUST(read(file, before, size - 1));
+	MUST(pwrite(file, pattern, strlen(pattern), 0));
+	close(file);
+}
+
 /* A process that is killed in its ride leaves the core of a program. */
 static void core_of_rider(void)
 {
@@ -211,15 +222,14 @@ static void core_of_rider(void)
 	char path[64];
 	volatile long *calls = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
 				    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	char before[128] = "";
 	int status, file;
 	ssize_t size;
 	pid_t child;
 
 	if (calls == MAP_FAILED)
 		die("mmap");
-	file = MUST(open("/proc/sys/kernel/core_pattern", O_WRONLY));
-	MUST(write(file, "/tmp/core-%p", 12));
-	close(file);
+	set_core_pattern("/tmp/core-%p", before, sizeof(before));
 	MUST(setrlimit(RLIMIT_CORE, &enough));
 	child = MUST(fork());
 	if (child == 0)
@@ -229,6 +239,7 @@ static void core_of_rider(void)
 	AWAIT_RIDES(1000);
 	kill(child, SIGABRT);
 	MUST(waitpid(child, &status, 0));
+	set_core_pattern(before, NULL, 0);
 	expect_equal("killed", WTERMSIG(status), SIGABRT);
 	expect_equal("left a core", WCOREDUMP(status) != 0, 1);
 	snprintf(path, sizeof(path), "/tmp/core-%d", child);

@@ -137,13 +137,14 @@ static int node_of_code(const int *wanted)
 /* False if the kernel holds the page where it is. */
 static bool move_to_other_node(void)
 {
-	int other;
+	int before, other;
 
 	/* Built without nodes: nothing ever moves. */
 	if (syscall(SYS_move_pages, 0, 0ul, NULL, NULL, NULL, 0) < 0 && errno == ENOSYS)
 		return true;
-	other = !node_of_code(NULL);
-	return node_of_code(&other) == other;
+	before = node_of_code(NULL);
+	other = !before;
+	return before >= 0 && node_of_code(&other) == other;
 }
 
 #define TIMES_MOVED 8
