@@ -104,7 +104,8 @@ pub struct Job {
     /// already part of the job.
     pub command: Vec<String>,
     /// Environment of the command, in addition to `PATH`, `HOME`, `USER`,
-    /// `TERM` and `LC_ALL`.
+    /// `TERM` and `LC_ALL`, and `UB_LAB_SLOWNESS`: how many times slower than a
+    /// stock kernel the guest's may be, for what has limits of time.
     pub env: BTreeMap<String, String>,
     /// Working directory of the command in the guest.
     pub cwd: PathBuf,

@@ -153,13 +153,14 @@ impl Lab {
             .prefix("initramfs-")
             .tempfile_in(&directory)
             .context("creating a file in", &directory)?;
-        pack::tree(job, kernel, &init)?.write(initramfs.path())?;
+        let built = self.variant(job.kernel);
+        let slowness = built.map_or(1, Variant::slowness);
+        pack::tree(job, kernel, &init, slowness)?.write(initramfs.path())?;
         let kernel_args =
             std::iter::once(format!("{KERNEL_ARGS} pti={}", if job.kpti { "on" } else { "off" }))
                 .chain(job.kernel_args.iter().cloned())
                 .collect::<Vec<_>>()
                 .join(" ");
-        let built = self.variant(job.kernel);
         let machine = Machine {
             kernel: &kernel.image(),
             initramfs: initramfs.path(),
@@ -178,7 +179,6 @@ impl Lab {
         let run = {
             let _slot = cache::guest_slot(&self.cache)?;
             tracing::info!(job = job.name, kernel = kernel.release(), kpti = job.kpti, %accelerator, "booting");
-            let slowness = built.map_or(1, Variant::slowness);
             machine.run(job.timeout * slowness, |frame| {
                 if let Frame::Stdout(bytes) = &frame {
                     on_stdout(bytes);

@@ -17,6 +17,8 @@ const TRANSPORT: [&str; 2] = ["virtio_pci", "virtio_console"];
 /// Folders of the host whose programs keep their path in the guest.
 const SYSTEM_DIRS: [&str; 4] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin"];
 
+/// How many times slower than a stock kernel this one may be: see [`Job::env`].
+const SLOWNESS: &str = "UB_LAB_SLOWNESS";
 const ENVIRONMENT: [(&str, &str); 5] = [
     ("PATH", "/usr/bin:/usr/sbin"),
     ("HOME", "/root"),
@@ -26,7 +28,7 @@ const ENVIRONMENT: [(&str, &str); 5] = [
 ];
 
 /// The guest's file tree with init, the job's files and its description.
-pub(crate) fn tree(job: &Job, kernel: &Kernel, init: &Path) -> Result<Tree> {
+pub(crate) fn tree(job: &Job, kernel: &Kernel, init: &Path, slowness: u32) -> Result<Tree> {
     let mut tree = Tree::with_base()?;
     tree.add_file(init, Path::new("/init"))?;
 
@@ -68,6 +70,7 @@ pub(crate) fn tree(job: &Job, kernel: &Kernel, init: &Path) -> Result<Tree> {
 
     let mut env: std::collections::BTreeMap<String, String> =
         ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    env.insert(SLOWNESS.into(), slowness.to_string());
     env.extend(job.env.clone());
     let guest_job = GuestJob {
         protocol: PROTOCOL,

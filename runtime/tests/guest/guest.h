@@ -64,6 +64,14 @@ static inline double seconds(void)
 	return now.tv_sec + now.tv_nsec * 1e-9;
 }
 
+/* How many times longer than on a stock kernel things may take on this one. */
+static inline int slowness(void)
+{
+	const char *times = getenv("UB_LAB_SLOWNESS");
+
+	return times ? atoi(times) : 1;
+}
+
 /* One step of a sequence that shows any lost or repeated iteration. */
 static inline uint64_t step(uint64_t x)
 {

@@ -8,8 +8,8 @@
 #include "ub.h"
 
 /*
- * What rides at all does so within this time, also with every check that the
- * kernel has, on a busy host. A scenario has a little more.
+ * What rides at all does so within this time on a busy host, times slowness(). A scenario
+ * has a little more.
  */
 #define PATIENCE_SECONDS 50
 
@@ -115,7 +115,7 @@ static bool out_of_patience(double until, const char *function, int line, uint64
 	if (seconds() <= until)
 		return false;
 	fprintf(stderr, "%s(), line %d: not hot after %d seconds: %lu calls rode, not %lu\n",
-		function, line, PATIENCE_SECONDS, (unsigned long)rode, (unsigned long)needed);
+		function, line, PATIENCE_SECONDS * slowness(), (unsigned long)rode, (unsigned long)needed);
 	return true;
 }
 
@@ -176,7 +176,7 @@ struct warming warming_begin(uint64_t needed)
 	return (struct warming){
 		.ridden = session_ridden(),
 		.needed = needed,
-		.until = seconds() + PATIENCE_SECONDS,
+		.until = seconds() + PATIENCE_SECONDS * slowness(),
 	};
 }
 
@@ -198,7 +198,7 @@ bool warming_done(struct warming *warming, const char *function, int line)
 
 void await_rides(uint64_t calls, const char *function, int line)
 {
-	double until = seconds() + PATIENCE_SECONDS;
+	double until = seconds() + PATIENCE_SECONDS * slowness();
 	uint64_t before = session_ridden();
 	struct ub_stats stats;
 

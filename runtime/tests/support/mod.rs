@@ -31,7 +31,7 @@ pub const RUN_FUNCTIONS: &str = r#"
 once() {
 	local run=$1 status=0
 	shift
-	timeout --foreground --kill-after=2 280 "$@" >$run.out 2>$run.err </dev/null || status=$?
+	timeout --foreground --kill-after=2 $((280 * ${UB_LAB_SLOWNESS:?})) "$@" >$run.out 2>$run.err </dev/null || status=$?
 	echo $status >$run.status
 }
 # The supervisor outlives the program by a moment.

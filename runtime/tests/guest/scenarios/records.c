@@ -15,6 +15,13 @@
 #include <sys/wait.h>
 
 #define RECORDED 100
+/* Of a socket: more than all records take. What does not fit for half a second is lost. */
+#define ROOM_FOR_RECORDS (16 << 20)
+/*
+ * More than are made. Who meets a full queue in audit_log_start() looks and then waits: a
+ * wake-up between the two is lost, and it sleeps for a minute.
+ */
+#define QUEUED_RECORDS 8192
 /* Longer than the kernel makes them. */
 #define LONGEST_RECORD 9000
 
@@ -38,8 +45,8 @@ static void ask_audit(int audit, int type, const void *data, size_t size)
 static void set_audit(int audit, bool on)
 {
 	struct audit_status status = {
-		.mask = AUDIT_STATUS_ENABLED | AUDIT_STATUS_PID,
-		.enabled = on, .pid = on ? getpid() : 0,
+		.mask = AUDIT_STATUS_ENABLED | AUDIT_STATUS_PID | AUDIT_STATUS_BACKLOG_LIMIT,
+		.enabled = on, .pid = on ? getpid() : 0, .backlog_limit = QUEUED_RECORDS,
 	};
 
 	ask_audit(audit, AUDIT_SET, &status, sizeof(status));
@@ -112,6 +119,7 @@ static void keep_records(int audit, pid_t of, int ready)
 static void audited(void)
 {
 	int audit = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_AUDIT), ready[2];
+	const int room = ROOM_FOR_RECORDS;
 	pid_t keeper;
 	char byte;
 
@@ -122,6 +130,7 @@ static void audited(void)
 		return;
 	}
 	MUST(audit);
+	MUST(setsockopt(audit, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room)));
 	MUST(pipe(ready));
 	keeper = MUST(fork());
 	if (keeper == 0) {

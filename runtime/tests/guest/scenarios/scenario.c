@@ -119,7 +119,8 @@ static pid_t start(const struct scenario *scenario)
 static void finish(const struct scenario *scenario, pid_t child)
 {
 	struct pollfd ended = { .fd = MUST(syscall(SYS_pidfd_open, child, 0)), .events = POLLIN };
-	bool in_time = poll(&ended, 1, LIMIT_SECONDS * 1000) == 1;
+	int limit = LIMIT_SECONDS * slowness();
+	bool in_time = poll(&ended, 1, limit * 1000) == 1;
 	int end;
 
 	close(ended.fd);
@@ -130,7 +131,7 @@ static void finish(const struct scenario *scenario, pid_t child)
 	if (in_time)
 		printf("end %s %s %d\n", scenario->name, end < 1000 ? "exit" : "signal", end % 1000);
 	else
-		printf("end %s FAILED after %d seconds\n", scenario->name, LIMIT_SECONDS);
+		printf("end %s FAILED after %d seconds\n", scenario->name, limit);
 	fflush(stdout);
 }
 
