@@ -303,7 +303,7 @@ static void describe(struct ub_space *space, const struct ub_gap_record *gap, u6
 			info->reason = UB_GAP_REASON_UNMEASURED;
 	} else if (time_before64(now, until)) {
 		info->state = UB_GAP_STATE_RETIRED;
-		info->held_ns = div_u64((until - now) * NSEC_PER_SEC, HZ);
+		info->held_ns = jiffies64_to_nsecs(until - now);
 	} else if (READ_ONCE(gap->is_reported)) {
 		info->state = UB_GAP_STATE_HOT;
 		/* Of a fragment that is gone, noted while it went. */

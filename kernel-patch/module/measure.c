@@ -10,6 +10,10 @@
 
 /* Time over which a thread's rate of system calls is taken. */
 #define RATE_MS 20
+/* So long without a sample, once: what the thread did before is taken to go on ... */
+#define PAUSE_MS 100
+/* ... until so many more calls tell: it may be that they became rare. */
+#define PAUSE_INTERVAL_MAX 64u
 /*
  * In which a thread's samples fill a window, if it makes so many calls: what changes is
  * noticed within it.
@@ -17,8 +21,8 @@
 #define WINDOW_S 2
 /* A resting thread's, at least; they cost about a microsecond each. */
 #define REST_SAMPLES_PER_S 1000u
-/* Calls between them at most: a thread that got slower must come here, too. */
-#define REST_INTERVAL_MAX 16384u
+/* What these intervals grow to at most: a thread that got slower must come here, too. */
+#define INTERVAL_MAX 16384u
 /*
  * Passages in a row that go native on purpose, and how many of them are timed: the
  * last ones. Those before bring the program's own code and the way to user mode back
@@ -39,20 +43,41 @@ static u32 random_below(struct ub_rider *rider, u32 limit)
 	return ((u64)x * limit) >> 32;
 }
 
+/*
+ * Whether so few of the calls were native that none of their gaps can be hot; what goes
+ * native only to compare has a fragment and is not one of them.
+ */
+static bool rides_nearly_all(const struct ub_session_config *config, u64 calls, u64 settled)
+{
+	u64 native = calls - min(settled, calls);
+
+	return config->native_interval != UB_NATIVE_NEVER &&
+	       native * config->hot_window < calls * min(config->hot_count, config->hot_window);
+}
+
 /* Whether the thread makes system calls often enough to be looked at. */
 static bool is_busy(struct ub_rider *rider)
 {
+	const struct ub_session_config *config = &rider->session->config;
 	u64 now = rdtsc(), elapsed = now - rider->rate_start, calls;
-	u64 made = rider->counters.entered + rider->counters.ridden;
+	u64 ridden = rider->counters.ridden, made = rider->counters.entered + ridden;
+	u64 settled = ridden + rider->counters.stops[UB_STOP_MEASURED] +
+		      rider->counters.refused[UB_STOP_MEASURED];
 
-	if (elapsed >= (u64)tsc_khz * RATE_MS) {
+	if (elapsed < (u64)tsc_khz * RATE_MS)
+		return rider->busy;
+	rider->paused = elapsed >= (u64)tsc_khz * PAUSE_MS && !rider->paused;
+	if (!rider->paused) {
 		calls = made - rider->rate_calls;
 		rider->rate = min_t(u64, div64_u64(calls * 1000, div_u64(elapsed, tsc_khz)),
 				    U32_MAX);
-		rider->busy = rider->rate >= rider->session->config.min_rate;
-		rider->rate_start = now;
-		rider->rate_calls = made;
+		rider->busy = rider->rate >= config->min_rate;
+		rider->rides_nearly_all = rides_nearly_all(config, calls,
+							   settled - rider->rate_settled);
 	}
+	rider->rate_start = now;
+	rider->rate_calls = made;
+	rider->rate_settled = settled;
 	return rider->busy;
 }
 
@@ -61,16 +86,19 @@ static u32 next_interval(struct ub_rider *rider)
 {
 	const struct ub_session_config *config = &rider->session->config;
 	u32 samples = config->hot_window / WINDOW_S + 1;
-	u32 interval = config->sample_interval;
+	u32 interval = config->sample_interval, most = interval;
 
+	/* There is nothing to find, only to compare: a row, which begins with a sample. */
+	if (rider->rides_nearly_all)
+		most = max(most, min(config->native_interval, INTERVAL_MAX));
 	/* Of threads that are not busy nothing is counted. */
 	if (rider->busy)
-		interval = clamp(rider->rate / samples, 1u, interval);
+		interval = clamp(rider->rate / samples, 1u, most);
 	if (ub_measure_is_resting(rider)) {
 		samples = max(samples, REST_SAMPLES_PER_S);
-		interval = max(interval, min(rider->rate / samples, REST_INTERVAL_MAX));
+		interval = max(interval, min(rider->rate / samples, INTERVAL_MAX));
 	}
-	return interval;
+	return rider->paused ? min(interval, PAUSE_INTERVAL_MAX) : interval;
 }
 
 static void count_idle(struct ub_rider *rider)
@@ -196,11 +224,12 @@ void ub_measure_end(struct ub_rider *rider, unsigned int nr, u64 then, bool rode
 	u32 cycles;
 
 	/*
-	 * Once for what the gate takes in each ride, and once for about as much on the
-	 * way out of it, which native samples contain and programs without rides do not.
+	 * Outside of the timer a ride goes through the gate and as far as here, which takes
+	 * about as much again. So does the way out of both, which native samples contain and
+	 * programs without rides do not.
 	 */
 	if (rode)
-		passed += 2 * ub_gate_cycles();
+		passed += 4 * ub_gate_cycles();
 	cycles = min_t(u64, passed, U32_MAX);
 
 	/* Somebody else's by now, if the thread slept in the gap. */

@@ -46,12 +46,15 @@ struct ub_rider {
 	s32 until_sample;		/* gaps that go by before the next one to sample */
 	u32 random;			/* never 0 */
 	bool busy;			/* makes min_rate calls a second */
+	bool rides_nearly_all;		/* too few native calls for any gap to be hot */
+	bool paused;			/* before the last look at the rate */
 	u32 rate;			/* calls a second, when last looked at */
 	u32 interval;			/* calls for one sample, in the mean */
 	u32 idle;			/* samples since the last ride */
 	u64 ridden_seen;		/* ub_measure_ridden() at the last sample */
 	u64 rate_start;			/* cycle counter */
 	u64 rate_calls;			/* made by that moment */
+	u64 rate_settled;		/* of these, ridden or native only to compare */
 	struct ub_gap_record *gap;		/* being timed, in space; or NULL */
 	u64 gap_address;
 	u32 gap_weight;			/* passages that it stands for */

@@ -19,7 +19,7 @@
  */
 static unsigned int sample_interval = 10;
 module_param(sample_interval, uint, 0644);
-MODULE_PARM_DESC(sample_interval, "passages of gaps for one that is looked at; fewer where hot_window would take over 2 s");
+MODULE_PARM_DESC(sample_interval, "passages of gaps for one that is looked at; fewer where hot_window would take over 2 s, more where nearly all ride");
 static unsigned int min_rate = 50000;
 module_param(min_rate, uint, 0644);
 MODULE_PARM_DESC(min_rate, "system calls a second below which a thread is left alone");

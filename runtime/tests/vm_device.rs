@@ -16,6 +16,9 @@ const SEED: &str = "0x5eed5eed5eed5eed";
 /// The checks that tests/guest/device.c makes.
 const LEAST_CHECKS: usize = 130;
 
+/// The checks that tests/guest/device_sampling.c makes, the ends of its victims included.
+const CHECKS_OF_SAMPLING: usize = 23;
+
 /// Runs `tests/guest/PROGRAM.c`, which prints a line for each check. Those
 /// that do not say "ok" must be `expected`; returns how many do.
 #[track_caller]
@@ -161,6 +164,22 @@ fn vm_device_linked_fails_with_links_left() {
 fn vm_device_linked_on_6_1() {
     let passed = checks(Machine::V6_1_KPTI_ON, "device_linked", "20", &["0 failures"]);
     assert_eq!(passed, 6);
+}
+
+#[track_caller]
+fn samples_as_often_as_it_takes(machine: Machine) {
+    let passed = checks(machine, "device_sampling", "", &["0 failures"]);
+    assert_eq!(passed, CHECKS_OF_SAMPLING);
+}
+
+#[test]
+fn vm_device_sampling_on_6_12() {
+    samples_as_often_as_it_takes(Machine::V6_12_KPTI_ON);
+}
+
+#[test]
+fn vm_device_sampling_on_6_1() {
+    samples_as_often_as_it_takes(Machine::V6_1_KPTI_OFF);
 }
 
 #[test]

@@ -103,10 +103,12 @@ struct ub_info {
  * name). SESSION_CREATE writes back what holds.
  *
  * A passage of a gap is sampled: one of sample_interval, at random; one of fewer where
- * hot_window samples would take over 2 s. Only threads that make min_rate system calls a
- * second are looked at. A gap is hot when hot_count of the last hot_window samples of an
- * address space led from it to the next call within gap_short_ns, or within gap_max_ns. Once
- * there is a fragment, one of native_interval passages goes native on purpose, several in a
+ * hot_window samples would take over 2 s, and one of more, up to native_interval and no more
+ * than 16,384, while so few calls are native that no gap of theirs can be hot. Only threads
+ * that make min_rate system calls a second are looked at; after a pause those that did so
+ * before it. A gap is hot when hot_count of the last hot_window samples of an address space
+ * led from it to the next call within gap_short_ns, or within gap_max_ns. Once there is a
+ * fragment, one of native_interval passages goes native on purpose, several in a
  * row of which the last ones are timed.
  */
 struct ub_session_config {

@@ -364,65 +364,6 @@ static void attaching(void)
 	close(session);
 }
 
-/* ---- rest ---- */
-
-/* Hardly a call of the victim was sampled; all are, unless it rests. */
-static bool is_resting(int session)
-{
-	struct ub_stats before = stats_of(session), after;
-
-	usleep(50 * 1000);
-	after = stats_of(session);
-	return after.syscalls != before.syscalls &&
-	       4 * (after.sampled - before.sampled) < after.syscalls - before.syscalls;
-}
-
-/* Who has found nothing for long looks only now and then, and finds what comes. */
-static void resting(void)
-{
-	struct ub_session_config config = {
-		.abi_version = UB_ABI_VERSION, .native_interval = UB_NATIVE_NEVER,
-		.sample_interval = 1, .min_rate = 1, .hot_count = 64, .hot_window = 1000,
-		.gap_short_ns = 1000000000, .gap_max_ns = 1000000000,
-	};
-	struct victim victim = new_victim_with(&config);
-	struct fragment fragment;
-	int tries = 0;
-
-	while (!is_resting(victim.session) && tries < 200)
-		tries++;
-	check(tries < 200, "rest: the victim rests", "it does not");
-	make_fragment(&fragment, &victim);
-	MUST(ioctl(victim.session, UB_IOC_INSTALL, &fragment.request));
-	for (tries = 0; !stats_of(victim.session).rides && tries < 200; tries++)
-		usleep(20 * 1000);
-	check(tries < 200, "rest: it finds what was installed", "it never rides");
-	check(!is_resting(victim.session), "rest: it is over", "it is not");
-	end_victim(&victim);
-}
-
-/* Of a thread that makes few calls more of them are sampled, so that a window takes 2 s at most. */
-static void sampling(void)
-{
-	struct ub_session_config config = {
-		.abi_version = UB_ABI_VERSION, .native_interval = UB_NATIVE_NEVER,
-		.sample_interval = 4096, .min_rate = 1, .hot_count = 64, .hot_window = 15000,
-		.gap_short_ns = 1000000000, .gap_max_ns = 1000000000,
-	};
-	struct victim victim = new_victim_with(&config);
-	struct ub_stats before = stats_of(victim.session), after;
-	unsigned long calls, sampled;
-
-	sleep(1);
-	after = stats_of(victim.session);
-	calls = after.syscalls - before.syscalls;
-	sampled = after.sampled - before.sampled;
-	/* 7,500 a second, or all of them, had it the processor to itself. */
-	check(4 * sampled > (calls < 7500 ? calls : 7500), "samples: enough for a window in 2 s",
-	      "%lu of %lu", sampled, calls);
-	end_victim(&victim);
-}
-
 /* ---- caps ---- */
 
 #define CAP 8
@@ -518,8 +459,6 @@ int main(void)
 	reading(&victim);
 	end_victim(&victim);
 	attaching();
-	resting();
-	sampling();
 	capped();
 	exhausting();
 	printf("%d failures\n", failures);

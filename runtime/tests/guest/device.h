@@ -205,4 +205,21 @@ static inline void make_fragment(struct fragment *fragment, const struct victim 
 	memcpy(fragment->code, code, sizeof(code));
 }
 
+/* It goes on with one of the victim's calls, without counting. */
+static inline void make_riding_fragment(struct fragment *fragment, const struct victim *victim)
+{
+	static const unsigned char call[] = { 0xb8, SYS_getuid, 0, 0, 0 };	/* mov eax,102 */
+	unsigned char *place = fragment->code + 9;	/* before exit_id is stored */
+
+	make_fragment(fragment, victim);
+	memmove(place + sizeof(call), place, fragment->request.code_length - 9);
+	memcpy(place, call, sizeof(call));
+	fragment->exits[0] = (struct ub_exit){ .user_ip = (uint64_t)victim_call,
+					       .kind = UB_EXIT_SYSCALL };
+	fragment->fixups[1].fault_offset += sizeof(call);
+	fragment->fixups[1].landing_offset += sizeof(call);
+	fragment->relocations[0] += sizeof(call);
+	fragment->request.code_length += sizeof(call);
+}
+
 #endif
