@@ -42,7 +42,8 @@ pub struct Settings {
     #[arg(skip)]
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "truth")]
     pub require: Option<bool>,
-    /// Time one passage of a gap in N, at random [module's default: 10]
+    /// Time one passage of a gap in N, at random, fewer where nearly all calls ride [module's
+    /// default: 10]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_interval: Option<u32>,
@@ -82,6 +83,15 @@ pub struct Settings {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub native_interval: Option<u32>,
+    /// For how many seconds a gap goes natively after its fragment did not pay; twice as
+    /// long each further time [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=LONGEST_HOLD_S))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_hold_s: Option<u64>,
+    /// The longest such time, in seconds, at least the first [default: 3600]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=LONGEST_HOLD_S))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longest_hold_s: Option<u64>,
     /// Most fragments at a time; those not run for longest make room
     /// [module's default: 4096]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_FRAGMENTS))]
@@ -109,6 +119,8 @@ pub struct Settings {
 
 /// Longest gap that can be asked for, in microseconds: 100 seconds.
 const LONGEST_GAP_US: u64 = 100_000_000;
+/// Longest time to stay native that can be asked for, in seconds: a year.
+const LONGEST_HOLD_S: u64 = 365 * 24 * 3600;
 /// Most fragments that can be asked for.
 const MOST_FRAGMENTS: i64 = 16_384;
 /// Sizes of code that can be asked for, in KiB.
@@ -267,6 +279,8 @@ fn default_of(name: &str) -> &'static str {
     match name {
         "disable" | "require" | "ride_anyway" | "time_gaps" => "default: false",
         "log" => "default: none",
+        "first_hold_s" => "default: 5",
+        "longest_hold_s" => "default: 3600",
         _ => OF_MODULE,
     }
 }
@@ -295,6 +309,8 @@ impl Settings {
             ("miss_count", count(self.miss_count), 1, u64::MAX),
             ("miss_window_ms", count(self.miss_window_ms), 1, u64::MAX),
             ("native_interval", count(self.native_interval), 100, u64::MAX),
+            ("first_hold_s", self.first_hold_s, 1, LONGEST_HOLD_S),
+            ("longest_hold_s", self.longest_hold_s, 1, LONGEST_HOLD_S),
             ("max_fragments", count(self.max_fragments), 1, MOST_FRAGMENTS as u64),
             ("max_code_kib", self.max_code_kib, *CODE_KIB.start(), *CODE_KIB.end()),
         ];
@@ -307,7 +323,12 @@ impl Settings {
                 return Some((name, format!("{value} is not {limits}")));
             }
         }
-        None
+        match (self.first_hold_s, self.longest_hold_s) {
+            (Some(first), Some(longest)) if longest < first => {
+                Some(("longest_hold_s", format!("{longest} is less than first_hold_s, {first}")))
+            }
+            _ => None,
+        }
     }
 }
 

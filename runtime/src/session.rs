@@ -16,7 +16,7 @@ use crate::inspect::{Answer, Question, Server};
 use crate::kernel::{Btc, Kernel, Reading};
 use crate::machine::Machine;
 use crate::report::Recorder;
-use crate::supervisor::{Slowed, Supervisor, Translator};
+use crate::supervisor::{Holds, Slowed, Supervisor, Translator};
 
 /// Time between two samples of the counters, and two writes of the report
 /// file.
@@ -124,6 +124,14 @@ impl Supervision {
             to_say_native: false,
             ended: false,
         }
+    }
+
+    /// For how long what does not pay stays away. Without effect on sessions that
+    /// keep it.
+    #[must_use]
+    pub fn hold_for(mut self, holds: Holds) -> Self {
+        self.supervisor = self.supervisor.hold_for(holds);
+        self
     }
 
     /// Has programs run natively where rides save next to nothing: that is measured

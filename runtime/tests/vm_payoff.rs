@@ -17,7 +17,7 @@ const ICOUNT: u8 = 0;
 /// Least throughput in a session, as a share of the native one.
 const PROMISED: f64 = 0.98;
 /// Most by which a gap's saving may be measured wrongly, as a share of a native call.
-const BIAS: f64 = 0.3;
+const BIAS: f64 = 0.1;
 /// Most of the passages of translated gaps that may be native only to compare ...
 const MEASURED: f64 = 0.01;
 /// ... of so many that chance does not decide.
@@ -72,9 +72,9 @@ fn vm_slowed_fragment_is_retired_and_stays_away() {
     let gone = times(&slowed, &["retired", &hex, "reason=\"slower\""]);
     assert!(!made.is_empty() && !gone.is_empty(), "made {made:?}, gone {gone:?}\n{slowed}");
     assert!(gone[0] - made[0] < 5.0, "made {made:?}, gone {gone:?}");
-    // It is not tried again before its time is over, and then it is.
+    // It is not tried again before its time, which the script sets, is over; then it is.
     let again: Vec<f64> = made.iter().copied().filter(|time| *time > gone[0]).collect();
-    assert!(again.first().is_some_and(|time| time - gone[0] >= 5.0), "{made:?} {gone:?}\n{slowed}");
+    assert!(again.first().is_some_and(|time| time - gone[0] >= 6.0), "{made:?} {gone:?}\n{slowed}");
 
     // The same gap as it is. What it saves is measured as it shows in the program's own speed.
     let report: Value = serde_json::from_str(&result(&outcome, "plain.json")).expect("a report");
@@ -153,7 +153,9 @@ fn is_never_slower(machine: Machine) {
     if reason.is_some() && ratio < PROMISED {
         failures.push(format!("left alone: {ratio:.3}"));
     }
-    assert_eq!(reason.is_none(), ratio > 1.0, "{}", result(&outcome, "doctor"));
+    if reason.is_none() && ratio <= 1.0 {
+        failures.push(format!("rides, and loses: {ratio:.3}\n{}", result(&outcome, "doctor")));
+    }
     let instructions = |cell| 1e9 / rate(cell, "short");
     let idle = instructions("loaded") - instructions("unloaded");
     println!("null call: {:.1} instructions, {idle:+.1} loaded", instructions("unloaded"));

@@ -19,7 +19,7 @@ use crate::logging;
 use crate::packet_filter::FilterRecord;
 use crate::report::{Recorder, words};
 use crate::session::{Supervision, Watched};
-use crate::supervisor::Slowed;
+use crate::supervisor::{Holds, Slowed};
 
 /// Options about a session that begins with a program.
 #[derive(Debug, Args)]
@@ -135,6 +135,7 @@ pub(super) enum Decision {
 #[derive(Debug)]
 pub(super) struct Plan {
     config: SessionConfig,
+    holds: Holds,
     /// Whether to fail rather than to run natively.
     pub(super) require: bool,
     ride_anyway: bool,
@@ -223,6 +224,7 @@ impl SessionOptions {
             .transpose()?;
         let plan = Plan {
             config: session_config(settings, self.tests.eager),
+            holds: Holds::of_seconds(settings.first_hold_s, settings.longest_hold_s),
             require: settings.require == Some(true),
             ride_anyway: settings.ride_anyway == Some(true),
             slowed: self.tests.debug_slow,
@@ -284,7 +286,7 @@ impl Plan {
         let recorder = Recorder::new(&self.command, &self.environment);
         let watched = Watched { recorder, report: self.report.clone() };
         let supervision = Supervision::new(session, &info, &config, self.slowed, watched);
-        let supervision = supervision.remember_programs();
+        let supervision = supervision.hold_for(self.holds).remember_programs();
         Ok(if self.ride_anyway { supervision } else { supervision.heed_costs() })
     }
 }

@@ -145,7 +145,7 @@ fn the_example_file_has_every_setting_at_its_default() {
                 }
                 (_, value) => {
                     let value = value.unwrap_or_else(|| panic!("no {name} ({origin})"));
-                    let default = format!("[module's default: {value}]");
+                    let default = format!("default: {value}]");
                     assert!(help.unwrap().ends_with(&default), "{name} = {value}");
                 }
             }
@@ -195,7 +195,8 @@ fn options_and_files_have_the_same_limits() {
         };
         all.filter(move |(name, _)| is_number(name))
     };
-    let edges = [1, 64, 100, 8192, 16_384, 1 << 30, LONGEST_GAP_US, u64::from(u32::MAX)];
+    let edges =
+        [1, 64, 100, 8192, 16_384, 1 << 30, LONGEST_GAP_US, LONGEST_HOLD_S, u64::from(u32::MAX)];
     for (name, value) in edges.iter().flat_map(|edge| [edge - 1, *edge, edge + 1]).flat_map(numbers)
     {
         let command = Settings::augment_args(clap::Command::new("ub"));
@@ -204,6 +205,19 @@ fn options_and_files_have_the_same_limits() {
         with(Some(&format!("{name} = {value}")), None, &[], |places| {
             let read = places.load(&Settings::default()).is_ok();
             assert_eq!(parsed, read, "{name} = {value}");
+        });
+    }
+}
+
+#[test]
+fn the_longest_hold_is_not_set_below_the_first() {
+    for (longest, accepted) in [(60, true), (59, false)] {
+        let text = format!("first_hold_s = 60\nlongest_hold_s = {longest}");
+        with(Some(&text), None, &[], |places| {
+            let read = places.load(&Settings::default());
+            assert_eq!(read.is_ok(), accepted, "{read:?}");
+            let names = |error: Error| error.to_string().contains("first_hold_s, 60");
+            assert!(read.err().is_none_or(names));
         });
     }
 }
@@ -222,6 +236,8 @@ fn every_setting_is_an_option_and_every_option_a_setting() {
         miss_count: Some(1),
         miss_window_ms: Some(1),
         native_interval: Some(100),
+        first_hold_s: Some(1),
+        longest_hold_s: Some(1),
         max_fragments: Some(1),
         max_code_kib: Some(64),
         ride_anyway: Some(true),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
-use super::payoff::{LONGEST_HOLD, PERIOD, Payoff};
+use super::payoff::{Holds, PERIOD, Payoff};
 use super::{Pipeline, Supervisor};
 use crate::abi::{GapInfo, GapReason, GapState, NATIVE_NEVER, Report, SessionConfig, Verdict};
 use crate::kernel::{Btc, Kernel};
@@ -125,7 +125,7 @@ fn native_verdict(btc: Btc, address: u64) -> Verdict {
     Verdict {
         btc: btc.0,
         address,
-        hold_ns: u64::try_from(LONGEST_HOLD.as_nanos()).unwrap_or(u64::MAX),
+        hold_ns: u64::try_from(Holds::default().longest.as_nanos()).unwrap_or(u64::MAX),
         reason: GapReason::Machine as u32,
         ..Default::default()
     }

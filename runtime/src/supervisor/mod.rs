@@ -32,6 +32,7 @@ use code::Source;
 pub use counters::{Counters, Failure, RefusedEntry};
 use judging::Judging;
 use lost::Lost;
+pub use payoff::Holds;
 pub use pipeline::{Pipeline, Reach, Refused, Slowed, Translator};
 use programs::Programs;
 use rebuilds::{Due, Rebuilds, Why};
@@ -86,6 +87,16 @@ impl<K: Kernel, P: Pipeline> Supervisor<K, P> {
     #[must_use]
     pub fn judge(mut self, config: &SessionConfig, cycles_khz: u32) -> Self {
         self.judging = Judging::new(config, cycles_khz);
+        self
+    }
+
+    /// For how long what does not pay stays away. For supervisors that
+    /// [judge](Self::judge).
+    #[must_use]
+    pub fn hold_for(mut self, holds: Holds) -> Self {
+        if let Some(judging) = &mut self.judging {
+            judging.payoff.holds = holds;
+        }
         self
     }
 

@@ -35,11 +35,42 @@ const ENOUGH: usize = 128;
 const SETTLED: Duration = Duration::from_millis(750);
 /// ... or the gap's own fragment has been there for this long.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// For how long a gap goes native after its first retirement. Doubled for
-/// each further one.
-const FIRST_HOLD: Duration = Duration::from_secs(5);
-/// The longest time for which a gap goes native.
-pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+
+/// For how long a gap that did not pay goes native.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holds {
+    /// After its first retirement; doubled for each further one.
+    pub first: Duration,
+    /// At most.
+    pub longest: Duration,
+}
+
+impl Default for Holds {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(5), longest: Duration::from_secs(3600) }
+    }
+}
+
+impl Holds {
+    /// What is not set is as by default, unless the other one asks for more or less: the
+    /// longest is never below the first.
+    #[must_use]
+    pub fn of_seconds(first: Option<u64>, longest: Option<u64>) -> Self {
+        let default = Self::default();
+        let [first, longest] = [first, longest].map(|seconds| seconds.map(Duration::from_secs));
+        Self {
+            first: first.unwrap_or(longest.map_or(default.first, |most| most.min(default.first))),
+            longest: longest
+                .unwrap_or(first.map_or(default.longest, |least| least.max(default.longest))),
+        }
+    }
+
+    /// After so many earlier retirements.
+    fn after(self, retirements: u32) -> Duration {
+        let hold = self.first.checked_mul(1 << retirements.min(20));
+        hold.map_or(self.longest, |hold| hold.min(self.longest))
+    }
+}
 
 /// What is to be done about a translated gap.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -150,10 +181,11 @@ impl Trial {
         last
     }
 
-    fn hold(&self) -> Duration {
-        FIRST_HOLD
-            .checked_mul(1 << self.retirements.min(20))
-            .map_or(LONGEST_HOLD, |hold| hold.min(LONGEST_HOLD))
+    fn retire(&mut self, now: Instant, hold: Duration) {
+        self.retirements += 1;
+        self.held_until = Some(now + hold);
+        self.pays_since = None;
+        self.looks.clear();
     }
 }
 
@@ -176,6 +208,7 @@ enum Judgement {
 /// The measurements of all gaps of a session.
 #[derive(Debug, Default)]
 pub(super) struct Payoff {
+    pub(super) holds: Holds,
     trials: HashMap<(Btc, u64), Trial>,
     /// When the last fragment was installed, by address space.
     installed: HashMap<Btc, Instant>,
@@ -228,6 +261,7 @@ impl Payoff {
         let installed = self.installed.get(&btc).copied().unwrap_or(trial.since);
         let settled = now.saturating_duration_since(installed) >= SETTLED
             || now.saturating_duration_since(trial.since) >= PATIENCE;
+        let hold = self.holds.after(trial.retirements);
         trial.look(gap, translated && settled);
         if !translated || !settled {
             return Decision::Measure;
@@ -238,27 +272,20 @@ impl Payoff {
                 self.paid = true;
                 let since = *trial.pays_since.get_or_insert(now);
                 // It pays for longer than it was away: that is forgotten.
-                if now.saturating_duration_since(since) > trial.hold() {
+                if now.saturating_duration_since(since) > hold {
                     trial.retirements = 0;
                 }
                 Decision::Keep(saving)
             }
             Judgement::Slower(saving) => {
-                Decision::Retire(GapReason::Slower, Self::retire(trial, now), saving)
+                trial.retire(now, hold);
+                Decision::Retire(GapReason::Slower, hold, saving)
             }
             Judgement::NoGain(saving) => {
-                Decision::Retire(GapReason::NoGain, Self::retire(trial, now), saving)
+                trial.retire(now, hold);
+                Decision::Retire(GapReason::NoGain, hold, saving)
             }
         }
-    }
-
-    fn retire(trial: &mut Trial, now: Instant) -> Duration {
-        let hold = trial.hold();
-        trial.retirements += 1;
-        trial.held_until = Some(now + hold);
-        trial.pays_since = None;
-        trial.looks.clear();
-        hold
     }
 
     /// The verdict to tell the module, unless it was told much the same

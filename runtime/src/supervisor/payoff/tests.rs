@@ -6,6 +6,7 @@ use crate::abi::GAP_SAMPLES;
 const BTC: Btc = Btc(3);
 const GAP: u64 = 0x40_1000;
 const KHZ: u32 = 2_000_000;
+const FIRST_HOLD: Duration = Duration::from_secs(5);
 
 /// Numbers without order, the same in each run.
 struct Noise(u32);
@@ -106,17 +107,42 @@ fn what_is_slower_goes_within_five_seconds_and_stays_away() {
     assert!(!payoff.has_paid());
 }
 
-#[test]
-fn each_time_it_stays_away_for_longer() {
+/// For how long a gap that never pays stays away, time after time.
+fn holds_of_sixteen(holds: Holds) -> Vec<Duration> {
     let (mut payoff, mut fake, mut now) = translated();
-    for times in 0..16 {
+    payoff.holds = holds;
+    let retire = |_| {
         let decision = decide(&mut payoff, &mut fake, &mut now, (1000, 8), (1300, 32));
         let Decision::Retire(_, hold, _) = decision else { panic!("{decision:?}") };
-        assert_eq!(hold, (FIRST_HOLD * (1 << times)).min(LONGEST_HOLD));
         now += hold;
         payoff.installed(BTC, GAP, now);
         fake.gap.ride_sampled = 0;
-    }
+        hold
+    };
+    (0..16).map(retire).collect()
+}
+
+#[test]
+fn each_time_it_stays_away_for_longer() {
+    let seconds =
+        |first: u64, longest| move |times: u32| Duration::from_secs((first << times).min(longest));
+    let expected: Vec<_> = (0..16).map(seconds(5, 3600)).collect();
+    assert_eq!(holds_of_sixteen(Holds::default()), expected);
+    let holds = Holds { first: Duration::from_secs(2), longest: Duration::from_secs(9) };
+    let expected: Vec<_> = (0..16).map(seconds(2, 9)).collect();
+    assert_eq!(holds_of_sixteen(holds), expected);
+}
+
+#[test]
+fn the_longest_hold_is_no_shorter_than_the_first() {
+    assert_eq!(Holds::of_seconds(None, None), Holds::default());
+    assert_eq!(Holds::of_seconds(Some(5), Some(3600)), Holds::default());
+    let day = Holds::of_seconds(Some(86_400), None);
+    assert_eq!(
+        (day.first, day.longest),
+        (Duration::from_secs(86_400), Duration::from_secs(86_400))
+    );
+    assert_eq!(Holds::of_seconds(None, Some(2)).first, Duration::from_secs(2));
 }
 
 #[test]
