@@ -28,7 +28,7 @@ pub use limits::Limits;
 pub use ride::RideCosts;
 
 /// Version of the JSON form.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 /// Below this share of the CPU time in switches, there is nothing to gain.
 const NOT_BOUND: f64 = 0.02;
 /// From this share of the calls on that should be ridden and are not tried, that is said
@@ -179,16 +179,19 @@ pub fn predict(profile: &Profile, ride: RideCosts, limits: Limits) -> Prediction
 }
 
 /// CPU time without what the profiler used, in nanoseconds: what the scheduler
-/// counted less what a null call pays for being watched. Other calls pay less,
-/// as they touch anyway much of what the profiler touches; so where nothing
-/// waits, it is at least the sum of what was seen.
+/// counted less what a null call pays for being watched. What a call of the program
+/// pays may be nothing or twice that, as it touches other things; so where nothing waits,
+/// it is the sum of what was seen. What is missing in that even so, the program computes
+/// without calls.
 fn busy(profile: &Profile, gaps: &[PredictedGap]) -> f64 {
     let Costs { switch_ns, overhead_ns, .. } = profile.costs;
     let (calls, cpu_ns) = (profile.calls() as f64, profile.cpu_ns as f64);
     let seen: f64 =
         gaps.iter().map(|gap| gap.count as f64 * (switch_ns + gap.user_ns + gap.call_ns)).sum();
-    let counted = (cpu_ns - overhead_ns * calls).max(calls * switch_ns).max(1.0);
-    if seen < cpu_ns { counted.max(seen) } else { counted }
+    let profiler_ns = overhead_ns * calls;
+    let busy_ns =
+        if seen < cpu_ns { seen.max(cpu_ns - 2.0 * profiler_ns) } else { cpu_ns - profiler_ns };
+    busy_ns.max(calls * switch_ns).max(1.0)
 }
 
 fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> PredictedGap {

@@ -12,10 +12,10 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, alarm, fork, getppid};
 use serde::{Deserialize, Serialize};
 use tracing::Level;
-use ub_ebpf_fallback::costs::exercise::{Exercise, Times, Work, Workbench};
+use ub_ebpf_fallback::costs::exercise::{Exercise, Times, Work, Workbench, code_alone_ns};
 use ub_ebpf_fallback::costs::median;
 
-use crate::abi::{ABI_VERSION, NATIVE_NEVER, SessionConfig};
+use crate::abi::{ABI_VERSION, NATIVE_NEVER, SessionConfig, Stats, Stop};
 use crate::device::{Device, OpenError, Session};
 use crate::host::Environment;
 use crate::kernel::Kernel as _;
@@ -33,8 +33,10 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// Seconds after which the process that does the work is ended, whatever keeps
 /// it: more than it may take.
 const LIMIT_S: u32 = 60;
-/// Passages that make a gap hot.
+/// Samples that make a gap hot.
 const HOT_COUNT: u32 = 64;
+/// Passages for one sample: as many as in other sessions where nearly all calls ride.
+const SAMPLE_INTERVAL: u32 = 128;
 /// Longest gap, in nanoseconds.
 const LONGEST_GAP_NS: u64 = 1_000_000_000;
 
@@ -48,11 +50,13 @@ pub enum NotMeasured {
     #[error("the module refuses rides on this CPU; `ub doctor` says why")]
     Refused,
     /// The work went on natively.
-    #[error("{0:?} did not ride within {PATIENCE:?}")]
-    Native(
+    #[error("{work:?} did not ride within {PATIENCE:?}{}", .reason.map(in_words).unwrap_or_default())]
+    Native {
         /// Which.
-        Work,
-    ),
+        work: Work,
+        /// Why no ride began behind most of its calls, or ended before the next one.
+        reason: Option<Stop>,
+    },
     /// A system call failed.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -68,7 +72,13 @@ pub enum NotMeasured {
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     Measured(Exercise),
+    /// With the number of the reason.
+    Native(Work, Option<u32>),
     Not(String),
+}
+
+fn in_words(reason: Stop) -> String {
+    format!(", mostly for this reason: {}", reason.name())
 }
 
 /// Measures it, in one to several seconds. The caller has a single thread.
@@ -111,6 +121,9 @@ pub fn measure() -> Result<Exercise, NotMeasured> {
             let again = native(&Workbench::new()?)?;
             Ok(Exercise { native: exercise.native.shorter(&again), ..exercise })
         }
+        Ok(Answer::Native(work, reason)) => {
+            Err(NotMeasured::Native { work, reason: reason.and_then(Stop::from_number) })
+        }
         Ok(Answer::Not(reason)) => Err(NotMeasured::Other(reason)),
         Err(error) => Err(NotMeasured::Other(format!("no answer: {error}"))),
     }
@@ -128,6 +141,9 @@ fn end_with(parent: Pid) -> io::Result<()> {
 fn tell(to: &mut UnixStream) -> io::Result<()> {
     let answer = match exercised() {
         Ok(exercise) => Answer::Measured(exercise),
+        Err(NotMeasured::Native { work, reason }) => {
+            Answer::Native(work, reason.map(|reason| reason as u32))
+        }
         Err(reason) => Answer::Not(reason.to_string()),
     };
     to.write_all(&serde_json::to_vec(&answer)?)
@@ -143,16 +159,17 @@ fn exercised() -> Result<Exercise, NotMeasured> {
     for (ns, work) in ridden.iter_mut().zip(Work::ALL) {
         *ns = time_ridden(&bench, &session, work)?;
     }
-    Ok(Exercise { native, ridden: Times::of(ridden) })
+    Ok(Exercise { native, ridden: Times::of_rides(ridden) })
 }
 
-/// The times of all work natively.
+/// The times of all work natively. The code is timed alone: what calls take longer with
+/// it would be a small difference of what a noisy machine makes large.
 fn native(bench: &Workbench) -> io::Result<Times> {
-    let mut times = [0.0; Work::ALL.len()];
-    for (ns, work) in times.iter_mut().zip(Work::ALL) {
-        *ns = time_native(bench, work)?;
-    }
-    Ok(Times::of(times))
+    Ok(Times {
+        null_call_ns: time_native(|| bench.time(Work::NullCalls))?,
+        code_alone_ns: time_native(|| Ok(code_alone_ns()))?,
+        message_ns: time_native(|| bench.time(Work::Messages))?,
+    })
 }
 
 /// Makes this process the only member of a session that rides as soon as it
@@ -162,6 +179,7 @@ fn join() -> Result<Session, NotMeasured> {
     let info = *device.info();
     let mut config = SessionConfig {
         abi_version: ABI_VERSION,
+        sample_interval: SAMPLE_INTERVAL,
         min_rate: 1,
         hot_count: HOT_COUNT,
         gap_short_ns: LONGEST_GAP_NS,
@@ -179,13 +197,13 @@ fn join() -> Result<Session, NotMeasured> {
     Ok(session)
 }
 
-/// The time of `work` natively. Done for as long as settled work rides: the first
-/// times are slow, and that must not pass for a gain.
-fn time_native(bench: &Workbench, work: Work) -> io::Result<f64> {
+/// What `time` says of work natively. Done for as long as settled work rides: the
+/// first times are slow, and that must not pass for a gain.
+fn time_native(time: impl Fn() -> io::Result<f64>) -> io::Result<f64> {
     let start = Instant::now();
     let mut times = Vec::new();
     while start.elapsed() < SETTLED {
-        times.push(bench.time(work)?);
+        times.push(time()?);
     }
     Ok(median(&mut times))
 }
@@ -193,7 +211,7 @@ fn time_native(bench: &Workbench, work: Work) -> io::Result<f64> {
 /// The time of `work` once it rides, and once no code is added to it any more:
 /// fragments are made anew as more is learned of what they lead to.
 fn time_ridden(bench: &Workbench, session: &Session, work: Work) -> Result<f64, NotMeasured> {
-    let start = Instant::now();
+    let (start, at_start) = (Instant::now(), session.stats()?);
     let (mut fragments, mut since, mut times) = (0, start, Vec::new());
     loop {
         let before = session.stats()?;
@@ -213,7 +231,70 @@ fn time_ridden(bench: &Workbench, session: &Session, work: Work) -> Result<f64, 
             return Ok(median(&mut times));
         }
         if now - start >= PATIENCE {
-            return Err(NotMeasured::Native(work));
+            return Err(NotMeasured::Native { work, reason: kept_native(&at_start, &after) });
         }
+    }
+}
+
+/// Why most calls between two states of a session were native. Those that nobody looked at
+/// count as [`Stop::NoFragment`], whatever it is that keeps them: they weigh nothing.
+fn kept_native(before: &Stats, after: &Stats) -> Option<Stop> {
+    let count = |stop: Stop| {
+        let counted = |stats: &Stats| stats.refused[stop as usize] + stats.stops[stop as usize];
+        counted(after).saturating_sub(counted(before))
+    };
+    let others = Stop::ALL.iter().copied().filter(|stop| *stop != Stop::NoFragment);
+    let looked_at = after.sampled.saturating_sub(before.sampled);
+    let without_fragment = looked_at.saturating_sub(others.clone().map(count).sum());
+    let (most, reason) = others
+        .map(|stop| (count(stop), stop))
+        .chain([(count(Stop::NoFragment).min(without_fragment), Stop::NoFragment)])
+        .max_by_key(|(count, _)| *count)?;
+    (most > 0).then_some(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(sampled: u64, refused: &[(Stop, u64)], stops: &[(Stop, u64)]) -> Stats {
+        let mut stats = Stats { sampled, ..Stats::default() };
+        for (reason, count) in refused {
+            stats.refused[*reason as usize] = *count;
+        }
+        for (reason, count) in stops {
+            stats.stops[*reason as usize] = *count;
+        }
+        stats
+    }
+
+    #[test]
+    fn what_keeps_work_from_riding_is_named() {
+        let reason = |sampled: u64, refused: &[_], stops: &[_]| {
+            let warm = stats(500, &[(Stop::NoFragment, 900_000)], &[(Stop::Guard, 400)]);
+            let mut after = stats(500 + sampled, refused, stops);
+            for stop in Stop::ALL {
+                after.refused[*stop as usize] += warm.refused[*stop as usize];
+                after.stops[*stop as usize] += warm.stops[*stop as usize];
+            }
+            kept_native(&warm, &after)
+        };
+        use Stop::{BranchMiss, NoFragment, Poll, SyscallWork};
+        // Audited: only what is looked at gets as far as to see that.
+        let audited = [(NoFragment, 127_000), (SyscallWork, 1000)];
+        assert_eq!(reason(1000, &audited, &[]), Some(SyscallWork));
+        assert_eq!(reason(1000, &[(NoFragment, 127_000), (Poll, 30)], &[]), Some(NoFragment));
+        assert_eq!(reason(1000, &[(NoFragment, 200)], &[(BranchMiss, 127_000)]), Some(BranchMiss));
+        assert_eq!(reason(0, &[], &[]), None);
+    }
+
+    #[test]
+    fn the_reason_is_told_where_there_is_one() {
+        let said = |reason| NotMeasured::Native { work: Work::NullCalls, reason }.to_string();
+        assert_eq!(
+            said(Some(Stop::SyscallWork)),
+            "NullCalls did not ride within 10s, mostly for this reason: syscall_work"
+        );
+        assert_eq!(said(None), "NullCalls did not ride within 10s");
     }
 }

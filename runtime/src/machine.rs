@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     fn exercise() -> Exercise {
-        let times = |ns| Times { null_call_ns: ns, code_ns: 2.0 * ns, message_ns: 3.0 * ns };
+        let times = |ns| Times { null_call_ns: ns, code_alone_ns: 2.0 * ns, message_ns: 3.0 * ns };
         Exercise { native: times(100.0), ridden: times(120.0) }
     }
 
@@ -237,7 +237,8 @@ mod tests {
         assert_eq!(Machine(State::Unmeasured).why_native(), None);
         let loss = exercise();
         assert!(Machine(State::Known(loss)).why_native().unwrap().contains("120 ns in a ride"));
-        let little = Exercise { native: loss.native, ridden: Times::of([95.0, 190.0, 285.0]) };
+        let ridden = Times { null_call_ns: 95.0, code_alone_ns: 190.0, message_ns: 285.0 };
+        let little = Exercise { native: loss.native, ridden };
         assert!(Machine(State::Known(little)).why_native().is_some());
         let gain = Exercise { native: loss.ridden, ridden: loss.native };
         assert_eq!(Machine(State::Known(gain)).why_native(), None);

@@ -1,4 +1,5 @@
-//! What `ub` does on a machine where rides are known not to pay: programs are let go.
+//! What `ub` finds out about a machine, and does where rides are known not to pay: programs
+//! are let go.
 
 mod support;
 
@@ -33,4 +34,17 @@ fn vm_lets_programs_go_where_rides_do_not_pay() {
     );
     let counted = result(&outcome, "counted.err");
     assert!(counted.contains("system calls"), "{counted}");
+}
+
+/// Where every thread is audited from its start, nobody rides, and few calls get as far as to
+/// find that out.
+#[test]
+fn vm_doctor_names_what_keeps_everybody_native_on_6_12() {
+    let lab = lab();
+    let mut job = Machine::V6_12_KPTI_ON.job(&lab, "audited", true);
+    job.kernel_args.push("audit=1".to_owned());
+    let outcome = run(&lab, &job.shell("ub doctor --measure || true"));
+    let said = outcome.stdout_text();
+    assert!(said.contains("mostly for this reason: syscall_work"), "{said}");
+    assert!(said.contains("docs/operating.md says what each reason means"), "{said}");
 }

@@ -25,14 +25,14 @@ pub struct RideCosts {
 
 impl Default for RideCosts {
     /// Within a fragment: `make bench-code` on a Xeon, in the geometric mean.
-    /// Linked: the user side of redis-get, and the call: a loop of null calls that
-    /// rides, `ub-demo --user-cost`.
+    /// Linked: the user side of redis-get, `ub-demo --user-cost`. The call: what
+    /// `ub doctor --measure` finds in `make payoff`, where an instruction takes a nanosecond.
     fn default() -> Self {
         Self {
             translated: 1.10,
             linked: 1.6,
             fragment_instructions: 128.0,
-            call_instructions: 477.0,
+            call_instructions: 428.0,
             measured: None,
         }
     }

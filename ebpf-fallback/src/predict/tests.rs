@@ -124,6 +124,20 @@ fn a_program_that_computes_is_told_to_expect_nothing() {
 }
 
 #[test]
+fn what_is_seen_tells_how_much_the_profiler_takes() {
+    // 400 ns for each call are seen. The profiler takes 100 ns of a null call, and may take
+    // up to as much more or less of another; beyond that the program does something else.
+    let busy_ns = |cpu_ns| {
+        predict(&profile(vec![gap("read", "write", 1000, 250, 250)], cpu_ns), NO_COST).busy_ns
+    };
+    assert!(close(busy_ns(410_000), 400_000.0));
+    assert!(close(busy_ns(590_000), 400_000.0));
+    assert!(close(busy_ns(610_000), 410_000.0));
+    // It waits in calls.
+    assert!(close(busy_ns(300_000), 200_000.0));
+}
+
+#[test]
 fn calls_that_never_ride_save_nothing() {
     let gaps = vec![gap("read", "clone", 1000, 250, 250), gap("clone", "write", 1000, 250, 250)];
     let prediction = predict(&profile(gaps, 1_000_000), NO_COST);
@@ -147,8 +161,8 @@ fn being_taken_off_the_cpu_is_not_user_time() {
 #[test]
 fn what_was_measured_in_rides_replaces_what_is_assumed() {
     let measured = Exercise {
-        native: Times::of([100.0, 200.0, 300.0]),
-        ridden: Times::of([30.0, 180.0, 130.0]),
+        native: Times { null_call_ns: 100.0, code_alone_ns: 100.0, message_ns: 300.0 },
+        ridden: Times { null_call_ns: 30.0, code_alone_ns: 150.0, message_ns: 130.0 },
     };
     let gaps = || profile(vec![gap("read", "write", 1000, 250, 250)], 1_000_000);
     let assumed = predict(&gaps(), SOME_COST);
@@ -167,7 +181,7 @@ fn what_was_measured_in_rides_replaces_what_is_assumed() {
 
 #[test]
 fn where_rides_cost_more_than_calls_nothing_is_promised() {
-    let times = |ns| Times::of([ns, 2.0 * ns, 3.0 * ns]);
+    let times = |ns| Times { null_call_ns: ns, code_alone_ns: ns, message_ns: 3.0 * ns };
     let measured = Some(Exercise { native: times(100.0), ridden: times(110.0) });
     let gaps = vec![gap("read", "write", 1000, 10, 250)];
     let prediction = predict(&profile(gaps, 1_000_000), RideCosts { measured, ..SOME_COST });

@@ -320,7 +320,15 @@ fn ride_costs(known: &Result<Option<Exercise>, NotMeasured>) -> Check {
             .remedy("programs run natively here and lose nothing"),
         Ok(None) => Check::new(NAME, State::Ok, "measured when something is about to ride")
             .remedy("`ub doctor --measure` does it now"),
-        Err(reason) => Check::new(NAME, State::Note, format!("not measured: {reason}")),
+        Err(reason) => {
+            let check = Check::new(NAME, State::Note, format!("not measured: {reason}"));
+            match reason {
+                NotMeasured::Native { reason: Some(_), .. } => {
+                    check.remedy("docs/operating.md says what each reason means")
+                }
+                _ => check,
+            }
+        }
     }
 }
 
@@ -385,7 +393,7 @@ mod tests {
 
     #[test]
     fn rides_that_save_next_to_nothing_are_a_note() {
-        let times = |ns| Times { null_call_ns: ns, code_ns: ns, message_ns: ns };
+        let times = |ns| Times { null_call_ns: ns, code_alone_ns: ns, message_ns: ns };
         let costs = |native, ridden| {
             let exercise = Exercise { native: times(native), ridden: times(ridden) };
             ride_costs(&Ok(Some(exercise)))
