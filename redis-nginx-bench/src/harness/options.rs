@@ -8,7 +8,7 @@ use ub_vm_lab::KernelVersion;
 use super::catalogue;
 use super::record::{Settings, Target};
 use crate::demo::options::{EMULATED_OPTIONS, Kpti};
-use crate::plan::{Mode, Plant, Workload};
+use crate::plan::{Mode, NEVER_NATIVE, Plant, Workload};
 
 /// Measure unmodified programs natively and under userspace bypass
 ///
@@ -112,11 +112,11 @@ pub(super) struct RunOptions {
     #[arg(long)]
     pub warmup_ms: Option<u64>,
     /// Longest extension of the untimed part while translations are still
-    /// being made, in milliseconds [default: 20000, quick: 5000]
-    #[arg(long)]
-    pub settle_ms: Option<u64>,
+    /// being made, in milliseconds
+    #[arg(long, default_value_t = 20_000)]
+    pub settle_ms: u64,
     /// An option for `ub run`; can be repeated [default: none, or on an
-    /// emulated CPU those that admit its long gaps]
+    /// emulated CPU those that admit its long gaps and ride whether that pays or not]
     #[arg(long = "ub-option", value_name = "OPTION", allow_hyphen_values = true)]
     pub ub_options: Vec<String>,
     /// Also count the instructions of an operation, in user mode, in the kernel
@@ -175,9 +175,10 @@ impl RunOptions {
         }
         let mut ub_options = self.ub_options.clone();
         if ub_options.is_empty() && emulated {
-            // Of an emulated CPU's figures only counts mean anything, of rides.
-            ub_options =
-                EMULATED_OPTIONS.into_iter().chain(["--ride-anyway"]).map(str::to_owned).collect();
+            // Of an emulated CPU's figures only counts mean anything, of rides: whether these
+            // pay there is not asked.
+            let anyway = ["--ride-anyway", NEVER_NATIVE];
+            ub_options = EMULATED_OPTIONS.into_iter().chain(anyway).map(str::to_owned).collect();
         }
         Settings {
             workloads,
@@ -186,7 +187,8 @@ impl RunOptions {
             launches: self.launches.unwrap_or(choose(2, 1)),
             timed_ms: self.timed_ms.unwrap_or(if self.quick { 200 } else { 1000 }),
             warmup_ms: self.warmup_ms.unwrap_or(if self.quick { 300 } else { 1000 }),
-            settle_ms: self.settle_ms.unwrap_or(if self.quick { 5_000 } else { 20_000 }),
+            // A short run must not be of programs that are still being translated.
+            settle_ms: self.settle_ms,
             ub_options,
             icount: self.icount,
             plant: Plant { sleep_us: self.plant_sleep_us, mismatch: self.plant_mismatch },
