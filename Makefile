@@ -38,7 +38,7 @@ help: ## list the targets
 	@echo 'usage: make TARGET'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 21
 
-demo: deps build ## boot guests, compare native and ub, print the table (needs no arguments)
+demo: build ## boot guests, compare native and ub, print the table (needs no arguments)
 	@$(RELEASE)/ub-demo $(ARGS)
 
 payoff: deps ## programs of different rhythm, ub against native, counted under -icount (20 minutes)
@@ -47,13 +47,13 @@ payoff: deps ## programs of different rhythm, ub against native, counted under -
 profiler-cost: deps ## throughput of redis-server without and with `ub profile -p`, in turns (1 minute)
 	$(CARGO) test $(CARGO_FLAGS) --release -p ub-runtime --test profile_redis -- --ignored --nocapture
 
-predict: deps build ## compare what ub predict says of each workload of the demo with what it then gains
+predict: build ## compare what ub predict says of each workload of the demo with what it then gains
 	@$(RELEASE)/ub-demo --predict $(ARGS)
 
-user-cost: deps build ## count instructions per redis request, native and ub, under -icount
+user-cost: build ## count instructions per redis request, native and ub, under -icount
 	@$(RELEASE)/ub-demo --user-cost $(ARGS)
 
-results: deps build ## measure for hours (ARGS=--quick: minutes), write docs/results/ and the README's figures
+results: build ## measure for hours (ARGS=--quick: minutes), write docs/results/ and the README's figures
 	@rm -rf $(RUN)
 	$(RELEASE)/ub bench --out $(RUN) $(ARGS)
 	@mkdir -p docs/results && cp $(RUN)/run.json docs/results
@@ -91,13 +91,13 @@ else
 	UB_LAB_KERNEL=in-tree $(RUN_TESTS) -p ub-runtime -- $(TEST_NEEDS_NO_BTF)
 endif
 
-results-intree: deps build ## count instructions with either kind of hooks, write docs/results/in-tree.md (30 minutes)
+results-intree: build ## count instructions with either kind of hooks, write docs/results/in-tree.md (30 minutes)
 	$(RELEASE)/ub-demo --in-tree docs/results/in-tree.md $(ARGS)
 
 check-patches: deps ## the patches of kernel-patch/linux-6.12 against the sources: they apply, checkpatch has no word
 	@scripts/check-patches
 
-lint: ## formatting, clippy and (where installed) cargo-deny; warnings are errors
+lint: deps ## formatting, clippy and (where installed) cargo-deny; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(CARGO_FLAGS) --workspace --all-targets --quiet -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
@@ -121,23 +121,23 @@ check: lint check-patches ## lint and checkpatch, then (where installed) spellin
 fmt: ## format the Rust code
 	$(CARGO) fmt --all
 
-doc: ## build the API documentation; warnings are errors
+doc: deps ## build the API documentation; warnings are errors
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(CARGO_FLAGS) --workspace --no-deps --quiet
 
-unit: ## only the tests that need no virtual machine
+unit: deps ## only the tests that need no virtual machine
 ifeq ($(NEXTEST),yes)
 	$(RUN_TESTS) --workspace -E 'not (test(/(^|::)vm_/) | binary(/^vm/))'
 else
 	$(RUN_TESTS) --workspace -- --skip vm_
 endif
 
-build: ## the programs, optimised
+build: deps ## the programs, optimised
 	$(CARGO) build $(CARGO_FLAGS) --release -p ub-runtime -p ub-bench -p ub-vm-lab --bins
 
 module: deps ## build the kernel modules for both stock kernels; warnings are errors
 	$(CARGO) run $(CARGO_FLAGS) --quiet -p ub-bench --bin ub-demo -- --build-only
 
-bench: ## micro-benchmarks of the translator and of translated code, on this CPU
+bench: deps ## micro-benchmarks of the translator and of translated code, on this CPU
 	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches
 
 bench-code: deps ## translated against native code on this CPU, kernel by kernel
@@ -149,10 +149,10 @@ bench-regions: deps ## how the code of running servers comes to be cut into frag
 bench-translate: deps ## how long translation and verification take on this CPU
 	$(CARGO) bench $(CARGO_FLAGS) -p ub-benches --bench translation
 
-coverage: deps build ## share of the instructions of Debian's servers and libraries that is translated
+coverage: build ## share of the instructions of Debian's servers and libraries that is translated
 	@$(RELEASE)/ub coverage $(foreach file,$(MEASURED),$(firstword $(wildcard $(addsuffix /$(file),$(UNPACKED) /usr))))
 
-fuzz: ## 1,000,000 random programs against the CPU, then 100,000 damaged fragments
+fuzz: deps ## 1,000,000 random programs against the CPU, then 100,000 damaged fragments
 	$(CARGO) test $(CARGO_FLAGS) --release -p ub-ring3 --test differential -- \
 	    --ignored --nocapture --test-threads 1 fuzz_
 
