@@ -44,8 +44,8 @@ demo: build ## boot guests, compare native and ub, print the table (needs no arg
 payoff: deps ## programs of different rhythm, ub against native, counted under -icount (20 minutes)
 	$(CARGO) test $(CARGO_FLAGS) -p ub-runtime --test vm_payoff -- --ignored --nocapture --test-threads 1
 
-profiler-cost: deps ## throughput of redis-server without and with `ub profile -p`, in turns (1 minute)
-	$(CARGO) test $(CARGO_FLAGS) --release -p ub-runtime --test profile_redis -- --ignored --nocapture
+profiler-cost: deps ## redis-server without and with `ub profile -p`; what `ub predict` takes for its CPU time (2 minutes)
+	$(CARGO) test $(CARGO_FLAGS) --release -p ub-runtime --test profile_redis -- --ignored --nocapture --test-threads 1
 
 predict: build ## compare what ub predict says of each workload of the demo with what it then gains
 	@$(RELEASE)/ub-demo --predict $(ARGS)

@@ -29,6 +29,9 @@ pub struct Costs {
     pub empty_call_ns: f64,
     /// What the profiler adds to each system call.
     pub overhead_ns: f64,
+    /// The same where it only counts them.
+    #[serde(default)]
+    pub counting_ns: f64,
     /// One instruction of code like that of a ride.
     #[serde(default)]
     pub instruction_ns: f64,

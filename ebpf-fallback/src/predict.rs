@@ -21,7 +21,7 @@ use serde::Serialize;
 use ub_report::units::{duration, grouped};
 
 use crate::costs::Costs;
-use crate::profile::{Profile, ProfiledGap};
+use crate::profile::{Counted, Profile, ProfiledGap};
 use allowed::is_allowed;
 
 pub use limits::Limits;
@@ -36,6 +36,8 @@ const NOT_BOUND: f64 = 0.02;
 const HARDLY_TRIED: f64 = 0.9;
 /// Below this share of one CPU, a program waits most of the time.
 const MOSTLY_WAITS: f64 = 0.2;
+/// Calls that were only counted, from which on they say how long a call takes.
+const ENOUGH_COUNTED: u64 = 1000;
 /// Gaps from 2 to this power nanoseconds are the scheduler's work rather
 /// than the program's, and do not count as user time.
 const PREEMPTED_LOG2: usize = 17;
@@ -53,9 +55,10 @@ pub struct Prediction {
     pub ride: RideCosts,
     /// System calls.
     pub calls: u64,
-    /// CPU time without what the profiler used, in nanoseconds.
+    /// CPU time of the calls that were timed and of the gaps between them, without what the
+    /// profiler used, in nanoseconds.
     pub busy_ns: f64,
-    /// `busy_ns` of the observed time.
+    /// Share of one CPU that the program uses.
     pub busy_share: f64,
     /// Share of `busy_ns` that goes into switches, δ / (a + ω + δ).
     pub bound: f64,
@@ -138,7 +141,7 @@ pub fn predict(profile: &Profile, ride: RideCosts, limits: Limits) -> Prediction
     let total = |gap: &PredictedGap| gap.saved_ns * gap.count as f64;
     gaps.sort_by(|a, b| total(b).total_cmp(&total(a)));
 
-    let busy_ns = busy(profile, &gaps);
+    let busy_ns = busy(profile);
     let bound = (calls as f64 * costs.switch_ns / busy_ns).min(1.0);
     let refill: f64 = gaps.iter().map(|gap| gap.refill_ns * gap.count as f64).sum();
     let crossing = (bound + refill / busy_ns).min(1.0);
@@ -163,9 +166,9 @@ pub fn predict(profile: &Profile, ride: RideCosts, limits: Limits) -> Prediction
         costs: *costs,
         ride_ns,
         ride,
-        calls,
+        calls: calls + profile.counted.calls,
         busy_ns,
-        busy_share: busy_ns / (profile.elapsed_ns as f64).max(1.0),
+        busy_share: busy_share(profile, busy_ns),
         bound,
         crossing,
         saved,
@@ -178,20 +181,37 @@ pub fn predict(profile: &Profile, ride: RideCosts, limits: Limits) -> Prediction
     }
 }
 
-/// CPU time without what the profiler used, in nanoseconds: what the scheduler
-/// counted less what a null call pays for being watched. What a call of the program
-/// pays may be nothing or twice that, as it touches other things; so where nothing waits,
-/// it is the sum of what was seen. What is missing in that even so, the program computes
-/// without calls.
-fn busy(profile: &Profile, gaps: &[PredictedGap]) -> f64 {
+/// CPU time of the calls that were timed without what the profiler used, in nanoseconds.
+///
+/// What a call pays for being timed is often more than the call itself takes, and not what
+/// a null call pays. So it is what calls took that were only counted, which costs little. Where
+/// there are too few of these, it is what the scheduler counted less what a null call pays.
+fn busy(profile: &Profile) -> f64 {
     let Costs { switch_ns, overhead_ns, .. } = profile.costs;
     let (calls, cpu_ns) = (profile.calls() as f64, profile.cpu_ns as f64);
-    let seen: f64 =
-        gaps.iter().map(|gap| gap.count as f64 * (switch_ns + gap.user_ns + gap.call_ns)).sum();
-    let profiler_ns = overhead_ns * calls;
-    let busy_ns =
-        if seen < cpu_ns { seen.max(cpu_ns - 2.0 * profiler_ns) } else { cpu_ns - profiler_ns };
+    let busy_ns = match counted_call_ns(profile) {
+        // A program that did something else meanwhile.
+        Some(call_ns) => (calls * call_ns).min(cpu_ns),
+        None => cpu_ns - overhead_ns * calls,
+    };
     busy_ns.max(calls * switch_ns).max(1.0)
+}
+
+/// CPU time for each of the calls that were only counted, with the gap before it, in
+/// nanoseconds.
+fn counted_call_ns(profile: &Profile) -> Option<f64> {
+    let Counted { calls, cpu_ns, .. } = profile.counted;
+    (calls >= ENOUGH_COUNTED).then(|| cpu_ns as f64 / calls as f64 - profile.costs.counting_ns)
+}
+
+/// Share of one CPU: of the time in which calls were only counted, if that is known.
+fn busy_share(profile: &Profile, busy_ns: f64) -> f64 {
+    let counted = &profile.counted;
+    let (busy_ns, elapsed_ns) = match counted_call_ns(profile) {
+        Some(call_ns) => (counted.calls as f64 * call_ns, counted.elapsed_ns),
+        None => (busy_ns, profile.elapsed_ns),
+    };
+    busy_ns / (elapsed_ns as f64).max(1.0)
 }
 
 fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> PredictedGap {

@@ -14,11 +14,14 @@ use crate::costs::Costs;
 /// Everything that was counted of the watched threads.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Profile {
-    /// How long it was counted, in nanoseconds.
+    /// For how long calls were timed, in nanoseconds.
     pub elapsed_ns: u64,
     /// CPU time of the watched threads meanwhile, in nanoseconds, what the
     /// profiler itself used of it included.
     pub cpu_ns: u64,
+    /// What was seen while calls were only counted, before and after.
+    #[serde(skip)]
+    pub counted: Counted,
     /// What was measured before.
     pub costs: Costs,
     /// What could not be counted.
@@ -28,6 +31,18 @@ pub struct Profile {
     pub processes: Vec<Process>,
     /// The gaps of each thread, the one with most passages first.
     pub gaps: Vec<ProfiledGap>,
+}
+
+/// Calls that were only counted, since timing them takes longer than many of them do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counted {
+    /// For how long, in nanoseconds.
+    pub elapsed_ns: u64,
+    /// How many.
+    pub calls: u64,
+    /// CPU time of the watched threads meanwhile, in nanoseconds, what counting
+    /// used of it included.
+    pub cpu_ns: u64,
 }
 
 /// What could not be counted for want of room in the kernel's tables.

@@ -9,6 +9,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use not_tested::not_tested;
 use serde_json::Value;
@@ -135,6 +138,40 @@ fn a_running_process_is_watched_until_the_time_is_over() {
     let stacks = text(&output.stdout);
     assert!(stacks.lines().any(|line| line.starts_with("dd;dd")), "{stacks}");
     assert!(stacks.contains(";libc!write;[gap to read] "), "{stacks}");
+}
+
+/// What is only counted in between passes neither for a gap nor for a call.
+#[test]
+fn calls_are_timed_and_counted_in_turns() {
+    /// Powers of two of nanoseconds: half a second, of which nothing here takes as much.
+    const LONG: usize = 29;
+    if !available() {
+        return;
+    }
+    let stop = AtomicBool::new(false);
+    let profile = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                nix::unistd::getppid();
+            }
+        });
+        let mut profiler = ub_ebpf_fallback::Profiler::new().unwrap();
+        profiler.watch_process(std::process::id()).unwrap();
+        for (only_count, milliseconds) in [(true, 1000), (false, 100), (true, 10), (false, 100)] {
+            thread::sleep(Duration::from_millis(100));
+            profiler.only_count(only_count).unwrap();
+            thread::sleep(Duration::from_millis(milliseconds));
+        }
+        stop.store(true, Ordering::Relaxed);
+        profiler.finish()
+    });
+    let often = profile.gaps.iter().find(|gap| gap.next == "getppid").unwrap();
+    let long = |log2: &[u64]| log2[LONG..].iter().sum::<u64>();
+    assert_eq!((long(&often.gap_log2), long(&often.call_log2)), (0, 0), "{often:?}");
+    assert!(often.timed() > 1000 && profile.counted.calls > 1000, "{profile:?}");
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    assert!(seconds(profile.counted.elapsed_ns) > 1.0, "{:?}", profile.counted);
+    assert!(seconds(profile.elapsed_ns) > 0.4, "{profile:?}");
 }
 
 #[test]

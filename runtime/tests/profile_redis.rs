@@ -12,7 +12,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::time::TimeVal;
 use nix::unistd::Pid;
 use not_tested::not_tested;
 use serde_json::Value;
@@ -33,6 +35,8 @@ const MEASURED_REQUESTS: u64 = 50_000;
 const CONNECTIONS: u32 = 50;
 const PAIRS: usize = 16;
 const PROMISED: f64 = 0.95;
+/// Times that something is predicted.
+const PREDICTIONS: usize = 8;
 /// The CPUs of server and load, where there are two.
 const SERVER_CPU: &str = "0";
 const CLIENT_CPU: &str = "1";
@@ -252,6 +256,76 @@ fn cost_of_profiling_redis() {
         PROMISED * 100.0,
         if rate >= PROMISED { "kept" } else { "NOT KEPT" }
     );
+}
+
+/// CPU time of a program as `ub predict` finds it while it watches, against what the program
+/// takes when nobody does, in turns.
+#[test]
+#[ignore = "long: make profiler-cost"]
+fn cpu_time_that_predictions_start_from() {
+    if let Err(reason) = Profiler::check() {
+        return eprintln!("not measured: {reason}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), None);
+    Measured::of(&server, None);
+    compare(
+        "redis-server, for a request",
+        || Measured::of(&server, None).cpu_ns_per_request,
+        || {
+            predicted_cpu_ns(dir.path(), MEASURED_REQUESTS, |predict| {
+                let predict =
+                    Running::start(predict.args(["-p", &server.running.0.id().to_string()]));
+                std::thread::sleep(Duration::from_secs(1));
+                server.load(CONNECTIONS, MEASURED_REQUESTS, None);
+                predict.interrupt();
+            })
+        },
+    );
+    let copy = ["dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=2000000", "status=none"];
+    let calls = 4_000_000;
+    let run = |command: &mut Command| assert!(command.status().expect("it starts").success());
+    let native = || {
+        let before = cpu_ns_of_children();
+        run(Command::new(copy[0]).args(&copy[1..]));
+        (cpu_ns_of_children() - before) / calls as f64
+    };
+    compare("dd bs=1, for a call", native, || {
+        predicted_cpu_ns(dir.path(), calls, |predict| run(predict.arg("--").args(copy)))
+    });
+}
+
+/// Prints how far what is predicted is from what is so.
+fn compare(what: &str, native: impl Fn() -> f64, predicted: impl Fn() -> f64) {
+    let (mut ratios, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..PREDICTIONS {
+        let (native, predicted) = (native(), predicted());
+        ratios.push(predicted / native);
+        all.push(format!("{predicted:.0} for {native:.0}"));
+    }
+    println!(
+        "{what}: {:.1} % of its CPU time (median); ns: {}",
+        100.0 * median(ratios),
+        all.join(", ")
+    );
+}
+
+/// CPU time for each of `units` of work, that had a profiler meanwhile, by `ub predict`.
+fn predicted_cpu_ns(folder: &Path, units: u64, watch: impl FnOnce(&mut Command)) -> f64 {
+    let file = folder.join("prediction.json");
+    let mut predict = Command::new(UB);
+    watch(predict.args(["predict", "--estimate", "--format", "json", "--output"]).arg(&file));
+    let json: Value = serde_json::from_slice(&fs::read(&file).expect("a prediction")).unwrap();
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let gaps = json["gaps"].as_array().expect("gaps");
+    let timed: f64 = gaps.iter().map(|gap| number(&gap["count"])).sum();
+    number(&json["busy_ns"]) / timed * number(&json["calls"]) / units as f64
+}
+
+fn cpu_ns_of_children() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it is always known");
+    let ns = |time: TimeVal| 1e9 * time.tv_sec() as f64 + 1e3 * time.tv_usec() as f64;
+    ns(usage.user_time()) + ns(usage.system_time())
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {

@@ -20,7 +20,7 @@ const SOME_COST: RideCosts = RideCosts {
 };
 
 /// Costs of 100 ns for each switch; the profiler sees 150 ns of an empty
-/// gap and 50 ns of an empty call, and adds 100 ns.
+/// gap and 50 ns of an empty call, and adds 100 ns, 10 ns where it counts.
 fn profile(gaps: Vec<ProfiledGap>, cpu_ns: u64) -> Profile {
     Profile {
         elapsed_ns: cpu_ns,
@@ -30,6 +30,7 @@ fn profile(gaps: Vec<ProfiledGap>, cpu_ns: u64) -> Profile {
             empty_gap_ns: 150.0,
             empty_call_ns: 50.0,
             overhead_ns: 100.0,
+            counting_ns: 10.0,
             instruction_ns: 1.0,
             copied_byte_ns: 0.0,
             refill: Refill::default(),
@@ -124,17 +125,25 @@ fn a_program_that_computes_is_told_to_expect_nothing() {
 }
 
 #[test]
-fn what_is_seen_tells_how_much_the_profiler_takes() {
-    // 400 ns for each call are seen. The profiler takes 100 ns of a null call, and may take
-    // up to as much more or less of another; beyond that the program does something else.
-    let busy_ns = |cpu_ns| {
-        predict(&profile(vec![gap("read", "write", 1000, 250, 250)], cpu_ns), NO_COST).busy_ns
+fn calls_that_were_only_counted_say_how_long_calls_take() {
+    // 1000 calls were timed, in 900 us of which 100 us are the profiler's if its calls pay
+    // what a null call pays.
+    let timed = profile(vec![gap("read", "write", 1000, 250, 250)], 900_000);
+    let with = |calls, cpu_ns| {
+        let counted = Counted { elapsed_ns: 4_000_000, calls, cpu_ns };
+        predict(&Profile { counted, ..timed.clone() }, NO_COST)
     };
-    assert!(close(busy_ns(410_000), 400_000.0));
-    assert!(close(busy_ns(590_000), 400_000.0));
-    assert!(close(busy_ns(610_000), 410_000.0));
-    // It waits in calls.
-    assert!(close(busy_ns(300_000), 200_000.0));
+    let few = with(999, 410_000);
+    assert!(close(few.busy_ns, 800_000.0) && close(few.saved, 0.125), "{few:?}");
+    assert!(close(few.busy_share, 8.0 / 9.0), "{few:?}");
+    // Of 410 ns, 10 are for counting.
+    let many = with(2000, 820_000);
+    assert!(close(many.busy_ns, 400_000.0) && close(many.saved, 0.25), "{many:?}");
+    assert!(close(many.busy_share, 0.2), "{many:?}");
+    assert_eq!((few.calls, many.calls), (1999, 3000));
+    // The program did something else meanwhile.
+    assert!(close(with(2000, 90_000_000).busy_ns, 900_000.0));
+    assert!(close(with(2000, 0).busy_ns, 100_000.0));
 }
 
 #[test]

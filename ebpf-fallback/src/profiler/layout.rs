@@ -30,6 +30,8 @@ pub(super) struct Thread {
     pub(super) cpu_start: u64,
     pub(super) site: u64,
     pub(super) site_offset: u64,
+    /// Calls that were only counted.
+    pub(super) counted: u64,
 }
 
 /// Which gap.
@@ -110,6 +112,8 @@ pub(super) struct Totals {
     pub(super) events_lost: u64,
     pub(super) passages_lost: u64,
     pub(super) threads_lost: u64,
+    /// Calls of ended threads that were only counted.
+    pub(super) counted: u64,
 }
 
 /// Types that may be copied from and to the kernel as bytes.

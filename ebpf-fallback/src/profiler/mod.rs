@@ -1,9 +1,11 @@
 //! The gap profiler.
 
+mod calibration;
 mod frames;
 mod kernel;
 mod layout;
 mod spaces;
+mod turns;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -12,19 +14,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::Duration;
 
 pub use crate::unavailable::Unavailable;
 
-use crate::costs::{self, Costs};
-use crate::profile::{Lost, Profile, ProfiledGap};
+use crate::costs::Costs;
+use crate::profile::{Counted, Lost, Profile, ProfiledGap};
 use frames::{Frames, Registers};
-use kernel::Kernel;
+use kernel::{Calls, Kernel};
 pub(crate) use layout::read;
 use layout::{
     EVENT_SITE, EVENT_SPACE, Gap, GapKey, NO_CALL, SiteEvent, SiteKey, SpaceEvent, Thread, Totals,
 };
 use spaces::Spaces;
+use turns::Turns;
 use ub_report::Process;
 use ub_report::calls;
 
@@ -33,13 +36,6 @@ use ub_report::calls;
 const LAUNCHER: u32 = 0;
 /// Address space of a process that was running before.
 const ATTACHED: u32 = 1;
-/// The last of the address spaces under which this process measures itself.
-const OWN: u32 = u32::MAX;
-/// How many times it does.
-const OWN_BATCHES: u32 = 15;
-/// System calls each time.
-const OWN_CALLS: u32 = 500;
-
 /// Why something cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
@@ -71,7 +67,7 @@ pub struct Profiler {
     spaces: Spaces,
     frames: Frames,
     costs: Costs,
-    started: Instant,
+    turns: Turns,
 }
 
 impl Profiler {
@@ -115,7 +111,7 @@ impl Profiler {
             spaces: Spaces::new(move |process| current.borrow().get(&process, 0).ok()),
             frames: Frames::default(),
             costs,
-            started: Instant::now(),
+            turns: Turns::default(),
         };
         // Before anything can be watched, so that nobody else counts on.
         profiler.kernel.totals.set(
@@ -125,35 +121,25 @@ impl Profiler {
         )?;
         profiler.kernel.attach()?;
         profiler.measure_costs()?;
-        profiler.started = Instant::now();
+        profiler.start();
         Ok(profiler)
     }
 
-    /// Watches this process making system calls that do nothing.
-    fn measure_costs(&mut self) -> Result<(), Unavailable> {
-        let tid = nix::unistd::gettid().as_raw().cast_unsigned();
-        let mut with_profiler = Vec::new();
-        for batch in 0..OWN_BATCHES {
-            let thread = Thread { space: OWN - batch, call: NO_CALL, ..Thread::default() };
-            self.kernel.threads.insert(tid, thread, 0)?;
-            let start = costs::cpu_ns();
-            costs::null_calls(OWN_CALLS);
-            with_profiler.push((costs::cpu_ns() - start) / f64::from(OWN_CALLS));
-            self.kernel.threads.remove(&tid)?;
-        }
-        let (mut gaps, mut calls) = (Vec::new(), Vec::new());
-        for (key, gap) in self.counted() {
-            let own = OWN - key.space < OWN_BATCHES;
-            let null = libc::SYS_getppid as u32;
-            if own && key.call == null && key.next == null {
-                gaps.push(gap.gap_ns as f64 / gap.count.max(1) as f64);
-                calls.push(gap.call_ns as f64 / gap.count.max(1) as f64);
-            }
-        }
-        self.costs.empty_gap_ns = costs::median(&mut gaps);
-        self.costs.empty_call_ns = costs::median(&mut calls);
-        self.costs.overhead_ns =
-            (costs::median(&mut with_profiler) - self.costs.switch_ns).max(0.0);
+    /// What is watched counts from now on; calls are timed.
+    fn start(&mut self) {
+        self.turns = Turns::default();
+        self.turns.begin(false, self.cpu_time());
+    }
+
+    /// Only counts calls from now on, or times them. Timing takes longer than many a call,
+    /// so that a program is only seen as it is while its calls are counted.
+    ///
+    /// # Errors
+    /// See [`Unavailable`]; then nothing more is seen of any call.
+    pub fn only_count(&mut self, only: bool) -> Result<(), Unavailable> {
+        self.turns.end(self.cpu_time());
+        self.kernel.watch_calls(if only { Calls::Counted } else { Calls::Timed })?;
+        self.turns.begin(only, self.cpu_time());
         Ok(())
     }
 
@@ -169,7 +155,7 @@ impl Profiler {
     /// # Errors
     /// See [`Unavailable`].
     pub fn watch_launcher(&mut self, pid: u32) -> Result<(), Unavailable> {
-        self.started = Instant::now();
+        self.start();
         self.watch_thread(pid, LAUNCHER)
     }
 
@@ -181,7 +167,7 @@ impl Profiler {
         self.kernel.spaces.borrow_mut().insert(pid, ATTACHED, 0).map_err(Unavailable::from)?;
         let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         self.spaces.add(ATTACHED, pid, 0, program.trim_end().to_owned());
-        self.started = Instant::now();
+        self.start();
         let folder = Path::new("/proc").join(pid.to_string()).join("task");
         let mut watched = Vec::new();
         // Threads started meanwhile by one that was not yet watched.
@@ -267,11 +253,11 @@ impl Profiler {
         self.take_events();
         self.look_again();
         self.kernel.detach();
-        let elapsed = self.started.elapsed();
-        let counted = self.counted();
-        let mut gaps = Vec::with_capacity(counted.len());
-        for (key, gap) in counted {
-            if key.space == LAUNCHER || OWN - key.space < OWN_BATCHES {
+        self.turns.end(self.cpu_time());
+        let passages = self.passages();
+        let mut gaps = Vec::with_capacity(passages.len());
+        for (key, gap) in passages {
+            if key.space == LAUNCHER || calibration::is_own(key.space) {
                 continue;
             }
             gaps.push(self.named(&key, &gap));
@@ -287,9 +273,16 @@ impl Profiler {
                 name: space.program.clone(),
             })
             .collect();
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let Turns { timed, counted, .. } = self.turns;
         Profile {
-            elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
-            cpu_ns: self.cpu_time(),
+            elapsed_ns: nanoseconds(timed.elapsed),
+            cpu_ns: timed.cpu_ns,
+            counted: Counted {
+                elapsed_ns: nanoseconds(counted.elapsed),
+                calls: self.counted_calls() + totals.counted,
+                cpu_ns: counted.cpu_ns,
+            },
             costs: self.costs,
             lost: Lost {
                 events: totals.events_lost,
@@ -301,8 +294,13 @@ impl Profiler {
         }
     }
 
-    /// What was counted, summed over CPUs.
-    fn counted(&self) -> Vec<(GapKey, Gap)> {
+    /// Calls of running threads that were only counted.
+    fn counted_calls(&self) -> u64 {
+        self.kernel.threads.iter().flatten().map(|(_, thread)| thread.counted).sum()
+    }
+
+    /// The passages of all gaps, summed over CPUs.
+    fn passages(&self) -> Vec<(GapKey, Gap)> {
         let mut all = Vec::new();
         for (key, values) in self.kernel.gaps.iter().flatten() {
             let mut sum = Gap::default();
@@ -336,7 +334,7 @@ impl Profiler {
 
     /// CPU time of everything watched, in nanoseconds.
     fn cpu_time(&self) -> u64 {
-        let reported = |space: u32| space != LAUNCHER && OWN - space >= OWN_BATCHES;
+        let reported = |space: u32| space != LAUNCHER && !calibration::is_own(space);
         let ended = self.kernel.cpu_times.iter().flatten();
         let ended: u64 = ended.filter(|(space, _)| reported(*space)).map(|(_, time)| time).sum();
         let running: u64 = self

@@ -23,6 +23,19 @@ use crate::exec::EXIT_UB;
 
 /// How often libraries that were loaded meanwhile are looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// For how long calls are timed, and then only counted, where that is wanted. The kernel
+/// adds up the CPU time of who runs at each of its ticks, some milliseconds apart.
+const TURN: Duration = Duration::from_millis(200);
+
+/// What is to be seen of calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watching {
+    /// All are timed.
+    Timing,
+    /// They are timed for a while and then only counted for a while: how long the program
+    /// takes when nobody looks is wanted as well.
+    InTurns,
+}
 
 /// What to watch.
 #[derive(Debug, Args)]
@@ -71,9 +84,9 @@ impl Target {
 
     /// Watches it and hands the profile to `tell`, which returns an exit status.
     /// Returns that of the program, if one was run, else that one.
-    pub(super) fn observe(&self, tell: impl FnOnce(&Profile) -> u8) -> u8 {
+    pub(super) fn observe(&self, watching: Watching, tell: impl FnOnce(&Profile) -> u8) -> u8 {
         if self.command.is_empty() {
-            return match self.observe_running() {
+            return match self.observe_running(watching) {
                 Ok(profile) => tell(&profile),
                 Err(error) => {
                     complain(error);
@@ -85,7 +98,7 @@ impl Target {
             return become_program(&self.command);
         }
         match Profiler::new() {
-            Ok(profiler) => self.observe_command(profiler, tell),
+            Ok(profiler) => self.observe_command(profiler, watching, tell),
             Err(reason) => {
                 complain(format_args!("{reason}; running natively, nothing is counted"));
                 become_program(&self.command)
@@ -93,7 +106,7 @@ impl Target {
         }
     }
 
-    fn observe_running(&self) -> Result<Profile, WatchError> {
+    fn observe_running(&self, watching: Watching) -> Result<Profile, WatchError> {
         let mut profiler = match &self.cgroup {
             Some(path) => Profiler::of_cgroup(path)?,
             None => Profiler::new()?,
@@ -110,11 +123,16 @@ impl Target {
         let deadline = self.duration.map(|duration| Instant::now() + duration);
         let ends: Vec<_> =
             process.iter().map(AsFd::as_fd).chain(stop.iter().map(AsFd::as_fd)).collect();
-        watch(&mut profiler, &ends, deadline, || true);
+        watch(&mut profiler, watching, &ends, deadline, || true);
         Ok(profiler.finish())
     }
 
-    fn observe_command(&self, mut profiler: Profiler, tell: impl FnOnce(&Profile) -> u8) -> u8 {
+    fn observe_command(
+        &self,
+        mut profiler: Profiler,
+        watching: Watching,
+        tell: impl FnOnce(&Profile) -> u8,
+    ) -> u8 {
         // The child waits until it is watched.
         let Ok((mut ours, mut theirs)) = UnixStream::pair() else {
             complain("cannot make a socket; running natively, nothing is counted");
@@ -139,7 +157,7 @@ impl Target {
         drop(ours);
         let deadline = self.duration.map(|duration| Instant::now() + duration);
         let mut status = None;
-        watch(&mut profiler, &[child.events()], deadline, || {
+        watch(&mut profiler, watching, &[child.events()], deadline, || {
             if let Event::Ended(ended) = child.event() {
                 status = Some(ended);
             }
@@ -155,17 +173,32 @@ impl Target {
 /// `ends` is readable and `is_end` agrees.
 fn watch(
     profiler: &mut Profiler,
+    watching: Watching,
     ends: &[std::os::fd::BorrowedFd<'_>],
     deadline: Option<Instant>,
     mut is_end: impl FnMut() -> bool,
 ) {
     let mut looked = Instant::now();
+    let mut only_counts = false;
+    let mut next_turn = (watching == Watching::InTurns).then(|| looked + TURN);
     loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        let until = |time: Instant| time.saturating_duration_since(now);
+        let left = deadline.map(until);
         if left.is_some_and(|left| left.is_zero()) {
             return;
         }
-        let wait = left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+        if next_turn.is_some_and(|next| next <= now) {
+            only_counts = !only_counts;
+            // What was seen so far is still good.
+            if let Err(reason) = profiler.only_count(only_counts) {
+                complain(format_args!("{reason}; nothing is counted any more"));
+                return;
+            }
+            next_turn = Some(now + TURN);
+        }
+        let waits = [left, next_turn.map(until), Some(LOOK_AGAIN)];
+        let wait = waits.into_iter().flatten().min().unwrap_or(LOOK_AGAIN);
         let mut all: Vec<_> = ends.iter().map(|end| PollFd::new(*end, PollFlags::POLLIN)).collect();
         all.push(PollFd::new(profiler.events(), PollFlags::POLLIN));
         // One more, or the last part of a millisecond would be spent polling.

@@ -4,7 +4,7 @@ use clap::Args;
 use ub_ebpf_fallback::predict::{self, Limits, RideCosts};
 use ub_report::text;
 
-use super::observe::Target;
+use super::observe::{Target, Watching};
 use super::output::{Format, Output, json};
 use crate::config::{self, Origin, Places, Settings};
 use crate::machine;
@@ -58,7 +58,7 @@ pub(super) fn main(arguments: &Arguments) -> u8 {
     // Settings that cannot be read keep nobody from predicting.
     let origins = Places::default().origins(&Settings::default()).unwrap_or_default();
     let limits = limits(&origins);
-    arguments.target.observe(|profile| {
+    arguments.target.observe(Watching::InTurns, |profile| {
         let prediction = predict::predict(profile, costs, limits);
         let shown = match arguments.output.format {
             Format::Text => {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use ub_ebpf_fallback::Profile;
 use ub_report::{Report, text};
 
-use super::observe::Target;
+use super::observe::{Target, Watching};
 use super::output::{Output, ReportFormat, json};
 use crate::host::Environment;
 
@@ -53,7 +53,7 @@ struct Detailed<'a> {
 /// Runs the command; returns the exit status.
 pub(super) fn main(arguments: &Arguments) -> u8 {
     let environment = Environment::detect();
-    arguments.target.observe(|profile| {
+    arguments.target.observe(Watching::Timing, |profile| {
         let shown = rendered(arguments, profile, environment);
         arguments.output.put(&shown, arguments.target.stream())
     })
