@@ -203,6 +203,14 @@ struct {
 	__type(value, struct totals);
 } totals SEC(".maps");
 
+/* Not 0 while calls are only counted, which takes less time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} only_count SEC(".maps");
+
 /* Values too large for the stack of a BPF program. */
 static const struct gap no_gap;
 
@@ -211,6 +219,13 @@ static __always_inline struct totals *the_totals(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&totals, &zero);
+}
+
+static __always_inline bool only_counts(void)
+{
+	__u32 zero = 0, *only = bpf_map_lookup_elem(&only_count, &zero);
+
+	return only && *only;
 }
 
 #define LOSE(what)                                                  \
@@ -309,6 +324,13 @@ int call_begins(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!thread)
 		return 0;
+	if (only_counts()) {
+		thread->counted++;
+		/* What began before is not timed. */
+		thread->entered = 0;
+		thread->left = 0;
+		return 0;
+	}
 	now = bpf_ktime_get_ns();
 	key.resume = thread->resume;
 	key.caller = thread->caller;
@@ -400,26 +422,6 @@ static __always_inline void new_site(const struct site_key *key, const struct us
 	bpf_ringbuf_submit(event, 0);
 }
 
-/*
- * In place of call_begins() and call_ends(), which take longer than many a call: for the
- * CPU time of a program that is watched as little as can be.
- */
-SEC("raw_tp/sys_enter")
-int call_counts(struct bpf_raw_tracepoint_args *ctx)
-{
-	__u32 tid = bpf_get_current_pid_tgid();
-	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
-
-	(void)ctx;
-	if (!thread)
-		return 0;
-	thread->counted++;
-	/* What began before is not timed. */
-	thread->entered = 0;
-	thread->left = 0;
-	return 0;
-}
-
 #define CALL_RT_SIGRETURN 15
 
 SEC("raw_tp/sys_exit")
@@ -427,11 +429,14 @@ int call_ends(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u32 tid = pid_tgid, *found;
-	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
+	struct thread *thread;
 	struct user_return user;
 	__u64 offset = NO_CALLER;
 	__s64 result = ctx->args[1];
 
+	if (only_counts())
+		return 0;
+	thread = bpf_map_lookup_elem(&threads, &tid);
 	if (!thread) {
 		if (!watched_cgroup)
 			return 0;

@@ -38,6 +38,8 @@ const HARDLY_TRIED: f64 = 0.9;
 const MOSTLY_WAITS: f64 = 0.2;
 /// Calls that were only counted, from which on they say how long a call takes.
 const ENOUGH_COUNTED: u64 = 1000;
+/// How many times what the profiler takes of a null call it takes of others, at most.
+const MOST_DISTURBED: f64 = 3.0;
 /// Gaps from 2 to this power nanoseconds are the scheduler's work rather
 /// than the program's, and do not count as user time.
 const PREEMPTED_LOG2: usize = 17;
@@ -53,8 +55,10 @@ pub struct Prediction {
     pub ride_ns: f64,
     /// What was assumed about rides.
     pub ride: RideCosts,
-    /// System calls.
+    /// System calls, timed and only counted ones.
     pub calls: u64,
+    /// The latter.
+    pub counted: Counted,
     /// CPU time of the calls that were timed and of the gaps between them, without what the
     /// profiler used, in nanoseconds.
     pub busy_ns: f64,
@@ -167,6 +171,7 @@ pub fn predict(profile: &Profile, ride: RideCosts, limits: Limits) -> Prediction
         ride_ns,
         ride,
         calls: calls + profile.counted.calls,
+        counted: profile.counted,
         busy_ns,
         busy_share: busy_share(profile, busy_ns),
         bound,
@@ -197,11 +202,23 @@ fn busy(profile: &Profile) -> f64 {
     busy_ns.max(calls * switch_ns).max(1.0)
 }
 
-/// CPU time for each of the calls that were only counted, with the gap before it, in
-/// nanoseconds.
+/// CPU time for each of the calls that were only counted, with the gap before it and without
+/// the counting, in nanoseconds.
+///
+/// Counting takes more of a call that uses the caches than of a null call, or of any call while
+/// the processor is slow; but not as much more as timing does, which touches more memory.
+/// The middle of the two is taken.
 fn counted_call_ns(profile: &Profile) -> Option<f64> {
     let Counted { calls, cpu_ns, .. } = profile.counted;
-    (calls >= ENOUGH_COUNTED).then(|| cpu_ns as f64 / calls as f64 - profile.costs.counting_ns)
+    if calls < ENOUGH_COUNTED {
+        return None;
+    }
+    let Costs { overhead_ns, counting_ns, .. } = profile.costs;
+    let call_ns = cpu_ns as f64 / calls as f64;
+    let timed_call_ns = profile.cpu_ns as f64 / (profile.calls() as f64).max(1.0);
+    let of_null_calls = (overhead_ns - counting_ns).max(1.0);
+    let more = ((timed_call_ns - call_ns) / of_null_calls).clamp(0.5, MOST_DISTURBED);
+    Some((call_ns - counting_ns * f64::midpoint(1.0, more)).max(0.0))
 }
 
 /// Share of one CPU: of the time in which calls were only counted, if that is known.

@@ -2,15 +2,14 @@
 
 use std::arch::asm;
 
-use super::kernel::Calls;
 use super::layout::{NO_CALL, SiteKey, Thread};
 use super::{Profiler, Unavailable};
 use crate::costs::{self, cpu_ns};
 
 /// The last of the address spaces under which this process measures itself.
 const OWN: u32 = u32::MAX;
-/// How many times it does, watched in each way in turn: what slows the machine down
-/// for a while slows all of them.
+/// How many times it does, watched in either way in turn: what slows the machine down
+/// for a while slows both.
 const ROUNDS: u32 = 15;
 /// System calls each time.
 const CALLS: u32 = 500;
@@ -21,17 +20,20 @@ pub(super) fn is_own(space: u32) -> bool {
 }
 
 impl Profiler {
-    /// Watches this process making system calls that do nothing.
-    pub(super) fn measure_costs(&mut self) -> Result<(), Unavailable> {
-        let (mut timing, mut counting) = (Vec::new(), Vec::new());
+    /// Begins to watch, this process making system calls that do nothing.
+    pub(super) fn attach_and_measure(&mut self) -> Result<(), Unavailable> {
+        let mut native = [0.0; ROUNDS as usize].map(|_: f64| own_call_ns());
+        let native_ns = costs::median(&mut native);
+        self.kernel.attach()?;
+        let (mut timed, mut counted) = (Vec::new(), Vec::new());
         for space in (0..ROUNDS).map(|round| OWN - round) {
-            let native = self.own_call_ns(Calls::Ignored, space)?;
-            timing.push(self.own_call_ns(Calls::Timed, space)? - native);
-            counting.push(self.own_call_ns(Calls::Counted, space)? - native);
+            timed.push(self.watched_call_ns(space)?);
+            self.kernel.only_count(true)?;
+            counted.push(self.watched_call_ns(space)?);
+            self.kernel.only_count(false)?;
         }
-        self.kernel.watch_calls(Calls::Timed)?;
-        self.costs.overhead_ns = costs::median(&mut timing).max(0.0);
-        self.costs.counting_ns = costs::median(&mut counting).max(0.0);
+        self.costs.overhead_ns = (costs::median(&mut timed) - native_ns).max(0.0);
+        self.costs.counting_ns = (costs::median(&mut counted) - native_ns).max(0.0);
         let (mut gaps, mut calls) = (Vec::new(), Vec::new());
         let null = libc::SYS_getppid as u32;
         for (key, gap) in self.passages() {
@@ -45,11 +47,10 @@ impl Profiler {
         Ok(())
     }
 
-    /// Nanoseconds for a call of this process that does nothing, while its calls are watched
-    /// as those of the address space `space`.
-    fn own_call_ns(&mut self, calls: Calls, space: u32) -> Result<f64, Unavailable> {
+    /// Nanoseconds for a call of this process that does nothing, watched as one of the address
+    /// space `space`.
+    fn watched_call_ns(&mut self, space: u32) -> Result<f64, Unavailable> {
         let tid = nix::unistd::gettid().as_raw().cast_unsigned();
-        self.kernel.watch_calls(calls)?;
         let thread = Thread { space, call: NO_CALL, ..Thread::default() };
         self.kernel.threads.insert(tid, thread, 0)?;
         // They have a caller each, as calls of most programs have: the first word of the
@@ -57,12 +58,16 @@ impl Profiler {
         for resume in null_calls_of_two_sites(1) {
             self.kernel.sites.insert(SiteKey { resume, space, padding: 0 }, 0, 0)?;
         }
-        let start = cpu_ns();
-        null_calls_of_two_sites(CALLS / 2);
-        let taken_ns = cpu_ns() - start;
+        let ns = own_call_ns();
         self.kernel.threads.remove(&tid)?;
-        Ok(taken_ns / f64::from(CALLS))
+        Ok(ns)
     }
+}
+
+fn own_call_ns() -> f64 {
+    let start = cpu_ns();
+    null_calls_of_two_sites(CALLS / 2);
+    (cpu_ns() - start) / f64::from(CALLS)
 }
 
 /// Makes twice `count` system calls that do nothing, at two sites in turn: the profiler

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::rc::Rc;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuHashMap, RingBuf};
-use aya::programs::raw_trace_point::RawTracePointLinkId;
 use aya::programs::{ProgramError, RawTracePoint};
 use aya::util::nr_cpus;
 use aya::{EbpfLoader, include_bytes_aligned};
@@ -15,34 +14,18 @@ use super::layout::{Gap, GapKey, SiteKey, Thread, Totals};
 use crate::unavailable::{Unavailable, kernel_types, missing};
 
 /// Programs and the tracepoints that they are for.
-type Programs<const N: usize> = [(&'static str, &'static str); N];
-const OF_THREADS: Programs<3> = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("thread_ends", "sched_process_exit"),
     ("program_starts", "sched_process_exec"),
     ("thread_starts", "sched_process_fork"),
+    ("call_ends", "sys_exit"),
+    ("call_begins", "sys_enter"),
 ];
-/// What counts comes last and goes first: alone it would count the calls of a program that
-/// goes on by the last of them.
-const TIMING: Programs<2> = [("call_ends", "sys_exit"), ("call_begins", "sys_enter")];
-const COUNTING: Programs<1> = [("call_counts", "sys_enter")];
-
-/// What is seen of system calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Calls {
-    /// Nothing.
-    Ignored,
-    /// How many there are.
-    Counted,
-    /// Everything.
-    Timed,
-}
 
 /// The loaded programs and their maps.
 pub(super) struct Kernel {
     /// Dropping it detaches the programs; the maps stay.
     ebpf: Option<aya::Ebpf>,
-    /// The programs for calls that are attached.
-    of_calls: Vec<(&'static str, RawTracePointLinkId)>,
     pub(super) threads: HashMap<MapData, u32, Thread>,
     /// The address space of each process.
     pub(super) spaces: Rc<RefCell<HashMap<MapData, u32, u32>>>,
@@ -50,6 +33,8 @@ pub(super) struct Kernel {
     pub(super) gaps: PerCpuHashMap<MapData, GapKey, Gap>,
     pub(super) cpu_times: HashMap<MapData, u32, u64>,
     pub(super) totals: Array<MapData, Totals>,
+    /// 1 while calls are only counted.
+    only_count: Array<MapData, u32>,
     pub(super) events: RingBuf<MapData>,
 }
 
@@ -74,7 +59,7 @@ impl Kernel {
             .map_max_entries("gaps", max_gaps())
             .load(include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profile.bpf.o")))
             .map_err(Unavailable::from_error)?;
-        for (name, _) in OF_THREADS.iter().chain(&TIMING).chain(&COUNTING) {
+        for (name, _) in PROGRAMS {
             program(&mut ebpf, name)?.load().map_err(Unavailable::from_error)?;
         }
         fn map<T: TryFrom<aya::maps::Map, Error = MapError>>(
@@ -91,58 +76,44 @@ impl Kernel {
             gaps: map(&mut ebpf, "gaps")?,
             cpu_times: map(&mut ebpf, "cpu_times")?,
             totals: map(&mut ebpf, "totals")?,
+            only_count: map(&mut ebpf, "only_count")?,
             events: map(&mut ebpf, "events")?,
             ebpf: Some(ebpf),
-            of_calls: Vec::new(),
         })
     }
 
-    /// Begins to watch, calls being timed.
+    /// Begins to watch.
     ///
     /// # Errors
     /// See [`Unavailable`].
     pub(super) fn attach(&mut self) -> Result<(), Unavailable> {
-        if let Some(ebpf) = &mut self.ebpf {
-            for (name, tracepoint) in OF_THREADS {
-                program(ebpf, name)?.attach(tracepoint).map_err(Unavailable::from_error)?;
-            }
-        }
-        self.watch_calls(Calls::Timed)
-    }
-
-    /// Sees this of calls from now on.
-    ///
-    /// # Errors
-    /// See [`Unavailable`]; then nothing is seen of them.
-    pub(super) fn watch_calls(&mut self, calls: Calls) -> Result<(), Unavailable> {
-        self.leave_calls();
-        let Some(ebpf) = &mut self.ebpf else { return Ok(()) };
-        let programs: &[_] = match calls {
-            Calls::Ignored => &[],
-            Calls::Counted => &COUNTING,
-            Calls::Timed => &TIMING,
+        let Some(ebpf) = &mut self.ebpf else {
+            return Ok(());
         };
-        for &(name, tracepoint) in programs {
-            let link = program(ebpf, name)?.attach(tracepoint).map_err(Unavailable::from_error)?;
-            self.of_calls.push((name, link));
+        for (name, tracepoint) in PROGRAMS {
+            program(ebpf, name)?.attach(tracepoint).map_err(Unavailable::from_error)?;
         }
         Ok(())
     }
 
-    fn leave_calls(&mut self) {
-        let Some(ebpf) = &mut self.ebpf else { return };
-        while let Some((name, link)) = self.of_calls.pop() {
-            if let Ok(program) = program(ebpf, name) {
-                // Already gone is as good.
-                let _ = program.detach(link);
-            }
-        }
+    /// Only counts calls from now on, or times them again. The programs stay where they are:
+    /// a tracepoint that comes or goes has every CPU of the machine interrupted.
+    ///
+    /// # Errors
+    /// See [`Unavailable`].
+    pub(super) fn only_count(&mut self, only: bool) -> Result<(), Unavailable> {
+        Ok(self.only_count.set(0, u32::from(only), 0)?)
     }
 
     /// Stops watching; what was counted stays.
     pub(super) fn detach(&mut self) {
-        self.leave_calls();
-        self.ebpf = None;
+        let Some(mut ebpf) = self.ebpf.take() else { return };
+        // What counts goes before what tells it where a gap begins: alone it
+        // would count the calls of a program that goes on by the last of them.
+        if let Ok(counting) = program(&mut ebpf, "call_begins") {
+            // Already gone is as good.
+            let _ = counting.unload();
+        }
     }
 
     pub(super) fn totals(&self) -> Totals {

@@ -21,7 +21,7 @@ pub use crate::unavailable::Unavailable;
 use crate::costs::Costs;
 use crate::profile::{Counted, Lost, Profile, ProfiledGap};
 use frames::{Frames, Registers};
-use kernel::{Calls, Kernel};
+use kernel::Kernel;
 pub(crate) use layout::read;
 use layout::{
     EVENT_SITE, EVENT_SPACE, Gap, GapKey, NO_CALL, SiteEvent, SiteKey, SpaceEvent, Thread, Totals,
@@ -119,8 +119,7 @@ impl Profiler {
             Totals { spaces: u64::from(ATTACHED), ..Totals::default() },
             0,
         )?;
-        profiler.kernel.attach()?;
-        profiler.measure_costs()?;
+        profiler.attach_and_measure()?;
         profiler.start();
         Ok(profiler)
     }
@@ -135,10 +134,10 @@ impl Profiler {
     /// so that a program is only seen as it is while its calls are counted.
     ///
     /// # Errors
-    /// See [`Unavailable`]; then nothing more is seen of any call.
+    /// See [`Unavailable`].
     pub fn only_count(&mut self, only: bool) -> Result<(), Unavailable> {
         self.turns.end(self.cpu_time());
-        self.kernel.watch_calls(if only { Calls::Counted } else { Calls::Timed })?;
+        self.kernel.only_count(only)?;
         self.turns.begin(only, self.cpu_time());
         Ok(())
     }
