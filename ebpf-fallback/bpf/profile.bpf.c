@@ -320,7 +320,7 @@ int call_begins(struct bpf_raw_tracepoint_args *ctx)
 	struct thread *thread = bpf_map_lookup_elem(&threads, &tid);
 	struct gap_key key;
 	struct gap *gap;
-	__u64 now, time;
+	__u64 now, left, time;
 
 	if (!thread)
 		return 0;
@@ -332,11 +332,14 @@ int call_begins(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	}
 	now = bpf_ktime_get_ns();
-	key.resume = thread->resume;
-	key.caller = thread->caller;
+	/* Where the end of the call before was not seen, nothing is known of the gap. */
+	left = thread->left;
+	thread->left = 0;
+	key.resume = left ? thread->resume : 0;
+	key.caller = left ? thread->caller : 0;
 	key.space = thread->space;
 	key.thread = tid;
-	key.call = thread->call;
+	key.call = left ? thread->call : NO_CALL;
 	key.next = ctx->args[1];
 	thread->entered = now;
 	gap = bpf_map_lookup_elem(&gaps, &key);
@@ -349,17 +352,18 @@ int call_begins(struct bpf_raw_tracepoint_args *ctx)
 		}
 	}
 	gap->count++;
-	if (!thread->left)
+	if (!left)
 		return 0;
 	/* Only this thread's CPU uses this copy, and only once at a time. */
-	time = now - thread->left;
-	/* Where the end of this call is not seen, the next gap is not timed. */
-	thread->left = 0;
+	time = now - left;
 	gap->gap_ns += time;
 	gap->gap_log2[log2_bucket(time)]++;
+	gap->bytes += thread->bytes;
+	/* Nor of a call whose beginning was not seen. */
+	if (!thread->call_ns)
+		return 0;
 	gap->call_ns += thread->call_ns;
 	gap->call_log2[log2_bucket(thread->call_ns)]++;
-	gap->bytes += thread->bytes;
 	return 0;
 }
 
@@ -433,8 +437,9 @@ int call_ends(struct bpf_raw_tracepoint_args *ctx)
 	struct user_return user;
 	__u64 offset = NO_CALLER;
 	__s64 result = ctx->args[1];
+	bool only = only_counts();
 
-	if (only_counts())
+	if (only && !watched_cgroup)
 		return 0;
 	thread = bpf_map_lookup_elem(&threads, &tid);
 	if (!thread) {
@@ -444,6 +449,8 @@ int call_ends(struct bpf_raw_tracepoint_args *ctx)
 		if (!thread)
 			return 0;
 	}
+	if (only)
+		return 0;
 	if (bpf_probe_read_kernel(&user, sizeof(user),
 				  (void *)(ctx->args[0] + USER_RETURN_OFFSET)))
 		return 0;

@@ -36,8 +36,6 @@ const NOT_BOUND: f64 = 0.02;
 const HARDLY_TRIED: f64 = 0.9;
 /// Below this share of one CPU, a program waits most of the time.
 const MOSTLY_WAITS: f64 = 0.2;
-/// Calls that were only counted, from which on they say how long a call takes.
-const ENOUGH_COUNTED: u64 = 1000;
 /// How many times what the profiler takes of a null call it takes of others, at most.
 const MOST_DISTURBED: f64 = 3.0;
 /// Gaps from 2 to this power nanoseconds are the scheduler's work rather
@@ -55,9 +53,9 @@ pub struct Prediction {
     pub ride_ns: f64,
     /// What was assumed about rides.
     pub ride: RideCosts,
-    /// System calls, timed and only counted ones.
+    /// System calls that were timed; all that follows is of these.
     pub calls: u64,
-    /// The latter.
+    /// Those that were only counted.
     pub counted: Counted,
     /// CPU time of the calls that were timed and of the gaps between them, without what the
     /// profiler used, in nanoseconds.
@@ -156,7 +154,7 @@ pub fn predict(profile: &Profile, ride: RideCosts, limits: Limits) -> Prediction
     let ride_ns = ride.call_ns(costs.instruction_ns);
     let most = crossing.min(1.0 - ridden as f64 * ride_ns / busy_ns).max(0.0);
     let saved = (riding().map(total).sum::<f64>() / busy_ns).clamp(0.0, most);
-    let verdict = if calls == 0 {
+    let verdict = if calls + profile.counted.calls == 0 {
         Verdict::Nothing
     } else if bound < NOT_BOUND {
         Verdict::NotBound
@@ -170,7 +168,7 @@ pub fn predict(profile: &Profile, ride: RideCosts, limits: Limits) -> Prediction
         costs: *costs,
         ride_ns,
         ride,
-        calls: calls + profile.counted.calls,
+        calls,
         counted: profile.counted,
         busy_ns,
         busy_share: busy_share(profile, busy_ns),
@@ -194,9 +192,10 @@ pub fn predict(profile: &Profile, ride: RideCosts, limits: Limits) -> Prediction
 fn busy(profile: &Profile) -> f64 {
     let Costs { switch_ns, overhead_ns, .. } = profile.costs;
     let (calls, cpu_ns) = (profile.calls() as f64, profile.cpu_ns as f64);
+    let least_ns = (cpu_ns - MOST_DISTURBED * overhead_ns * calls).max(0.0);
     let busy_ns = match counted_call_ns(profile) {
-        // A program that did something else meanwhile.
-        Some(call_ns) => (calls * call_ns).min(cpu_ns),
+        // It may have done something else while its calls were timed.
+        Some(call_ns) => (calls * call_ns).clamp(least_ns, cpu_ns),
         None => cpu_ns - overhead_ns * calls,
     };
     busy_ns.max(calls * switch_ns).max(1.0)
@@ -210,7 +209,7 @@ fn busy(profile: &Profile) -> f64 {
 /// The middle of the two is taken.
 fn counted_call_ns(profile: &Profile) -> Option<f64> {
     let Counted { calls, cpu_ns, .. } = profile.counted;
-    if calls < ENOUGH_COUNTED {
+    if !profile.counted.is_enough() {
         return None;
     }
     let Costs { overhead_ns, counting_ns, .. } = profile.costs;
@@ -234,7 +233,9 @@ fn busy_share(profile: &Profile, busy_ns: f64) -> f64 {
 fn predicted(gap: &ProfiledGap, profile: &Profile, ride: RideCosts) -> PredictedGap {
     let switch_ns = profile.costs.switch_ns;
     let user_ns = (typical(gap) - profile.costs.empty_gap_ns).max(0.0);
-    let call_ns = (gap.call_ns as f64 / gap.timed() as f64 - profile.costs.empty_call_ns).max(0.0);
+    let call_ns = (gap.call_ns as f64 / gap.timed_calls().max(1) as f64
+        - profile.costs.empty_call_ns)
+        .max(0.0);
     let refill = ride.refill(profile.costs.refill);
     let refill_user_ns = refill.of_time(user_ns);
     // Copying takes as long either way.
@@ -314,7 +315,10 @@ impl Prediction {
         let mut line = |figure: String, what: &str| {
             let _ = writeln!(out, "{figure:>18}  {what}");
         };
-        line(grouped(self.calls), "system calls");
+        line(grouped(self.calls + self.counted.calls), "system calls");
+        if self.counted.calls > 0 {
+            line(grouped(self.calls), "of them timed; the others were only counted");
+        }
         let Costs { switch_ns, refill, .. } = self.costs;
         let refill = self.ride.refill(refill);
         line(duration(switch_ns), "for each switch, measured here");

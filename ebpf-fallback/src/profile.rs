@@ -19,7 +19,7 @@ pub struct Profile {
     /// CPU time of the watched threads meanwhile, in nanoseconds, what the
     /// profiler itself used of it included.
     pub cpu_ns: u64,
-    /// What was seen while calls were only counted, before and after.
+    /// What was seen while calls were only counted, in turn with their being timed.
     #[serde(skip)]
     pub counted: Counted,
     /// What was measured before.
@@ -43,6 +43,18 @@ pub struct Counted {
     /// CPU time of the watched threads meanwhile, in nanoseconds, what counting
     /// used of it included.
     pub cpu_ns: u64,
+}
+
+impl Counted {
+    /// From how many calls on, and in how long a time in nanoseconds, they say something of the
+    /// program: its CPU time is known to some milliseconds.
+    const ENOUGH: (u64, u64) = (1000, 100_000_000);
+
+    /// Whether they are enough to say something of the program.
+    #[must_use]
+    pub fn is_enough(&self) -> bool {
+        self.calls >= Self::ENOUGH.0 && self.elapsed_ns >= Self::ENOUGH.1
+    }
 }
 
 /// What could not be counted for want of room in the kernel's tables.
@@ -118,6 +130,12 @@ impl ProfiledGap {
     #[must_use]
     pub fn timed(&self) -> u64 {
         self.gap_log2.iter().sum()
+    }
+
+    /// Passages of which the call before is timed as well: its beginning was seen.
+    #[must_use]
+    pub fn timed_calls(&self) -> u64 {
+        self.call_log2.iter().sum()
     }
 
     /// Where the call before the gap is made:

@@ -22,13 +22,15 @@ impl Default for Limits {
     }
 }
 
-/// System calls a second of each thread, over the whole time: bursts may be faster.
+/// System calls a second of each thread, over the time in which they were timed: bursts may
+/// be faster.
 pub(super) fn rates(profile: &Profile) -> HashMap<u32, f64> {
     let rate = |calls: u64, elapsed_ns: u64| calls as f64 / (elapsed_ns as f64 / 1e9).max(1e-9);
     let timed = rate(profile.calls(), profile.elapsed_ns);
-    // Threads are faster where nobody times their calls.
     let counted = rate(profile.counted.calls, profile.counted.elapsed_ns);
-    let faster = (counted / timed.max(1e-9)).max(1.0);
+    // Programs are faster where nobody times their calls.
+    let faster =
+        if profile.counted.is_enough() { (counted / timed.max(1e-9)).max(1.0) } else { 1.0 };
     let mut rates = HashMap::new();
     for gap in &profile.gaps {
         *rates.entry(gap.thread).or_default() += faster * rate(gap.count, profile.elapsed_ns);

@@ -37,9 +37,11 @@ impl Profiler {
         let (mut gaps, mut calls) = (Vec::new(), Vec::new());
         let null = libc::SYS_getppid as u32;
         for (key, gap) in self.passages() {
-            if is_own(key.space) && key.call == null && key.next == null {
-                gaps.push(gap.gap_ns as f64 / gap.count.max(1) as f64);
-                calls.push(gap.call_ns as f64 / gap.count.max(1) as f64);
+            // The first of a site comes alone and takes longer.
+            let is_null = key.call == null && key.next == null;
+            if is_own(key.space) && is_null && gap.count > 1 {
+                gaps.push(gap.gap_ns as f64 / gap.count as f64);
+                calls.push(gap.call_ns as f64 / gap.count as f64);
             }
         }
         self.costs.empty_gap_ns = costs::median(&mut gaps);
@@ -71,7 +73,8 @@ fn own_call_ns() -> f64 {
 }
 
 /// Makes twice `count` system calls that do nothing, at two sites in turn: the profiler
-/// finds it easier to see the same one again. Where they resume.
+/// finds it easier to see the same one again. Where they resume: the same for every caller.
+#[inline(never)]
 fn null_calls_of_two_sites(count: u32) -> [u64; 2] {
     let (first, second): (u64, u64);
     // SAFETY: getppid has no arguments and changes nothing; the clobbered

@@ -7,7 +7,7 @@ mod layout;
 mod spaces;
 mod turns;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,7 +27,7 @@ use layout::{
     EVENT_SITE, EVENT_SPACE, Gap, GapKey, NO_CALL, SiteEvent, SiteKey, SpaceEvent, Thread, Totals,
 };
 use spaces::Spaces;
-use turns::Turns;
+use turns::{Turns, Used};
 use ub_report::Process;
 use ub_report::calls;
 
@@ -36,6 +36,7 @@ use ub_report::calls;
 const LAUNCHER: u32 = 0;
 /// Address space of a process that was running before.
 const ATTACHED: u32 = 1;
+
 /// Why something cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
@@ -127,7 +128,7 @@ impl Profiler {
     /// What is watched counts from now on; calls are timed.
     fn start(&mut self) {
         self.turns = Turns::default();
-        self.turns.begin(false, self.cpu_time());
+        self.turns.begin(false, self.used());
     }
 
     /// Only counts calls from now on, or times them. Timing takes longer than many a call,
@@ -136,9 +137,10 @@ impl Profiler {
     /// # Errors
     /// See [`Unavailable`].
     pub fn only_count(&mut self, only: bool) -> Result<(), Unavailable> {
-        self.turns.end(self.cpu_time());
         self.kernel.only_count(only)?;
-        self.turns.begin(only, self.cpu_time());
+        let used = self.used();
+        self.turns.end(used);
+        self.turns.begin(only, used);
         Ok(())
     }
 
@@ -252,7 +254,7 @@ impl Profiler {
         self.take_events();
         self.look_again();
         self.kernel.detach();
-        self.turns.end(self.cpu_time());
+        self.turns.end(self.used());
         let passages = self.passages();
         let mut gaps = Vec::with_capacity(passages.len());
         for (key, gap) in passages {
@@ -276,11 +278,11 @@ impl Profiler {
         let Turns { timed, counted, .. } = self.turns;
         Profile {
             elapsed_ns: nanoseconds(timed.elapsed),
-            cpu_ns: timed.cpu_ns,
+            cpu_ns: timed.used.cpu_ns,
             counted: Counted {
                 elapsed_ns: nanoseconds(counted.elapsed),
-                calls: self.counted_calls() + totals.counted,
-                cpu_ns: counted.cpu_ns,
+                calls: counted.used.counted,
+                cpu_ns: counted.used.cpu_ns,
             },
             costs: self.costs,
             lost: Lost {
@@ -291,11 +293,6 @@ impl Profiler {
             processes,
             gaps,
         }
-    }
-
-    /// Calls of running threads that were only counted.
-    fn counted_calls(&self) -> u64 {
-        self.kernel.threads.iter().flatten().map(|(_, thread)| thread.counted).sum()
     }
 
     /// The passages of all gaps, summed over CPUs.
@@ -331,22 +328,25 @@ impl Profiler {
         }
     }
 
-    /// CPU time of everything watched, in nanoseconds.
-    fn cpu_time(&self) -> u64 {
+    /// What everything watched has used so far.
+    fn used(&self) -> Used {
         let reported = |space: u32| space != LAUNCHER && !calibration::is_own(space);
+        let threads = &self.kernel.threads;
+        // Each once: where one ends meanwhile, going through them begins anew.
+        let mut running: HashMap<u32, Thread> = threads.iter().flatten().collect();
         let ended = self.kernel.cpu_times.iter().flatten();
         let ended: u64 = ended.filter(|(space, _)| reported(*space)).map(|(_, time)| time).sum();
-        let running: u64 = self
-            .kernel
-            .threads
-            .iter()
-            .flatten()
-            .filter(|(_, thread)| reported(thread.space))
-            .filter_map(|(tid, thread)| {
-                Some(kernel::cpu_time(tid)?.saturating_sub(thread.cpu_start))
-            })
-            .sum();
-        ended + running
+        let counted = self.kernel.totals().counted;
+        // Who has ended since is among the ended.
+        running.retain(|tid, _| threads.get(tid, 0).is_ok());
+        let cpu_ns = |(tid, thread): (&u32, &Thread)| {
+            Some(kernel::cpu_time(*tid)?.saturating_sub(thread.cpu_start))
+        };
+        let of_reported = running.iter().filter(|(_, thread)| reported(thread.space));
+        Used {
+            cpu_ns: ended + of_reported.filter_map(cpu_ns).sum::<u64>(),
+            counted: counted + running.values().map(|thread| thread.counted).sum::<u64>(),
+        }
     }
 }
 

@@ -2,12 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-/// Time that has passed while calls were watched in one way.
+/// What the watched threads have used up to some moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Used {
+    /// CPU time, in nanoseconds.
+    pub(super) cpu_ns: u64,
+    /// Calls that were only counted.
+    pub(super) counted: u64,
+}
+
+/// What passed while calls were watched in one way.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Spent {
     pub(super) elapsed: Duration,
-    /// CPU time of what is watched, in nanoseconds.
-    pub(super) cpu_ns: u64,
+    pub(super) used: Used,
 }
 
 /// The turns that are over, and the one that is not.
@@ -22,22 +30,22 @@ pub(super) struct Turns {
 struct Turn {
     only_counts: bool,
     since: Instant,
-    /// CPU time until then, in nanoseconds.
-    cpu_ns: u64,
+    used: Used,
 }
 
 impl Turns {
-    /// One begins, when what is watched has used so much CPU time.
-    pub(super) fn begin(&mut self, only_counts: bool, cpu_ns: u64) {
-        self.current = Some(Turn { only_counts, since: Instant::now(), cpu_ns });
+    /// One begins, when so much had been used.
+    pub(super) fn begin(&mut self, only_counts: bool, used: Used) {
+        self.current = Some(Turn { only_counts, since: Instant::now(), used });
     }
 
     /// The current one ends, if there is one.
-    pub(super) fn end(&mut self, cpu_ns: u64) {
+    pub(super) fn end(&mut self, used: Used) {
         let Some(turn) = self.current.take() else { return };
         let spent = if turn.only_counts { &mut self.counted } else { &mut self.timed };
         spent.elapsed += turn.since.elapsed();
-        spent.cpu_ns += cpu_ns.saturating_sub(turn.cpu_ns);
+        spent.used.cpu_ns += used.cpu_ns.saturating_sub(turn.used.cpu_ns);
+        spent.used.counted += used.counted.saturating_sub(turn.used.counted);
     }
 }
 
@@ -47,15 +55,19 @@ mod tests {
 
     #[test]
     fn each_kind_of_turn_is_added_up() {
+        let used = |cpu_ns, counted| Used { cpu_ns, counted };
         let mut turns = Turns::default();
-        turns.end(7);
-        for (only_counts, from, to) in
-            [(false, 10, 15), (true, 20, 50), (false, 60, 62), (true, 70, 69)]
-        {
+        turns.end(used(7, 7));
+        for (only_counts, from, to) in [
+            (false, used(10, 5), used(15, 5)),
+            (true, used(20, 5), used(50, 8)),
+            (false, used(60, 9), used(62, 9)),
+            (true, used(70, 9), used(69, 10)),
+        ] {
             turns.begin(only_counts, from);
             turns.end(to);
         }
-        assert_eq!((turns.timed.cpu_ns, turns.counted.cpu_ns), (7, 30));
-        assert!(turns.timed.elapsed > Duration::ZERO && turns.counted.elapsed > Duration::ZERO);
+        assert_eq!((turns.timed.used.cpu_ns, turns.counted.used.cpu_ns), (7, 30));
+        assert_eq!((turns.timed.used.counted, turns.counted.used.counted), (0, 4));
     }
 }

@@ -197,8 +197,8 @@ fn watch(
             }
             next_turn = Some(now + TURN);
         }
-        let waits = [left, next_turn.map(until), Some(LOOK_AGAIN)];
-        let wait = waits.into_iter().flatten().min().unwrap_or(LOOK_AGAIN);
+        let waits = [left, next_turn.map(until)].into_iter().flatten();
+        let wait = waits.fold(LOOK_AGAIN, Duration::min);
         let mut all: Vec<_> = ends.iter().map(|end| PollFd::new(*end, PollFlags::POLLIN)).collect();
         all.push(PollFd::new(profiler.events(), PollFlags::POLLIN));
         // One more, or the last part of a millisecond would be spent polling.
