@@ -14,7 +14,8 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 
-#define RECORDED 100
+/* Calls, three records of each: less than the kernel's queue has room for by default. */
+#define RECORDED 16
 /* Of a socket: more than all records take. What does not fit for half a second is lost. */
 #define ROOM_FOR_RECORDS (16 << 20)
 /*
